@@ -1,0 +1,72 @@
+"""Triton adapter of the first stage: speech in, the encoder's mel windows out. The work is in the modules beside it."""
+
+import json
+import time
+from pathlib import Path
+
+import mel
+import numpy as np
+import speech_request
+import timeline
+import triton_python_backend_utils as pb_utils
+
+
+def _array(request, name):
+    tensor = pb_utils.get_input_tensor_by_name(request, name)
+    return None if tensor is None else tensor.as_numpy()
+
+
+def _scalar(request, name):
+    values = _array(request, name)
+    return None if values is None else values.reshape(-1)[0].item()
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        published = json.loads(args["model_config"]).get("parameters", {})
+        stated = {name: value["string_value"] for name, value in published.items()}
+        for name, value in timeline.PUBLISHED.items():
+            if stated.get(name) != str(value):
+                raise pb_utils.TritonModelException(
+                    f"config.pbtxt states {name} = {stated.get(name)}, timeline.py has {value}: they must agree"
+                )
+        self.filterbank = mel.load_filterbank(Path(__file__).with_name("filterbank.npy"))
+
+    def execute(self, requests):
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request):
+        """One request's response; its failure is its own."""
+        try:
+            return self._windows(request)
+        except ValueError as error:
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG))
+
+    def _windows(self, request):
+        begin = time.monotonic_ns()
+        visual = None
+        if "visual_position" in request.requested_output_names():  # only lipsync_visual_ensemble asks for it
+            pictures = _array(request, "VISUAL_FRAMES")
+            visual = 0 if pictures is None else len(pictures)
+        wanted = speech_request.parse(
+            audio=_array(request, "AUDIO"),
+            audio_start=_scalar(request, "AUDIO_START"),
+            audio_end=_scalar(request, "AUDIO_END"),
+            first_frame=_scalar(request, "FIRST_FRAME"),
+            frame_count=_scalar(request, "FRAME_COUNT"),
+            footage_start=_scalar(request, "FOOTAGE_START"),
+            visual_count=visual,
+        )
+        starts, inside = timeline.row_windows(wanted.first_frame, wanted.frame_count, wanted.samples)
+        windows = mel.encoder_windows(self.filterbank, wanted.audio, wanted.audio_start, wanted.samples, starts, inside)
+        frames = np.arange(wanted.frame_count, dtype=np.int64)
+        position = (wanted.footage_start + frames)[:, None]
+        outputs = {
+            "mel_windows": windows,
+            "window_mask": inside.astype(np.float32)[:, None],
+            "footage_position": position,
+            "visual_position": position,
+            "FRAME_INDEX": wanted.first_frame + frames,
+            "clock": np.array([begin, time.monotonic_ns()], np.int64),
+        }
+        return pb_utils.InferenceResponse([pb_utils.Tensor(name, value) for name, value in outputs.items()])
