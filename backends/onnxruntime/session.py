@@ -1,0 +1,135 @@
+"""An ONNX Runtime session as a model's config.pbtxt asks for it, with the keys that Triton's C++ backend reads.
+
+Source of the keys: the README of triton-inference-server/onnxruntime_backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+
+GRAPH_LEVELS = {
+    -1: ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    0: ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    1: ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+}
+CUDNN_SEARCH = {"0": "EXHAUSTIVE", "1": "HEURISTIC", "2": "DEFAULT"}
+ACCELERATORS = {
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+}
+TENSORRT_KEYS = {  # C++ backend's key -> execution provider's
+    "max_workspace_size_bytes": "trt_max_workspace_size",
+    "trt_max_partition_iterations": "trt_max_partition_iterations",
+}
+
+Provider = tuple[str, dict[str, Any]]
+
+
+def parameters(config: Mapping[str, Any]) -> dict[str, str]:
+    """The config's top-level `parameters` as a plain mapping."""
+    return {name: value["string_value"] for name, value in config.get("parameters", {}).items()}
+
+
+def _number(stated: Mapping[str, str], name: str, default: int) -> int:
+    value = stated.get(name, str(default))
+    try:
+        return int(value)
+    except ValueError:
+        raise ValueError(f"parameter {name} is {value!r}: it must be a whole number") from None
+
+
+def session_options(config: Mapping[str, Any]) -> ort.SessionOptions:
+    """Graph level, threads, execution mode and memory arena.
+
+    Raises:
+        ValueError: a value that ONNX Runtime does not know, by name.
+    """
+    stated, options = parameters(config), ort.SessionOptions()
+    level = config.get("optimization", {}).get("graph", {}).get("level", 0)
+    if level not in GRAPH_LEVELS:
+        raise ValueError(f"optimization.graph.level is {level}: it must be -1 (basic), 0 (all) or 1 (extended)")
+    options.graph_optimization_level = GRAPH_LEVELS[level]
+    options.intra_op_num_threads = _number(stated, "intra_op_thread_count", 0)
+    options.inter_op_num_threads = _number(stated, "inter_op_thread_count", 0)
+    if _number(stated, "execution_mode", 0) == 1:
+        options.execution_mode = ort.ExecutionMode.ORT_PARALLEL
+    options.enable_cpu_mem_arena = _number(stated, "enable_mem_arena", 1) != 0
+    # Several stages share the cores: a thread that waits must sleep, not spin.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return options
+
+
+def _tensorrt(stated: Mapping[str, str], device: int) -> Provider:
+    options: dict[str, Any] = {"device_id": device}
+    for name, value in stated.items():
+        if name == "precision_mode":
+            options |= {"trt_fp16_enable": value == "FP16", "trt_int8_enable": value == "INT8"}
+        elif name in TENSORRT_KEYS or name.startswith("trt_"):
+            options[TENSORRT_KEYS.get(name, name)] = value
+    return ACCELERATORS["tensorrt"], options
+
+
+def _cuda(stated: Mapping[str, str], device: int) -> Provider:
+    options: dict[str, Any] = {"device_id": device}
+    if "cudnn_conv_algo_search" in stated:
+        options["cudnn_conv_algo_search"] = CUDNN_SEARCH.get(stated["cudnn_conv_algo_search"], "DEFAULT")
+    if "gpu_mem_limit" in stated:
+        options["gpu_mem_limit"] = _number(stated, "gpu_mem_limit", 0)
+    return ACCELERATORS["cuda"], options
+
+
+def providers(config: Mapping[str, Any], kind: str, device: int, available: Sequence[str]) -> list[Provider]:
+    """Execution providers, most wanted first.
+
+    Args:
+        config: the model's config.
+        kind: "GPU" or "CPU", what Triton made of `instance_group`.
+        device: GPU number.
+        available: what this onnxruntime was built with.
+
+    Raises:
+        ValueError: the config names an accelerator that this onnxruntime lacks (as in the C++ backend, no fallback:
+            whoever names one wants it).
+    """
+    accelerators = config.get("optimization", {}).get("execution_accelerators", {})
+    result: list[Provider] = []
+    for entry in accelerators.get(f"{kind.lower()}_execution_accelerator", []):
+        name = entry["name"]
+        if ACCELERATORS.get(name) not in available:
+            raise ValueError(
+                f"execution accelerator {name!r} is not in this onnxruntime, which has: {', '.join(available)}"
+            )
+        if name == "tensorrt":
+            result.append(_tensorrt(entry.get("parameters", {}), device))
+        elif name == "cuda":
+            result.append(_cuda(entry.get("parameters", {}) | parameters(config), device))
+        else:
+            result.append((ACCELERATORS[name], dict(entry.get("parameters", {}))))
+    # KIND_AUTO becomes GPU wherever there is one; with the CPU build of onnxruntime the CPU serves.
+    if kind == "GPU" and ACCELERATORS["cuda"] in available and ACCELERATORS["cuda"] not in dict(result):
+        result.append(_cuda(parameters(config), device))
+    return [*result, ("CPUExecutionProvider", {})]
+
+
+def open_session(config: Mapping[str, Any], path: Path, kind: str, device: int) -> ort.InferenceSession:
+    """Load `path`, and check that its inputs and outputs are those of the config.
+
+    Raises:
+        ValueError: missing file, accelerator or tensor, by name.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path.parent.parent.name}/{path.parent.name}/{path.name} is missing: run `make build`")
+    chosen = providers(config, kind, device, ort.get_available_providers())
+    session = ort.InferenceSession(str(path), session_options(config), providers=chosen)
+    for field, there in (("input", session.get_inputs()), ("output", session.get_outputs())):
+        names = {tensor.name for tensor in there}
+        for tensor in config[field]:
+            if tensor["name"] not in names:
+                raise ValueError(f"config.pbtxt has the {field} {tensor['name']!r}; {path.name} has {sorted(names)}")
+    return session
