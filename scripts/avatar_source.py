@@ -1,0 +1,88 @@
+"""The source of an avatar: a folder with avatar.yaml, footage, crop boxes and the plain network."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+Picture = NDArray[np.uint8]
+CROP, MARGIN = 328, 4  # the box is resized to 328; the network sees its inside, 320
+
+
+class SourceError(Exception):
+    """An avatar's source is incomplete or contradicts itself; the message names the file."""
+
+
+@dataclass(frozen=True)
+class AvatarSource:
+    """What avatar.yaml states. Paths are relative to its folder."""
+
+    folder: Path
+    id: str
+    name: str
+    licence: str
+    provenance: str
+    footage: str  # video, 25 fps
+    boxes: str  # CSV x,y,size: the square crop box of each footage frame, in pixels
+    unet: str  # ONNX: input, audio -> output
+    loop: str = "forward"  # or pingpong
+    mask: tuple[int, int, int, int] = (5, 5, 310, 305)  # x, y, width, height in the 320 crop, hidden from the network
+    blend: str = "soft"  # or reference
+    jpeg_quality: int = 75
+
+    @classmethod
+    def read(cls, folder: Path) -> AvatarSource:
+        """Read and check avatar.yaml.
+
+        Raises:
+            SourceError: a missing file, an unknown or missing key.
+        """
+        path = folder / "avatar.yaml"
+        try:
+            stated = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise SourceError(f"{path} is missing: an avatar's source folder needs one") from None
+        except yaml.YAMLError as error:
+            raise SourceError(f"{path} is not YAML: {error}") from None
+        known = {field.name for field in fields(cls)} - {"folder"}
+        if not isinstance(stated, dict) or not stated.keys() <= known:
+            extra = sorted(stated.keys() - known) if isinstance(stated, dict) else stated
+            raise SourceError(f"{path} has unknown keys {extra}; known are {sorted(known)}")
+        try:
+            source = cls(folder=folder, **stated | {"mask": tuple(stated.get("mask", cls.mask))})
+        except TypeError as error:
+            raise SourceError(f"{path}: {error}") from None
+        for name in (source.footage, source.boxes, source.unet):
+            if not (folder / name).is_file():
+                raise SourceError(f"{folder / name} is missing: {path.name} names it")
+        return source
+
+    def read_boxes(self) -> list[tuple[int, int, int]]:
+        """x, y, size of each footage frame."""
+        path = self.folder / self.boxes
+        with path.open(newline="") as file:
+            try:
+                return [(int(row["x"]), int(row["y"]), int(row["size"])) for row in csv.DictReader(file)]
+            except (KeyError, TypeError, ValueError) as error:
+                raise SourceError(f"{path} must have the columns x,y,size with whole numbers: {error!r}") from None
+
+    def frames(self) -> Iterator[Picture]:
+        """The footage, BGR UINT8 [height, width, 3], one frame at a time."""
+        with av.open(str(self.folder / self.footage)) as container:
+            for frame in container.decode(video=0):
+                yield frame.to_ndarray(format="bgr24")
+
+
+def face_crop(frame: Picture, box: tuple[int, int, int]) -> Picture:
+    """What the network sees of a frame: the box at 328x328 (cubic), its inside: BGR UINT8 [320,320,3]."""
+    x, y, size = box
+    crop = cv2.resize(frame[y : y + size, x : x + size], (CROP, CROP), interpolation=cv2.INTER_CUBIC)
+    return crop[MARGIN:-MARGIN, MARGIN:-MARGIN]
