@@ -1,0 +1,71 @@
+"""Triton adapter of the composite stage; the work is in `compose.py` and the modules it uses."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from compose import Avatars, InvalidRequest, check_count, compose
+from numpy.typing import NDArray
+
+
+class TritonPythonModel:
+    def initialize(self, args: dict[str, str]) -> None:
+        parameters = json.loads(args["model_config"])["parameters"]
+        self._max_frames = int(parameters["max_frames"]["string_value"])
+        self._avatars = Avatars(Path(args["model_repository"]).parent)
+        cv2.setNumThreads(1)  # the pictures are too small to share out; the cores belong to the networks
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        return [self._respond(request) for request in requests]
+
+    def _respond(self, request: Any) -> Any:
+        try:
+            return pb_utils.InferenceResponse(output_tensors=self._frames(request))
+        except InvalidRequest as error:
+            return _failure(str(error), pb_utils.TritonError.INVALID_ARG)
+        except Exception as error:  # one request's failure must not fail the others of this call
+            pb_utils.Logger.log_error(f"composite failed: {error!r}")
+            return _failure(f"composite failed: {error}", pb_utils.TritonError.INTERNAL)
+
+    def _frames(self, request: Any) -> list[Any]:
+        start = time.monotonic_ns()
+        keys, positions = _need(request, "avatar_key"), _need(request, "footage_position")
+        numbers = _read(request, "frame_index")
+        check_count("frame_index", numbers, len(positions))
+        jpegs = compose(self._avatars, keys, positions, _read(request, "mouth"), self._max_frames)
+        if numbers is None:
+            numbers = np.arange(len(jpegs), dtype=np.int64)
+        return [
+            pb_utils.Tensor("JPEG", np.array(jpegs, dtype=object)),
+            pb_utils.Tensor("FRAME_INDEX", numbers),
+            pb_utils.Tensor("TIMINGS_MS", _timings(_read(request, "clock"), start, time.monotonic_ns())),
+        ]
+
+
+def _read(request: Any, name: str) -> NDArray[Any] | None:
+    tensor = pb_utils.get_input_tensor_by_name(request, name)
+    return None if tensor is None else tensor.as_numpy()
+
+
+def _need(request: Any, name: str) -> NDArray[Any]:
+    """Triton itself does not notice a missing input where a model has optional ones."""
+    values = _read(request, name)
+    if values is None:
+        raise InvalidRequest(f"{name} is missing; allowed: one for each frame")
+    return values
+
+
+def _timings(clock: NDArray[np.int64] | None, start: int, end: int) -> NDArray[np.float32]:
+    """audio, inference, composite, total in ms; `clock`: the monotonic ns at which the audio stage began and ended."""
+    began, heard = (start, start) if clock is None else clock.tolist()
+    return (np.array([heard - began, start - heard, end - start, end - began]) / 1e6).astype(np.float32)
+
+
+def _failure(message: str, code: Any) -> Any:
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
