@@ -84,9 +84,12 @@ def package_avatar(source: AvatarSource, repository: Path, *, shipped: bool = Fa
         _place(Path(draft) / "model.onnx", folder / "1" / "model.onnx")
         _write_if_changed(folder / "config.pbtxt", config)
         _write_ensemble(repository, network_name, ensemble_name)
-        for old in assets.parent.iterdir():
-            if old != assets:
-                shutil.rmtree(old)
+        # A running server may still serve the version before this one: that stays until the next packaging.
+        older = sorted(
+            (path for path in assets.parent.iterdir() if path != assets), key=lambda path: path.stat().st_mtime
+        )
+        for path in older[:-1]:
+            shutil.rmtree(path)
         if shipped:
             onnx.save(served_unet_visual(network, key), Path(draft) / "visual.onnx")
             _place(Path(draft) / "visual.onnx", repository / "lipsync_visual" / "1" / "model.onnx")

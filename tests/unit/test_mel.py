@@ -2,14 +2,12 @@
 
 from pathlib import Path
 
-import librosa
 import mel
 import numpy as np
 import pytest
-import scipy.signal
 import timeline
 from filterbank import make_filterbank
-from speech import babble
+from speech import babble, reference_rows
 
 
 @pytest.fixture(scope="module")
@@ -17,27 +15,6 @@ def filterbank(tmp_path_factory) -> "mel.scipy.sparse.csr_matrix":
     path = tmp_path_factory.mktemp("mel") / "filterbank.npy"
     make_filterbank(path)
     return mel.load_filterbank(path)
-
-
-def reference_mel(speech: np.ndarray) -> np.ndarray:
-    """The reference's mel spectrogram [F, 80], by librosa alone."""
-    extended = np.pad(speech, (0, max(0, 5600 - len(speech))))
-    emphasised = scipy.signal.lfilter([1, -0.97], [1], extended)
-    spectrum = librosa.stft(emphasised, n_fft=800, hop_length=200, win_length=800, center=True, pad_mode="constant")
-    basis = librosa.filters.mel(sr=16000, n_fft=800, n_mels=80, fmin=55, fmax=7600)
-    decibel = 20 * np.log10(np.maximum(1e-5, basis @ np.abs(spectrum))) - 20
-    return np.clip(8 * (decibel + 100) / 100 - 4, -4, 4).T
-
-
-def reference_rows(speech: np.ndarray) -> np.ndarray:
-    """The feature list's windows [W+2, 80, 16], by the reference's loop."""
-    spectrogram = reference_mel(speech)
-    total = len(spectrogram)
-    windows = []
-    for k in range(int((total - 16) / 80.0 * 25) + 2):
-        start = int(80.0 * k / 25)
-        windows.append(spectrogram[start : start + 16] if start + 16 <= total else spectrogram[total - 16 :])
-    return np.stack([w.T for w in (windows[0], *windows, windows[-1])])
 
 
 def windows_of(filterbank, audio, start, samples, first, count):

@@ -1,0 +1,83 @@
+"""A real Triton with the shipped models, on a copy of the model repository: no test dirties the checkout."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import stages
+import tritonclient.grpc as grpc
+from assets import key_name
+from avatar import Avatar
+from build import build
+from serving import Ports, ServerConfig, TritonServer
+from tritonclient.utils import np_to_triton_dtype
+
+TYPES = {"AUDIO": np.float32, "AUDIO_END": np.bool_, "FRAME_COUNT": np.int32, "VISUAL_FRAMES": np.float32}
+
+
+@pytest.fixture(scope="session")
+def repository(tmp_path_factory) -> Path:
+    """A built model repository of this test run's own."""
+    build(stages.REPOSITORY)
+    copy = tmp_path_factory.mktemp("server") / "model_repository"
+
+    def link(source: str, target: str) -> None:
+        try:
+            os.link(source, target)  # the models are large, and builders replace files instead of writing into them
+        except OSError:
+            shutil.copy2(source, target)
+
+    shutil.copytree(
+        stages.REPOSITORY, copy, copy_function=link, ignore=shutil.ignore_patterns("__pycache__", ".*cache")
+    )
+    return copy
+
+
+@pytest.fixture(scope="session")
+def server(repository) -> Iterator[TritonServer]:
+    with TritonServer(repository, ServerConfig(ports=Ports(0, 0, 0))) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def client(server) -> Iterator[grpc.InferenceServerClient]:
+    with grpc.InferenceServerClient(server.grpc_url) as connected:
+        yield connected
+
+
+def infer(client, model: str, outputs: list[str] | None = None, **inputs) -> Any:
+    """One request, by Triton's own client. Arrays are sent as they are, other values in the contract's types.
+
+    Returns:
+        the outputs as arrays, by name.
+    """
+    tensors = []
+    for name, value in inputs.items():
+        array = value if isinstance(value, np.ndarray) else np.asarray(value, TYPES.get(name, np.int64))
+        array = np.atleast_1d(array)
+        tensor = grpc.InferInput(name, array.shape, np_to_triton_dtype(array.dtype))
+        tensors.append(tensor.set_data_from_numpy(array))
+    wanted = [grpc.InferRequestedOutput(name) for name in outputs] if outputs else None
+    result = client.infer(model, tensors, outputs=wanted, client_timeout=120)
+    return SimpleNamespace(**{output.name: result.as_numpy(output.name) for output in result.get_response().outputs})
+
+
+@pytest.fixture
+def call(client) -> Callable[..., Any]:
+    """`call(AUDIO=..., FRAME_COUNT=...)`: lipsync_ensemble's JPEG, FRAME_INDEX and TIMINGS_MS."""
+    return lambda model="lipsync_ensemble", outputs=None, **inputs: infer(client, model, outputs, **inputs)
+
+
+@pytest.fixture(scope="session")
+def demo(client, repository) -> tuple[int, Avatar]:
+    """The served demo avatar: its key and its packed assets."""
+    answer = infer(client, "lipsync", audio_features=np.zeros((1, 32, 16, 16), np.float32), footage_position=[[0]])
+    key = int(answer.avatar_key[0, 0])
+    return key, Avatar.open(repository / "lipsync" / "avatar" / key_name(key))

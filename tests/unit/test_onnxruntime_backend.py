@@ -1,0 +1,131 @@
+"""The onnxruntime backend: batches run in parts and split again, failures stay alone, configs are honoured."""
+
+import numpy as np
+import onnx
+import onnx.parser
+import onnxruntime as ort
+import pytest
+from batch import run_in_parts, run_joined
+from session import open_session, providers, session_options
+
+LOOKUP = """
+<ir_version: 8, opset_import: ["" : 17]>
+lookup (int64[B,1] index) => (float[B,1] value) <float[4] table = {10, 11, 12, 13}> { value = Gather(table, index) }
+"""
+CONFIG = {"input": [{"name": "index"}], "output": [{"name": "value"}]}
+
+
+@pytest.fixture
+def model(tmp_path):
+    path = tmp_path / "lookup" / "1" / "model.onnx"
+    path.parent.mkdir(parents=True)
+    onnx.save(onnx.parser.parse_model(LOOKUP), path)
+    return path
+
+
+@pytest.fixture
+def run(model):
+    session = open_session(CONFIG, model, "CPU", 0)
+    return lambda inputs: {"value": session.run(["value"], inputs)[0]}
+
+
+def rows(*numbers):
+    return {"index": np.array(numbers, np.int64)[:, None]}
+
+
+def test_joined_requests_get_their_own_rows_back(run):
+    answers = list(run_joined(run, [rows(0), rows(1, 2, 3), rows(3, 0)], part=2))
+    assert [answer["value"].ravel().tolist() for answer in answers] == [[10], [11, 12, 13], [13, 10]]
+
+
+def test_a_failing_request_takes_no_other_with_it(run):
+    answers = list(run_joined(run, [rows(0), rows(99), rows(2)], part=4))
+    assert answers[0]["value"].tolist() == [[10]] and answers[2]["value"].tolist() == [[12]]
+    assert "99" in str(answers[1])
+
+
+def test_parts_are_never_larger_than_asked():
+    sizes = []
+
+    def run(inputs):
+        sizes.append(len(inputs["x"]))
+        return {"y": inputs["x"] + 1}
+
+    got = run_in_parts(run, {"x": np.arange(10)}, part=4)["y"]
+    assert sizes == [4, 4, 2]
+    assert got.tolist() == list(range(1, 11))
+
+
+def test_configured_threads_and_graph_level_reach_the_session():
+    config = {
+        "optimization": {"graph": {"level": -1}},
+        "parameters": {
+            "intra_op_thread_count": {"string_value": "3"},
+            "inter_op_thread_count": {"string_value": "2"},
+            "execution_mode": {"string_value": "1"},
+            "enable_mem_arena": {"string_value": "0"},
+        },
+    }
+    options = session_options(config)
+    assert options.graph_optimization_level == ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    assert (options.intra_op_num_threads, options.inter_op_num_threads) == (3, 2)
+    assert options.execution_mode == ort.ExecutionMode.ORT_PARALLEL
+    assert not options.enable_cpu_mem_arena
+
+
+def test_wrong_settings_are_refused_by_name():
+    with pytest.raises(ValueError, match=r"intra_op_thread_count is 'two'"):
+        session_options({"parameters": {"intra_op_thread_count": {"string_value": "two"}}})
+    with pytest.raises(ValueError, match=r"graph\.level is 7"):
+        session_options({"optimization": {"graph": {"level": 7}}})
+
+
+def accelerated(kind: str, name: str, **parameters: str) -> dict:
+    return {
+        "optimization": {
+            "execution_accelerators": {f"{kind}_execution_accelerator": [{"name": name, "parameters": parameters}]}
+        }
+    }
+
+
+def test_a_named_accelerator_is_used_with_its_parameters_or_the_load_fails():
+    everything = [
+        "TensorrtExecutionProvider",
+        "CUDAExecutionProvider",
+        "OpenVINOExecutionProvider",
+        "CPUExecutionProvider",
+    ]
+    config = accelerated("gpu", "tensorrt", precision_mode="FP16", max_workspace_size_bytes="1073741824")
+    chosen = providers(config, "GPU", 1, everything)
+    assert [name for name, _ in chosen] == [
+        "TensorrtExecutionProvider",
+        "CUDAExecutionProvider",
+        "CPUExecutionProvider",
+    ]
+    assert chosen[0][1] == {
+        "device_id": 1,
+        "trt_fp16_enable": True,
+        "trt_int8_enable": False,
+        "trt_max_workspace_size": "1073741824",
+    }
+    assert [name for name, _ in providers(config, "CPU", 0, everything)] == ["CPUExecutionProvider"]
+    assert providers(accelerated("cpu", "openvino"), "CPU", 0, everything)[0][0] == "OpenVINOExecutionProvider"
+    with pytest.raises(ValueError, match="'tensorrt' is not in this onnxruntime"):
+        providers(config, "GPU", 0, ["CPUExecutionProvider"])
+
+
+def test_a_gpu_is_used_where_onnxruntime_has_cuda_and_else_the_cpu_serves():
+    parameters = {
+        "parameters": {"cudnn_conv_algo_search": {"string_value": "1"}, "gpu_mem_limit": {"string_value": "512"}}
+    }
+    name, options = providers(parameters, "GPU", 1, ["CUDAExecutionProvider", "CPUExecutionProvider"])[0]
+    assert name == "CUDAExecutionProvider"
+    assert options == {"device_id": 1, "cudnn_conv_algo_search": "HEURISTIC", "gpu_mem_limit": 512}
+    assert providers({}, "GPU", 0, ["CPUExecutionProvider"]) == [("CPUExecutionProvider", {})]
+
+
+def test_a_missing_file_and_a_wrong_tensor_name_are_named(model):
+    with pytest.raises(ValueError, match=r"lookup/1/other\.onnx is missing: run `make build`"):
+        open_session(CONFIG, model.with_name("other.onnx"), "CPU", 0)
+    with pytest.raises(ValueError, match=r"has the output 'price'; model\.onnx has \['value'\]"):
+        open_session({"input": [], "output": [{"name": "price"}]}, model, "CPU", 0)

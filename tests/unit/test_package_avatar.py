@@ -1,0 +1,232 @@
+"""Packing an avatar: the graph around a network, the content key, clear refusals. A toy network stands for the real."""
+
+import shutil
+from pathlib import Path
+
+import av
+import numpy as np
+import onnx
+import onnx.parser
+import onnxruntime as ort
+import pytest
+import stages
+from assets import key_name
+from avatar import Avatar
+from avatar_source import AvatarSource, SourceError, face_crop
+from build import build
+from graphs import expand_weights, served_encoder, served_unet
+from loop import footage_index
+from onnx import TensorProto, helper, numpy_helper
+from package_avatar import model_names, package_avatar
+
+# The crop where it is visible, half of it where it is masked, plus the features' first value: shows every path.
+TOY_UNET = """
+<ir_version: 8, opset_import: ["" : 17]>
+toy (float[N,6,320,320] input, float[N,32,16,16] audio) => (float[N,3,320,320] output)
+<float half = {0.5}, int64[1] zero = {0}, int64[1] one = {1}, int64[1] three = {3}, int64[1] six = {6}>
+{
+  crop = Slice(input, zero, three, one)
+  masked = Slice(input, three, six, one)
+  sum = Add(crop, masked)
+  mean = Mul(sum, half)
+  channel = Slice(audio, zero, one, one)
+  row = Slice(channel, zero, one, three)
+  two = Add(one, one)
+  first = Slice(row, zero, one, two)
+  output = Add(mean, first)
+}
+"""
+TOY_ENCODER = """
+<ir_version: 8, opset_import: ["" : 17]>
+toy (float[N,1,80,16] mel) => (float[N,512] features)
+<int64[2] flat = {0,-1}, int64[1] zero = {0}, int64[1] one = {1}, int64[1] stop = {512}>
+{ long = Reshape(mel, flat)
+  features = Slice(long, zero, stop, one) }
+"""
+FRAMES, BOX = 5, (60, 30, 100)
+
+
+def write_source(folder: Path, **changes: str) -> Path:
+    """A tiny avatar: five frames of drifting colour, 240x160."""
+    folder.mkdir(parents=True)
+    onnx.save(onnx.parser.parse_model(TOY_UNET), folder / "unet.onnx")
+    with av.open(str(folder / "footage.mp4"), "w") as video:
+        stream = video.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 240, 160, "yuv420p"
+        for number in range(FRAMES):
+            y, x = np.mgrid[:160, :240]
+            picture = np.stack([x * 255 // 240, y * 255 // 160, np.full_like(x, 40 * number)], -1).astype(np.uint8)
+            video.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="bgr24")))
+        video.mux(stream.encode())
+    rows = "\n".join(f"{BOX[0]},{BOX[1]},{BOX[2]}" for _ in range(FRAMES))
+    (folder / "boxes.csv").write_text(f"x,y,size\n{rows}\n")
+    stated = {
+        "id": "toy",
+        "name": "Toy",
+        "licence": "CC0-1.0",
+        "provenance": "made by the test",
+        "footage": "footage.mp4",
+        "boxes": "boxes.csv",
+        "unet": "unet.onnx",
+        "loop": "pingpong",
+    } | changes
+    (folder / "avatar.yaml").write_text("".join(f"{key}: {value}\n" for key, value in stated.items()))
+    return folder
+
+
+@pytest.fixture
+def repository(tmp_path) -> Path:
+    """The committed model repository, without build output."""
+    generated = shutil.ignore_patterns("model.onnx", "avatar", "configs", "*.npy", "__pycache__", ".*cache", ".build*")
+    return Path(shutil.copytree(stages.REPOSITORY, tmp_path / "model_repository", ignore=generated))
+
+
+def test_the_graph_gathers_loops_masks_and_truncates(tmp_path):
+    crops = np.random.default_rng(1).integers(0, 256, (FRAMES, 320, 320, 3), np.uint8)
+    for loop in ("forward", "pingpong"):
+        model = served_unet(onnx.parser.parse_model(TOY_UNET), crops, (10, 20, 200, 100), loop, key=99)
+        session = ort.InferenceSession(model.SerializeToString())
+        positions = np.array([[0], [4], [5], [9], [123456]])
+        features = np.zeros((5, 32, 16, 16), np.float32)
+        mouth, key = session.run(["mouth", "avatar_key"], {"audio_features": features, "footage_position": positions})
+        assert key.tolist() == [[99]] * 5
+        for row, position in enumerate(positions.ravel().tolist()):
+            crop = crops[footage_index(position, FRAMES, loop)]
+            expected = crop.astype(np.float32) / 255 * 255
+            expected[20:120, 10:210] = crop[20:120, 10:210].astype(np.float32) / 255 / 2 * 255
+            assert np.abs(mouth[row] - np.floor(expected)).max() <= 1
+
+
+def test_one_frame_of_footage_stands_still():
+    model = served_unet(
+        onnx.parser.parse_model(TOY_UNET), np.zeros((1, 320, 320, 3), np.uint8), (5, 5, 310, 305), "pingpong", 1
+    )
+    session = ort.InferenceSession(model.SerializeToString())
+    inputs = {"audio_features": np.zeros((2, 32, 16, 16), np.float32), "footage_position": np.array([[0], [7]])}
+    assert session.run(["mouth"], inputs)[0].shape == (2, 320, 320, 3)
+
+
+def test_the_encoder_masks_rows_and_slides_over_sixteen():
+    session = ort.InferenceSession(served_encoder(onnx.parser.parse_model(TOY_ENCODER)).SerializeToString())
+    windows = np.random.default_rng(2).standard_normal((18, 1, 80, 16)).astype(np.float32)
+    mask = np.ones((18, 1), np.float32)
+    mask[:4] = 0
+    inputs = {"mel_windows": windows, "window_mask": mask}
+    embedding, features = session.run(["embedding", "audio_features"], inputs)
+    np.testing.assert_array_equal(embedding, windows.reshape(18, -1)[:, :512] * mask)
+    np.testing.assert_array_equal(features, np.stack([embedding[i : i + 16].reshape(32, 16, 16) for i in range(3)]))
+
+
+def test_weights_stored_as_fp16_become_fp32_weights():
+    weights = np.arange(4, dtype=np.float16)
+    graph = helper.make_graph(
+        [helper.make_node("Cast", ["w16"], ["w"], to=TensorProto.FLOAT), helper.make_node("Add", ["x", "w"], ["y"])],
+        "half",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [4])],
+        [numpy_helper.from_array(weights, "w16")],
+    )
+    expanded = expand_weights(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]))
+    assert [node.op_type for node in expanded.graph.node] == ["Add"]
+    assert [tensor.data_type for tensor in expanded.graph.initializer] == [TensorProto.FLOAT]
+
+
+def test_a_packed_avatar_has_its_footage_its_crops_and_its_configs(tmp_path, repository):
+    source = AvatarSource.read(write_source(tmp_path / "toy"))
+    key = package_avatar(source, repository)
+    avatar = Avatar.open(repository / "toy_lipsync" / "avatar" / key_name(key))
+    assert (avatar.facts.id, avatar.facts.frames, avatar.facts.width, avatar.facts.height) == ("toy", 5, 240, 160)
+    network = onnx.load(repository / "toy_lipsync" / "1" / "model.onnx")
+    crops = next(numpy_helper.to_array(tensor) for tensor in network.graph.initializer if tensor.name == "crops")
+    expected = [face_crop(frame, BOX) for frame in source.frames()]
+    np.testing.assert_array_equal(crops.transpose(0, 2, 3, 1), np.stack(expected))
+    config = (repository / "toy_lipsync" / "config.pbtxt").read_text()
+    assert 'name: "toy_lipsync"' in config and 'key: "loop"           value { string_value: "pingpong" }' in config
+    ensemble = (repository / "toy" / "config.pbtxt").read_text()
+    assert (
+        'name: "toy"\n' in ensemble
+        and 'model_name: "toy_lipsync"' in ensemble
+        and 'model_name: "lipsync"' not in ensemble
+    )
+
+
+def test_the_key_is_the_contents(tmp_path, repository):
+    first = package_avatar(AvatarSource.read(write_source(tmp_path / "a")), repository)
+    again = package_avatar(AvatarSource.read(write_source(tmp_path / "b")), repository)
+    other = package_avatar(AvatarSource.read(write_source(tmp_path / "c", blend="reference")), repository)
+    assert first == again != other
+    assert 0 <= first < 2**63
+
+
+def test_a_replaced_avatar_leaves_the_version_that_may_still_serve(tmp_path, repository):
+    keys = [
+        package_avatar(AvatarSource.read(write_source(tmp_path / str(quality), jpeg_quality=quality)), repository)
+        for quality in (60, 70, 80)
+    ]
+    left = {path.name for path in (repository / "toy_lipsync" / "avatar").iterdir()}
+    assert left == {key_name(key) for key in keys[1:]}
+
+
+BROKEN = {
+    "unknown key": ({"colour": "red"}, r"unknown keys \['colour'\]"),
+    "missing footage": ({"footage": "other.mp4"}, r"other\.mp4 is missing: avatar\.yaml names it"),
+    "unknown loop": ({"loop": "sideways"}, "loop is 'sideways'"),
+    "unknown blend": ({"blend": "hard"}, "blend is 'hard'"),
+    "mask outside": ({"mask": "[5, 5, 316, 305]"}, r"mask is \[5, 5, 316, 305\]"),
+    "path as id": ({"id": "../evil"}, r"id '\.\./evil' cannot be used"),
+    "a stage's name": ({"id": "composite"}, "id 'composite' cannot be used"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_source_is_refused_by_name_and_writes_nothing(tmp_path, repository, case):
+    changes, sentence = BROKEN[case]
+    before = sorted(repository.rglob("*"))
+    with pytest.raises((SourceError, ValueError), match=sentence):
+        package_avatar(AvatarSource.read(write_source(tmp_path / "toy", **changes)), repository)
+    assert sorted(repository.rglob("*")) == before
+
+
+def test_boxes_that_do_not_fit_the_footage_are_refused(tmp_path, repository):
+    folder = write_source(tmp_path / "toy")
+    (folder / "boxes.csv").write_text("x,y,size\n60,30,100\n")
+    with pytest.raises(ValueError, match="1 boxes but more frames"):
+        package_avatar(AvatarSource.read(folder), repository)
+    (folder / "boxes.csv").write_text("left,top\n60,30\n")
+    with pytest.raises(SourceError, match=r"boxes\.csv must have the columns x,y,size"):
+        package_avatar(AvatarSource.read(folder), repository)
+
+
+def test_a_network_with_other_inputs_is_refused(tmp_path, repository):
+    folder = write_source(tmp_path / "toy")
+    onnx.save(onnx.parser.parse_model(TOY_ENCODER), folder / "unet.onnx")
+    with pytest.raises(ValueError, match=r"the U-Net has inputs \['mel'\].*it must have \['audio', 'input'\]"):
+        package_avatar(AvatarSource.read(folder), repository)
+
+
+def test_only_what_changed_is_built_again(tmp_path, repository):
+    avatars, told = tmp_path / "avatars", []
+    write_source(avatars / "demo", id="demo")
+    (avatars / "audio_encoder").mkdir()
+    onnx.save(onnx.parser.parse_model(TOY_ENCODER), avatars / "audio_encoder" / "encoder.onnx")
+
+    def run() -> list[str]:
+        told.clear()
+        build(repository, avatars, told.append)
+        return list(told)
+
+    assert run() == ["building the mel filterbank", "building the audio encoder", "building the demo avatar"]
+    assert run() == []
+    text = (avatars / "demo" / "avatar.yaml").read_text()
+    (avatars / "demo" / "avatar.yaml").write_text(text.replace("pingpong", "forward"))
+    assert run() == ["building the demo avatar"]
+    (repository / "audio_encoder" / "1" / "model.onnx").unlink()
+    assert run() == ["building the audio encoder"]
+
+
+def test_ids_become_safe_model_names():
+    assert model_names("anna-2") == ("anna-2_lipsync", "anna-2")
+    assert model_names("demo", shipped=True) == ("lipsync", "lipsync_ensemble")
+    for bad in ("", "Anna", "a/b", "x_lipsync", "lipsync", "mel_preprocess", "-a", "a" * 49):
+        with pytest.raises(SourceError, match="cannot be used"):
+            model_names(bad)
