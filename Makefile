@@ -1,0 +1,44 @@
+# `make` lists the commands. Everything is installed into .venv; nothing outside the checkout is touched but the cache folder.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help setup demo serve build test check clean
+
+help: ## list the commands
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
+
+setup: .venv/.server ## install the server, the client and the `lipsync` command into .venv
+
+demo: .venv/.server ## start a Triton, send it a real person's speech, leave demo.mp4
+	@exec $(BIN)/python scripts/demo.py
+
+serve: .venv/.server ## build what is missing and serve until Ctrl-C (settings: server.yaml)
+	@exec $(BIN)/python scripts/serve.py
+
+build: .venv/.server ## make the ONNX models and the packed demo avatar
+	@exec $(BIN)/python scripts/build.py
+
+test: .venv/.test ## run the whole test suite
+	@exec $(BIN)/python -m pytest
+
+check: .venv/.test ## formatter, linter and type checker
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean: ## remove the build output and .venv
+	rm -rf .venv demo.mp4 model_repository/.build* model_repository/*/1/model.onnx model_repository/*/avatar model_repository/*/configs
+	rm -f model_repository/mel_preprocess/1/filterbank.npy
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+.venv/.server: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[server]'
+	@touch $@
+
+.venv/.test: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[server,train,test,dev]'
+	@touch $@ .venv/.server
