@@ -9,8 +9,6 @@ import numpy as np
 Tensors = dict[str, np.ndarray]
 Run = Callable[[Tensors], Tensors]
 
-CPU_PART = 4  # rows at once on the CPU: bit-equal to larger batches, no slower, and a fraction of the memory
-
 
 def run_in_parts(run: Run, inputs: Tensors, part: int | None) -> Tensors:
     """`run` over the first axis in parts of at most `part` rows (None: all at once)."""

@@ -8,8 +8,8 @@ import json
 from pathlib import Path
 
 import triton_python_backend_utils as pb_utils
-from batch import CPU_PART, run_joined
-from session import open_session
+from batch import run_joined
+from session import open_network
 
 
 class TritonPythonModel:
@@ -24,18 +24,16 @@ class TritonPythonModel:
         )
         kind, device = args["model_instance_kind"], int(args["model_instance_device_id"])
         try:
-            self.session = open_session(config, path, kind, device)
+            self.network = open_network(config, path, kind, device)
         except Exception as error:  # shown to the operator as the reason why the model is not ready
             raise pb_utils.TritonModelException(str(error)) from error
-        used = self.session.get_providers()
-        pb_utils.Logger.log_info(f"{args['model_name']}: ONNX Runtime on {used[0]}")
-        if kind == "GPU" and used == ["CPUExecutionProvider"]:
+        pb_utils.Logger.log_info(f"{args['model_name']} runs on {self.network.device}")
+        if kind == "GPU" and "CPU" in self.network.device:
             pb_utils.Logger.log_warn(
-                f"{args['model_name']} runs on the CPU: this onnxruntime has no CUDA (onnxruntime-gpu)"
+                f"{args['model_name']}: this onnxruntime has no CUDA (onnxruntime-gpu), the CPU serves"
             )
         self.inputs = [tensor["name"] for tensor in config["input"]]
         self.batches = config["max_batch_size"] > 0
-        self.part = CPU_PART if self.batches and used == ["CPUExecutionProvider"] else None
 
     def execute(self, requests):
         cancelled = [request.is_cancelled() for request in requests]  # asked once: it may change meanwhile
@@ -48,11 +46,11 @@ class TritonPythonModel:
         wanted = sorted({name for request in requests for name in request.requested_output_names()})
 
         def run(inputs):
-            return dict(zip(wanted, self.session.run(wanted, inputs), strict=True))
+            return dict(zip(wanted, self.network.run(wanted, inputs), strict=True))
 
         groups = [requests] if self.batches else [[request] for request in requests]
         for group in groups:
-            outcomes = run_joined(run, [self._tensors(request) for request in group], self.part)
+            outcomes = run_joined(run, [self._tensors(request) for request in group], self.network.part)
             for request, outcome in zip(group, outcomes, strict=True):
                 yield self._response(request, outcome)
 

@@ -1,14 +1,17 @@
-"""An ONNX Runtime session as a model's config.pbtxt asks for it, with the keys that Triton's C++ backend reads.
+"""A network as a model's config.pbtxt asks for it, with the keys that Triton's C++ ONNX Runtime backend reads.
 
 Source of the keys: the README of triton-inference-server/onnxruntime_backend.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime as ort
 
 GRAPH_LEVELS = {
@@ -28,6 +31,22 @@ TENSORRT_KEYS = {  # C++ backend's key -> execution provider's
 }
 
 Provider = tuple[str, dict[str, Any]]
+CPU_PART = 4  # rows at once on the CPU: bit-equal to larger batches, no slower, and a fraction of the memory
+
+
+@dataclass(frozen=True)
+class Network:
+    """A loaded model."""
+
+    run: Callable[[list[str], dict[str, np.ndarray]], list[np.ndarray]]  # outputs' names, inputs -> outputs
+    device: str  # for the log
+    part: int | None  # rows of a batch to run at once; None: all
+
+
+def _accelerators(config: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
+    """The accelerators that the config names for "CPU" or "GPU"."""
+    named = config.get("optimization", {}).get("execution_accelerators", {})
+    return named.get(f"{kind.lower()}_execution_accelerator", [])
 
 
 def parameters(config: Mapping[str, Any]) -> dict[str, str]:
@@ -97,10 +116,11 @@ def providers(config: Mapping[str, Any], kind: str, device: int, available: Sequ
         ValueError: the config names an accelerator that this onnxruntime lacks (as in the C++ backend, no fallback:
             whoever names one wants it).
     """
-    accelerators = config.get("optimization", {}).get("execution_accelerators", {})
     result: list[Provider] = []
-    for entry in accelerators.get(f"{kind.lower()}_execution_accelerator", []):
+    for entry in _accelerators(config, kind):
         name = entry["name"]
+        if name == "openvino" and ACCELERATORS[name] not in available:
+            continue  # `open_network` has its own way, else plain ONNX Runtime computes the same, slower
         if ACCELERATORS.get(name) not in available:
             raise ValueError(
                 f"execution accelerator {name!r} is not in this onnxruntime, which has: {', '.join(available)}"
@@ -117,19 +137,30 @@ def providers(config: Mapping[str, Any], kind: str, device: int, available: Sequ
     return [*result, ("CPUExecutionProvider", {})]
 
 
-def open_session(config: Mapping[str, Any], path: Path, kind: str, device: int) -> ort.InferenceSession:
-    """Load `path`, and check that its inputs and outputs are those of the config.
+def open_network(config: Mapping[str, Any], path: Path, kind: str, device: int) -> Network:
+    """Load `path` for "CPU" or "GPU" number `device`, and check that its inputs and outputs are those of the config.
 
     Raises:
         ValueError: missing file, accelerator or tensor, by name.
     """
     if not path.is_file():
         raise ValueError(f"{path.parent.parent.name}/{path.parent.name}/{path.name} is missing: run `make build`")
-    chosen = providers(config, kind, device, ort.get_available_providers())
+    batches, available = config["max_batch_size"] > 0, ort.get_available_providers()
+    accelerated = any(entry["name"] == "openvino" for entry in _accelerators(config, kind))
+    if accelerated and ACCELERATORS["openvino"] not in available and importlib.util.find_spec("openvino"):
+        from openvino_network import open_openvino
+
+        one_row = [1] if batches else []
+        shapes = {tensor["name"]: [*one_row, *map(int, tensor["dims"])] for tensor in config["input"]}
+        threads = _number(parameters(config), "intra_op_thread_count", 0)
+        return Network(open_openvino(path, shapes, threads), "OpenVINO", 1 if batches else None)
+
+    chosen = providers(config, kind, device, available)
     session = ort.InferenceSession(str(path), session_options(config), providers=chosen)
     for field, there in (("input", session.get_inputs()), ("output", session.get_outputs())):
         names = {tensor.name for tensor in there}
         for tensor in config[field]:
             if tensor["name"] not in names:
                 raise ValueError(f"config.pbtxt has the {field} {tensor['name']!r}; {path.name} has {sorted(names)}")
-    return session
+    used = session.get_providers()[0]
+    return Network(session.run, f"ONNX Runtime, {used}", CPU_PART if batches and used.startswith("CPU") else None)

@@ -22,13 +22,13 @@ output [ { name: "value" data_type: TYPE_FP32 dims: [ 1 ] } ]
 dynamic_batching { max_queue_delay_microseconds: 500000 }
 %(more)s
 """
-OPENVINO = 'optimization { execution_accelerators { cpu_execution_accelerator: [ { name: "openvino" } ] } }'
+TENSORRT = 'optimization { execution_accelerators { cpu_execution_accelerator: [ { name: "tensorrt" } ] } }'
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory) -> Iterator[TritonServer]:
     repository = tmp_path_factory.mktemp("backend")
-    for name, more in (("lookup", ""), ("accelerated", OPENVINO)):
+    for name, more in (("lookup", ""), ("accelerated", TENSORRT)):
         (repository / name / "1").mkdir(parents=True)
         (repository / name / "config.pbtxt").write_text(CONFIG % {"name": name, "more": more})
         onnx.save(onnx.parser.parse_model(MODEL), repository / name / "1" / "model.onnx")
@@ -55,4 +55,4 @@ def test_one_bad_request_in_a_shared_batch_fails_alone(server):
 
 
 def test_an_accelerator_that_is_not_there_fails_the_load_with_its_name(server):
-    assert "'openvino' is not in this onnxruntime" in server.failures["accelerated"]
+    assert "'tensorrt' is not in this onnxruntime" in server.failures["accelerated"]

@@ -6,13 +6,17 @@ import onnx.parser
 import onnxruntime as ort
 import pytest
 from batch import run_in_parts, run_joined
-from session import open_session, providers, session_options
+from session import open_network, providers, session_options
 
 LOOKUP = """
 <ir_version: 8, opset_import: ["" : 17]>
 lookup (int64[B,1] index) => (float[B,1] value) <float[4] table = {10, 11, 12, 13}> { value = Gather(table, index) }
 """
-CONFIG = {"input": [{"name": "index"}], "output": [{"name": "value"}]}
+CONFIG = {
+    "max_batch_size": 8,
+    "input": [{"name": "index", "dims": ["1"]}],
+    "output": [{"name": "value", "dims": ["1"]}],
+}
 
 
 @pytest.fixture
@@ -25,8 +29,8 @@ def model(tmp_path):
 
 @pytest.fixture
 def run(model):
-    session = open_session(CONFIG, model, "CPU", 0)
-    return lambda inputs: {"value": session.run(["value"], inputs)[0]}
+    network = open_network(CONFIG, model, "CPU", 0)
+    return lambda inputs: {"value": network.run(["value"], inputs)[0]}
 
 
 def rows(*numbers):
@@ -124,8 +128,22 @@ def test_a_gpu_is_used_where_onnxruntime_has_cuda_and_else_the_cpu_serves():
     assert providers({}, "GPU", 0, ["CPUExecutionProvider"]) == [("CPUExecutionProvider", {})]
 
 
+def test_openvino_runs_the_same_network_row_by_row_from_its_own_wheel_or_onnxruntime_does(model, monkeypatch):
+    config = CONFIG | accelerated("cpu", "openvino")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    plain = open_network(config, model, "CPU", 0)
+    monkeypatch.undo()
+    assert (plain.device, plain.part) == ("ONNX Runtime, CPUExecutionProvider", 4)
+    pytest.importorskip("openvino")
+    network = open_network(config, model, "CPU", 0)
+    assert (network.device, network.part) == ("OpenVINO", 1)
+    for each in (plain, network):
+        got = run_in_parts(lambda x, each=each: {"value": each.run(["value"], x)[0]}, rows(3, 0, 2, 1), each.part)
+        assert got["value"].ravel().tolist() == [13, 10, 12, 11]
+
+
 def test_a_missing_file_and_a_wrong_tensor_name_are_named(model):
     with pytest.raises(ValueError, match=r"lookup/1/other\.onnx is missing: run `make build`"):
-        open_session(CONFIG, model.with_name("other.onnx"), "CPU", 0)
+        open_network(CONFIG, model.with_name("other.onnx"), "CPU", 0)
     with pytest.raises(ValueError, match=r"has the output 'price'; model\.onnx has \['value'\]"):
-        open_session({"input": [], "output": [{"name": "price"}]}, model, "CPU", 0)
+        open_network(CONFIG | {"output": [{"name": "price"}]}, model, "CPU", 0)
