@@ -9,12 +9,14 @@ import sys
 from pathlib import Path
 
 import av
+import lipsync_client
 import numpy as np
 import pytest
 from lipsync_client import Client, read_audio
 from test_client import SPEECH, add_avatar, remove_avatar
 
 SECONDS = 120
+PACKAGE = str(Path(lipsync_client.__file__).parents[1])  # also where it is not installed
 
 
 class Shell:
@@ -22,7 +24,13 @@ class Shell:
 
     def __init__(self, folder: Path, url: str, key: str) -> None:
         self.folder = folder
-        self.environment = {**os.environ, "LIPSYNC_SERVER": url, "LIPSYNC_CONTROL_KEY": key, "COLUMNS": "150"}
+        self.environment = {
+            **os.environ,
+            "PYTHONPATH": PACKAGE,
+            "LIPSYNC_SERVER": url,
+            "LIPSYNC_CONTROL_KEY": key,
+            "COLUMNS": "150",
+        }
 
     def start(self, *arguments: str | Path) -> subprocess.Popen[str]:
         return subprocess.Popen(

@@ -1,0 +1,52 @@
+"""Client of the lip-sync server: speech in, the frames of a talking face out."""
+
+from .aio import AsyncClient
+from .audio import read_audio, to_speech
+from .client import Client
+from .control import AvatarState, AvatarStats, Control, ModelState, ServerStatus
+from .errors import (
+    AudioError,
+    AvatarNotFound,
+    ControlDenied,
+    InvalidRequest,
+    LipsyncError,
+    LoadFailed,
+    Overloaded,
+    ServerError,
+    ServerUnavailable,
+    Timeout,
+    VideoError,
+)
+from .timeline import Request, Timeline
+from .video import write_mp4
+from .wire import Avatar, Frame, Result, Timings
+
+__all__ = [
+    "AsyncClient",
+    "AudioError",
+    "Avatar",
+    "AvatarNotFound",
+    "AvatarState",
+    "AvatarStats",
+    "Client",
+    "Control",
+    "ControlDenied",
+    "Frame",
+    "InvalidRequest",
+    "LipsyncError",
+    "LoadFailed",
+    "ModelState",
+    "Overloaded",
+    "Request",
+    "Result",
+    "ServerError",
+    "ServerStatus",
+    "ServerUnavailable",
+    "Timeline",
+    "Timeout",
+    "Timings",
+    "VideoError",
+    "read_audio",
+    "to_speech",
+    "write_mp4",
+]

@@ -1,0 +1,159 @@
+"""The same client for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import deque
+from collections.abc import AsyncGenerator, Iterator
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+from tritonclient.grpc.aio import InferenceServerClient
+from tritonclient.utils import InferenceServerException
+
+from . import wire
+from .errors import AvatarNotFound, InvalidRequest, LipsyncError
+from .timeline import Request, Timeline
+from .wire import Avatar, Frame, Result
+
+__all__ = ["AsyncClient"]
+
+
+class AsyncClient:
+    """`Client` for asyncio: the same methods, options and errors. One event loop may use it.
+
+    >>> async with AsyncClient() as client:
+    ...     async for frame in client.render(speech):
+    ...         await show(frame.jpeg)
+
+    Args:
+        url: host:port of the server's gRPC endpoint.
+        timeout: seconds that one request may take; a request is sent again after failures that may pass.
+    """
+
+    def __init__(self, url: str = wire.DEFAULT_URL, *, timeout: float = 30.0) -> None:
+        self.url = url
+        self._timeout = timeout
+        self._closed = False
+        self._timeline: Timeline | None = None
+        self._connection: InferenceServerClient | None = None
+
+    @property
+    def _grpc(self) -> InferenceServerClient:
+        # Made at the first use, because gRPC binds a channel to the event loop that runs when it is made.
+        if self._closed:
+            raise LipsyncError("this client is closed")
+        if self._connection is None:
+            self._connection = InferenceServerClient(self.url, channel_args=wire.CHANNEL_ARGS)
+        return self._connection
+
+    async def timeline(self) -> Timeline:
+        """The server's clock and limits. Asked once, then remembered."""
+        if self._timeline is None:
+            try:
+                parameters = await self._parameters(wire.TIMELINE_MODEL)
+            except AvatarNotFound:
+                raise wire.models_missing(self.url) from None
+            self._timeline = Timeline.from_parameters(parameters)
+        return self._timeline
+
+    async def avatar(self, avatar: str = wire.SHIPPED_AVATAR) -> Avatar:
+        """Facts of a loaded avatar. Raises AvatarNotFound."""
+        return wire.avatar_from_parameters(await self._parameters(wire.lipsync_of(avatar), avatar))
+
+    async def render(
+        self,
+        speech: NDArray[np.float32],
+        *,
+        avatar: str = wire.SHIPPED_AVATAR,
+        first_chunk: int = 4,
+        chunk: int = 25,
+        in_flight: int = 3,
+        footage_start: int = 0,
+    ) -> AsyncGenerator[Frame, None]:
+        """As `Client.render`. Close it early with `contextlib.aclosing` (or `aclose`) to cancel what is on the way."""
+        speech = wire.check_speech(speech)
+        if in_flight < 1:
+            raise InvalidRequest(f"in_flight is {in_flight}; it must be at least 1")
+        timeline = await self.timeline()
+        timeline.check_chunks(first_chunk, chunk)
+        requests = timeline.cut(speech, first_chunk=first_chunk, chunk=chunk, footage_start=footage_start)
+        window: deque[tuple[Request, asyncio.Task[Result]]] = deque()
+
+        def send(some: Iterator[Request]) -> None:
+            window.extend((request, asyncio.create_task(self._send(request, avatar))) for request in some)
+
+        try:
+            send(itertools.islice(requests, in_flight))
+            while window:
+                request, task = window[0]
+                result = await task
+                window.popleft()
+                send(itertools.islice(requests, 1))
+                for frame in wire.frames_of(result, request, timeline):
+                    yield frame
+        finally:
+            for _, task in window:
+                task.cancel()
+            await asyncio.gather(*(task for _, task in window), return_exceptions=True)
+
+    async def infer(
+        self,
+        audio: NDArray[np.float32],
+        *,
+        avatar: str = wire.SHIPPED_AVATAR,
+        audio_start: int = 0,
+        audio_end: bool = True,
+        first_frame: int = 0,
+        frame_count: int | None = None,
+        footage_start: int | None = None,
+    ) -> Result:
+        """One request, as `Client.infer`. Cancelling the task cancels the request."""
+        request = Request(np.asarray(audio), audio_start, audio_end, first_frame, frame_count, footage_start)
+        return await self._send(request, avatar)
+
+    async def close(self) -> None:
+        """End the connection; what is on the way is cancelled."""
+        self._closed = True
+        if self._connection is not None:
+            await self._connection.close()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _send(self, request: Request, avatar: str) -> Result:
+        """Send, and send again where that may help."""
+        for attempt in itertools.count(1):
+            try:
+                answer = await self._grpc.infer(
+                    wire.ensemble_of(avatar), wire.tensors(request), client_timeout=self._timeout
+                )
+                return wire.result_from(answer)
+            except InferenceServerException as error:
+                failure = wire.translate(error, url=self.url, avatar=avatar)
+                if isinstance(failure, AvatarNotFound) and not await self._ready():
+                    failure = wire.stopping(self.url)
+            delay = wire.retry_delay(failure, attempt)
+            if delay is None:
+                raise failure
+            await asyncio.sleep(delay)
+        raise AssertionError("unreachable")
+
+    async def _ready(self) -> bool:
+        try:
+            return await self._grpc.is_server_ready(client_timeout=self._timeout)
+        except InferenceServerException:
+            return False
+
+    async def _parameters(self, model: str, avatar: str = wire.SHIPPED_AVATAR) -> dict[str, str]:
+        try:
+            return wire.parameters_of(await self._grpc.get_model_config(model, client_timeout=self._timeout))
+        except InferenceServerException as error:
+            raise wire.translate(error, url=self.url, avatar=avatar) from None

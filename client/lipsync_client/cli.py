@@ -1,0 +1,209 @@
+"""The command line: `lipsync --help`."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from . import wire
+from .audio import read_audio
+from .client import Client
+from .control import Control, avatars_in
+from .errors import ControlDenied, LipsyncError
+from .report import Watch, avatars_table, models_table, stats_table
+from .video import write_mp4
+
+LOAD_TIMEOUT = 600.0  # seconds; a GPU may build its engine first
+
+out = Console()
+err = Console(stderr=True)
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,  # one of them is the control key
+    rich_markup_mode="markdown",
+    help="""Talking faces from speech, by a lip-sync server.
+
+Start a server first: `make serve`. Then, for example:
+
+    lipsync render speech.wav -o talk.mp4
+
+    lipsync avatars list
+
+Exit status: 0 done, 1 failed (one sentence says why), 2 wrong usage, 130 stopped with Ctrl-C.""",
+)
+avatars = typer.Typer(no_args_is_help=True, help="List, load, unload and measure the server's avatars.")
+app.add_typer(avatars, name="avatars")
+
+Server = Annotated[
+    str, typer.Option("--server", envvar="LIPSYNC_SERVER", help="host:port of the server's gRPC endpoint.")
+]
+Speech = Annotated[Path, typer.Argument(help="An audio or video file, of any format, rate and number of channels.")]
+AvatarName = Annotated[str, typer.Option("--avatar", help="Whose face; `lipsync avatars list` shows all.")]
+Chunk = Annotated[int, typer.Option("--chunk", min=1, help="Frames a request: more is faster, fewer come sooner.")]
+FirstChunk = Annotated[int, typer.Option("--first-chunk", min=1, help="Frames of the first request.")]
+InFlight = Annotated[int, typer.Option("--in-flight", min=1, help="Requests on the way at once.")]
+TimeOut = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds that one request may take.")]
+
+
+@app.command()
+def render(
+    speech: Speech,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The MP4 file to write; one that exists is replaced.")],
+    avatar: AvatarName = wire.SHIPPED_AVATAR,
+    server: Server = wire.DEFAULT_URL,
+    chunk: Chunk = 25,
+    first_chunk: FirstChunk = 4,
+    in_flight: InFlight = 3,
+    timeout: TimeOut = 30.0,
+) -> None:
+    """Make a video of a talking face: MP4, with the sound of the speech.
+
+    Example: `lipsync render speech.wav -o talk.mp4 --avatar demo`
+    """
+    with failing_clearly():
+        if not output.parent.is_dir():
+            raise LipsyncError(f"There is no folder {output.parent} to write {output.name} to.")
+        if output.is_dir() or (output.exists() and speech.exists() and output.samefile(speech)):
+            raise LipsyncError(f"{output} is the speech itself or a folder: name another file with -o.")
+        with (
+            Client(server, timeout=timeout) as client,
+            rendering(
+                client, speech, avatar=avatar, chunk=chunk, first_chunk=first_chunk, in_flight=in_flight
+            ) as pictures,
+        ):
+            write_mp4(output, pictures, fps=client.timeline().fps, sound=speech)
+        out.print(pictures.table(client.timeline().fps))
+        out.print(f"Wrote {output}", highlight=False)
+
+
+@app.command()
+def frames(
+    speech: Speech,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pictures: new or empty.")],
+    avatar: AvatarName = wire.SHIPPED_AVATAR,
+    server: Server = wire.DEFAULT_URL,
+    chunk: Chunk = 25,
+    first_chunk: FirstChunk = 4,
+    in_flight: InFlight = 3,
+    timeout: TimeOut = 30.0,
+) -> None:
+    """Write the pictures of a talking face as numbered JPEG files: frame_000000.jpg and so on.
+
+    Example: `lipsync frames speech.wav -o pictures`
+    """
+    with failing_clearly():
+        if output.exists() and (not output.is_dir() or any(output.iterdir())):
+            raise LipsyncError(f"{output} is not an empty folder: name a new one with -o.")
+        with (
+            Client(server, timeout=timeout) as client,
+            rendering(
+                client, speech, avatar=avatar, chunk=chunk, first_chunk=first_chunk, in_flight=in_flight
+            ) as pictures,
+        ):
+            output.mkdir(parents=True, exist_ok=True)
+            for picture in pictures:
+                (output / f"frame_{picture.index:06d}.jpg").write_bytes(picture.jpeg)
+        out.print(pictures.table(client.timeline().fps))
+        out.print(f"Wrote {pictures.count} pictures to {output}", highlight=False)
+
+
+@app.command()
+def status(server: Server = wire.DEFAULT_URL) -> None:
+    """Show whether the server is up, its version, its models and avatars. Fails unless it is ready."""
+    with failing_clearly(), Control(server, timeout=10.0) as control:
+        state = control.status()
+        out.print(f"{server}: {'ready' if state.ready else 'not ready'}, Triton {state.version}", highlight=False)
+        try:
+            models = control.models()
+        except ControlDenied as error:
+            err.print(f"No list of models: {error}", highlight=False, markup=False, soft_wrap=True)
+        else:
+            out.print(models_table(models), avatars_table(avatars_in(models)), sep="\n")
+        if not state.ready:
+            raise typer.Exit(1)
+
+
+@avatars.command("list")
+def list_avatars(server: Server = wire.DEFAULT_URL) -> None:
+    """Show every avatar in the server's repository, loaded or not."""
+    with failing_clearly(), Control(server) as control:
+        out.print(avatars_table(control.avatars()))
+
+
+@avatars.command()
+def load(avatar: Annotated[str, typer.Argument(help="The avatar's name.")], server: Server = wire.DEFAULT_URL) -> None:
+    """Load an avatar, or load it anew after its files have changed."""
+    with failing_clearly(), Control(server, timeout=LOAD_TIMEOUT) as control:
+        control.load(avatar)
+        out.print(f"Loaded {avatar}", highlight=False)
+
+
+@avatars.command()
+def unload(
+    avatar: Annotated[str, typer.Argument(help="The avatar's name.")], server: Server = wire.DEFAULT_URL
+) -> None:
+    """Unload an avatar; the others stay."""
+    with failing_clearly(), Control(server) as control:
+        control.unload(avatar)
+        out.print(f"Unloaded {avatar}", highlight=False)
+
+
+@avatars.command()
+def stats(
+    avatar: Annotated[str, typer.Argument(help="The avatar's name.")] = wire.SHIPPED_AVATAR,
+    server: Server = wire.DEFAULT_URL,
+) -> None:
+    """Show what an avatar has done since it was loaded."""
+    with failing_clearly(), Control(server) as control:
+        out.print(stats_table(avatar, control.stats(avatar)))
+
+
+@contextmanager
+def rendering(
+    client: Client, speech: Path, *, avatar: str, chunk: int, first_chunk: int, in_flight: int
+) -> Iterator[Watch]:
+    """Render a file, with a progress bar and a watch that measures. What is on the way is cancelled at the end."""
+    timeline = client.timeline()
+    samples = read_audio(speech, rate=timeline.sample_rate)
+    columns = (TextColumn("frames"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    frames = client.render(samples, avatar=avatar, chunk=chunk, first_chunk=first_chunk, in_flight=in_flight)
+    with closing(frames), Progress(*columns, console=err) as bar:
+        task = bar.add_task("", total=timeline.frame_count(len(samples)))
+        yield Watch(frames, lambda: bar.advance(task))
+
+
+@contextmanager
+def failing_clearly() -> Iterator[None]:
+    """Turn what may go wrong into one sentence and an exit status."""
+    try:
+        yield
+    except LipsyncError as error:
+        message, status = str(error), 1
+    except OSError as error:
+        message, status = f"{error.filename or 'The output'} cannot be written ({error.strerror or error}).", 1
+    except KeyboardInterrupt:
+        message, status = "Stopped.", 130
+    else:
+        return
+    err.print(message, highlight=False, markup=False, soft_wrap=True)
+    raise typer.Exit(status)
+
+
+def main() -> None:
+    # SIGTERM as an exception, so that half-written files are removed then too.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    app()
+
+
+if __name__ == "__main__":
+    main()

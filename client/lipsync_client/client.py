@@ -1,0 +1,229 @@
+"""The client: speech in, frames out."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout  # the builtin one only since Python 3.11
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+from tritonclient.grpc import InferenceServerClient, InferResult
+from tritonclient.utils import InferenceServerException
+
+from . import wire
+from .errors import AvatarNotFound, InvalidRequest, LipsyncError, Timeout
+from .timeline import Request, Timeline
+from .wire import Avatar, Frame, Result
+
+__all__ = ["Client"]
+
+
+class Client:
+    """A connection to a lip-sync server. Threads may share it. Use it as a context manager, or call `close`.
+
+    >>> with Client() as client:
+    ...     for frame in client.render(read_audio("speech.wav")):
+    ...         show(frame.jpeg, at=frame.time_s)
+
+    Args:
+        url: host:port of the server's gRPC endpoint.
+        timeout: seconds that one request may take; a request is sent again after failures that may pass.
+    """
+
+    def __init__(self, url: str = wire.DEFAULT_URL, *, timeout: float = 30.0) -> None:
+        self.url = url
+        self._timeout = timeout
+        self._closed = False
+        self._timeline: Timeline | None = None
+        self._grpc = InferenceServerClient(url, channel_args=wire.CHANNEL_ARGS)
+        # Requests are started in a thread of their own, where no signal handler runs: Ctrl-C at the wrong moment of a
+        # start leaves gRPC with a call that nothing will ever end, and closing the connection then waits forever.
+        self._starter = ThreadPoolExecutor(1, thread_name_prefix="lipsync-client")
+
+    def timeline(self) -> Timeline:
+        """The server's clock and limits. Asked once, then remembered."""
+        if self._timeline is None:
+            try:
+                parameters = self._parameters(wire.TIMELINE_MODEL)
+            except AvatarNotFound:
+                raise wire.models_missing(self.url) from None
+            self._timeline = Timeline.from_parameters(parameters)
+        return self._timeline
+
+    def avatar(self, avatar: str = wire.SHIPPED_AVATAR) -> Avatar:
+        """Facts of a loaded avatar. Raises AvatarNotFound."""
+        return wire.avatar_from_parameters(self._parameters(wire.lipsync_of(avatar), avatar))
+
+    def render(
+        self,
+        speech: NDArray[np.float32],
+        *,
+        avatar: str = wire.SHIPPED_AVATAR,
+        first_chunk: int = 4,
+        chunk: int = 25,
+        in_flight: int = 3,
+        footage_start: int = 0,
+    ) -> Generator[Frame, None, None]:
+        """Render a whole speech: ceil(seconds * fps) frames, in order, each as soon as it is there.
+
+        The speech is cut into requests, a few of which are on the way at any time. Closing the iterator early
+        (its `close`, or dropping it) cancels those. An empty speech has no frames.
+
+        Args:
+            speech: mono samples at the timeline's rate (16 kHz), in [-1, 1], shape = (n,); `read_audio` and
+                `to_speech` make it.
+            avatar: whose face.
+            first_chunk: frames of the first request; fewer show the first picture sooner.
+            chunk: frames of each later request; more make better use of the server.
+            in_flight: requests on the way at once.
+            footage_start: position in the avatar's footage of the first frame.
+
+        Raises:
+            InvalidRequest: the speech or an option is not usable.
+            AvatarNotFound: no such avatar is loaded.
+            ServerUnavailable, Timeout, ServerError: also after sending again where that may help.
+        """
+        speech = wire.check_speech(speech)
+        if in_flight < 1:
+            raise InvalidRequest(f"in_flight is {in_flight}; it must be at least 1")
+        timeline = self.timeline()
+        timeline.check_chunks(first_chunk, chunk)
+        requests = timeline.cut(speech, first_chunk=first_chunk, chunk=chunk, footage_start=footage_start)
+        return self._stream(requests, avatar, in_flight, timeline)
+
+    def infer(
+        self,
+        audio: NDArray[np.float32],
+        *,
+        avatar: str = wire.SHIPPED_AVATAR,
+        audio_start: int = 0,
+        audio_end: bool = True,
+        first_frame: int = 0,
+        frame_count: int | None = None,
+        footage_start: int | None = None,
+    ) -> Result:
+        """One request, as the server's contract has it; the fields are described at `Request`. For whole speeches use
+        `render`; this is for callers who cut the speech themselves."""
+        request = Request(np.asarray(audio), audio_start, audio_end, first_frame, frame_count, footage_start)
+        call = _Call(self, request, avatar)
+        try:
+            return call.result()
+        finally:
+            call.cancel()
+
+    def close(self) -> None:
+        """End the connection; what is on the way is cancelled."""
+        self._closed = True
+        self._starter.shutdown()
+        self._grpc.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _stream(
+        self, requests: Iterator[Request], avatar: str, in_flight: int, timeline: Timeline
+    ) -> Generator[Frame, None, None]:
+        window: deque[_Call] = deque()
+
+        def send(some: Iterator[Request]) -> None:
+            for request in some:
+                window.append(_Call(self, request, avatar))
+
+        try:
+            send(itertools.islice(requests, in_flight))
+            while window:
+                call = window[0]
+                result = call.result()
+                window.popleft()
+                send(itertools.islice(requests, 1))
+                yield from wire.frames_of(result, call.request, timeline)
+        finally:
+            for call in window:
+                call.cancel()
+
+    def _parameters(self, model: str, avatar: str = wire.SHIPPED_AVATAR) -> dict[str, str]:
+        self._check_open()
+        try:
+            return wire.parameters_of(self._grpc.get_model_config(model, client_timeout=self._timeout))
+        except InferenceServerException as error:
+            raise wire.translate(error, url=self.url, avatar=avatar) from None
+
+    def _ready(self) -> bool:
+        try:
+            return self._grpc.is_server_ready(client_timeout=self._timeout)
+        except InferenceServerException:
+            return False
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise LipsyncError("this client is closed")
+
+
+class _Call:
+    """A request on its way, and the sending again."""
+
+    def __init__(self, client: Client, request: Request, avatar: str) -> None:
+        self.request = request
+        self._client = client
+        self._avatar = avatar
+        self._send()
+
+    def _send(self) -> None:
+        client = self._client
+        client._check_open()
+        answer: Future[InferResult] = Future()
+
+        def done(result: InferResult | None, error: InferenceServerException | None) -> None:
+            if error is None:
+                answer.set_result(result)
+            else:
+                answer.set_exception(error)
+
+        self._answer = answer
+        self._context = client._starter.submit(
+            client._grpc.async_infer,
+            wire.ensemble_of(self._avatar),
+            wire.tensors(self.request),
+            done,
+            client_timeout=client._timeout,
+        ).result(client._timeout)
+
+    def result(self) -> Result:
+        """Wait for the answer; send again where that may help."""
+        for attempt in itertools.count(1):
+            try:
+                return self._wait()
+            except LipsyncError as error:
+                delay = wire.retry_delay(error, attempt)
+                if delay is None:
+                    raise
+            time.sleep(delay)
+            self._send()
+        raise AssertionError("unreachable")
+
+    def _wait(self) -> Result:
+        client = self._client
+        try:
+            # gRPC keeps the deadline; the second wait only guards against a callback that never comes.
+            return wire.result_from(self._answer.result(client._timeout + 5))
+        except InferenceServerException as error:
+            client._check_open()
+            failure = wire.translate(error, url=client.url, avatar=self._avatar)
+            if isinstance(failure, AvatarNotFound) and not client._ready():
+                failure = wire.stopping(client.url)
+            raise failure from None
+        except FutureTimeout:
+            raise Timeout(f"The server at {client.url} did not answer within {client._timeout:g} s.") from None
+
+    def cancel(self) -> None:
+        self._context.cancel()

@@ -1,0 +1,222 @@
+"""Between our types and Triton's: names of models, tensors, and errors. Shared by both clients."""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from tritonclient.grpc import InferInput, InferResult
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+from .errors import (
+    AvatarNotFound,
+    ControlDenied,
+    InvalidRequest,
+    LipsyncError,
+    Overloaded,
+    ServerError,
+    ServerUnavailable,
+    Timeout,
+)
+from .timeline import Request, Timeline
+
+__all__ = ["Avatar", "Frame", "Result", "Timings"]
+
+DEFAULT_URL = "127.0.0.1:8001"
+SHIPPED_AVATAR = "demo"
+TIMELINE_MODEL = "mel_preprocess"
+CHANNEL_ARGS = [
+    ("grpc.max_send_message_length", -1),  # 25 frames of a large avatar pass gRPC's limit of 4 MB
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.initial_reconnect_backoff_ms", 200),  # gRPC's own (1 s to 2 min) outlast our retries
+    ("grpc.max_reconnect_backoff_ms", 2000),
+]
+
+
+class Timings(NamedTuple):
+    """Milliseconds that one request spent in the server's stages."""
+
+    audio: float
+    inference: float  # encoder and U-Net, with queueing
+    composite: float
+    total: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """The answer to one request: JPEG files, their frame numbers, and the server's times."""
+
+    frames: tuple[bytes, ...]
+    frame_index: tuple[int, ...]
+    timings_ms: Timings
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture of the talking face.
+
+    Attributes:
+        jpeg: a whole JPEG file.
+        index: frame number in the speech.
+        time_s: when it is shown, in seconds from the beginning of the speech.
+        timings_ms: the server's times of the request that it came with (one object for all frames of a request).
+    """
+
+    jpeg: bytes
+    index: int
+    time_s: float
+    timings_ms: Timings
+
+
+@dataclass(frozen=True)
+class Avatar:
+    """Facts of a loaded avatar. `loop` says how its footage repeats: "forward" or "pingpong"."""
+
+    id: str
+    frame_width: int
+    frame_height: int
+    footage_frames: int
+    loop: str
+
+
+def ensemble_of(avatar: str) -> str:
+    """The model that clients call for an avatar."""
+    return "lipsync_ensemble" if avatar == SHIPPED_AVATAR else avatar
+
+
+def lipsync_of(avatar: str) -> str:
+    """The model that holds the avatar's network and footage."""
+    return "lipsync" if avatar == SHIPPED_AVATAR else f"{avatar}_lipsync"
+
+
+def parameters_of(answer: Any) -> dict[str, str]:
+    """The string parameters of a model config answer (ModelConfigResponse)."""
+    return {name: value.string_value for name, value in answer.config.parameters.items()}
+
+
+def avatar_from_parameters(parameters: dict[str, str]) -> Avatar:
+    """Raises ServerError if a fact is missing."""
+    try:
+        return Avatar(
+            id=parameters["avatar_id"],
+            frame_width=int(parameters["frame_width"]),
+            frame_height=int(parameters["frame_height"]),
+            footage_frames=int(parameters["footage_frames"]),
+            loop=parameters["loop"],
+        )
+    except (KeyError, ValueError) as error:
+        raise ServerError(f"the server publishes incomplete facts about this avatar: {error}") from None
+
+
+def models_missing(url: str) -> ServerUnavailable:
+    return ServerUnavailable(
+        f"The server at {url} runs, but its lip-sync models are not loaded; `lipsync status` tells more."
+    )
+
+
+def stopping(url: str) -> ServerUnavailable:
+    """Instead of AvatarNotFound: for about two seconds before it ends, a server has no models but still answers."""
+    return ServerUnavailable(f"The server at {url} is stopping. Start one with `make serve`.")
+
+
+def check_speech(speech: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Catch early what the server would refuse, or would render as nonsense. Raises InvalidRequest."""
+    speech = np.asarray(speech)
+    if speech.ndim != 1 or speech.dtype not in (np.float32, np.float64):
+        raise InvalidRequest(
+            f"speech is {speech.dtype} of shape {speech.shape}; it must be float32 of shape (samples,):"
+            " to_speech(samples, rate) converts"
+        )
+    finite = np.isfinite(speech)
+    if not finite.all():
+        where = int(np.argmin(finite))
+        raise InvalidRequest(f"speech sample {where} is {speech[where]}; samples must be finite")
+    peak = float(np.abs(speech).max(initial=0.0))
+    if peak > 10:
+        raise InvalidRequest(f"speech reaches {peak:.0f}; samples must lie in -1..1: to_speech(samples, rate) converts")
+    return np.ascontiguousarray(speech, dtype=np.float32)
+
+
+def tensors(request: Request) -> list[InferInput]:
+    """The ensemble's inputs; what the request leaves open is not sent, so the server's default holds."""
+    values: dict[str, NDArray[Any]] = {
+        "AUDIO": np.ascontiguousarray(request.audio, dtype=np.float32),
+        "AUDIO_START": np.array([request.audio_start], np.int64),
+        "AUDIO_END": np.array([request.audio_end], np.bool_),
+        "FIRST_FRAME": np.array([request.first_frame], np.int64),
+    }
+    if request.frame_count is not None:
+        values["FRAME_COUNT"] = np.array([request.frame_count], np.int32)
+    if request.footage_start is not None:
+        values["FOOTAGE_START"] = np.array([request.footage_start], np.int64)
+    inputs = []
+    for name, value in values.items():
+        tensor = InferInput(name, list(value.shape), np_to_triton_dtype(value.dtype))
+        tensor.set_data_from_numpy(value)
+        inputs.append(tensor)
+    return inputs
+
+
+def result_from(answer: InferResult) -> Result:
+    return Result(
+        frames=tuple(answer.as_numpy("JPEG").tolist()),
+        frame_index=tuple(answer.as_numpy("FRAME_INDEX").tolist()),
+        timings_ms=Timings(*answer.as_numpy("TIMINGS_MS").tolist()),
+    )
+
+
+def frames_of(result: Result, request: Request, timeline: Timeline) -> list[Frame]:
+    """Number and time the frames of an answer. Raises ServerError if they are not the ones asked for."""
+    wanted = tuple(range(request.first_frame, request.first_frame + (request.frame_count or 0)))
+    if result.frame_index != wanted or len(result.frames) != len(wanted):
+        raise ServerError(f"the server sent frames {result.frame_index} instead of {wanted}")
+    return [
+        Frame(jpeg, index, timeline.time(index), result.timings_ms)
+        for jpeg, index in zip(result.frames, result.frame_index, strict=True)
+    ]
+
+
+def retry_delay(error: LipsyncError, attempt: int) -> float | None:
+    """Seconds to wait before sending a request again after its attempt-th failure (from 1); None: give up.
+
+    Doubles from 0.2 s to 4 s, by chance up to half as long again so that many clients do not come back at once.
+    """
+    if attempt > error.retries:
+        return None
+    return min(0.2 * 2 ** (attempt - 1), 4.0) * random.uniform(1.0, 1.5)
+
+
+def translate(error: InferenceServerException, *, url: str, avatar: str = SHIPPED_AVATAR) -> LipsyncError:
+    """Our error for one of Triton's. Triton reports several different things as UNAVAILABLE: the text decides."""
+    status = (error.status() or "").removeprefix("StatusCode.")
+    text = plain(error.message() or "no reason given")
+    if "protocol is restricted" in text:
+        return ControlDenied(
+            f"The server at {url} wants its control key for this: set LIPSYNC_CONTROL_KEY, or run as the user who"
+            " started the server."
+        )
+    if status == "NOT_FOUND" or re.search(
+        "unknown model|no available versions|requested model .* is not available", text
+    ):
+        return AvatarNotFound(f"The server at {url} has no avatar {avatar!r} loaded; `lipsync avatars list` shows all.")
+    if status == "UNAVAILABLE" and "queue size" in text:
+        return Overloaded(f"The server at {url} has too much to do at the moment; try again later ({text}).")
+    if status in ("UNAVAILABLE", "CANCELLED"):
+        return ServerUnavailable(f"No lip-sync server answers at {url}. Start one with `make serve` ({text}).")
+    if status == "DEADLINE_EXCEEDED":
+        return Timeout(f"The server at {url} did not answer in time; it may be overloaded, or the time-out too short.")
+    if status == "INVALID_ARGUMENT":
+        return InvalidRequest(text)
+    return ServerError(f"The server at {url} failed ({status or 'no status'}): {text}")
+
+
+def plain(text: str) -> str:
+    """Take off what Triton and Python put around a stage's own sentence."""
+    text = re.sub(r"^(\[request id: [^]]*\] )?(in ensemble '[^']*', )?", "", text.strip())
+    text = re.sub(r"^Failed to process the request\(s\) for model [^:]*, message: ", "", text)
+    text = re.sub(r"^Internal: (TritonModelException: )?", "", text)
+    return text.split("\n\nAt:")[0]

@@ -1,0 +1,112 @@
+"""Names, keys and sentences of the control side; the calls themselves are tested against a real server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from lipsync_client import (
+    AudioError,
+    ControlDenied,
+    InvalidRequest,
+    LipsyncError,
+    Overloaded,
+    ServerUnavailable,
+    Timeout,
+    wire,
+)
+from lipsync_client.control import AvatarState, ModelState, avatars_in, find_key
+from tritonclient.utils import InferenceServerException
+
+
+def models(**states: str) -> list[ModelState]:
+    """Models with a state, or "state: reason"."""
+    return [ModelState(name, *(f"{text}: ".split(": ")[:2])) for name, text in states.items()]
+
+
+def test_avatars_are_the_models_with_a_lipsync_model() -> None:
+    found = avatars_in(
+        models(
+            mel_preprocess="READY",
+            lipsync="READY",
+            lipsync_ensemble="READY",
+            lipsync_visual="READY",
+            lipsync_visual_ensemble="READY",
+            anna_lipsync="",
+            anna="",
+            ben_lipsync="UNAVAILABLE: unet.onnx is broken",
+            ben="UNAVAILABLE: depends on ben_lipsync",
+            zoe_lipsync="UNAVAILABLE: unloaded",
+            zoe="UNAVAILABLE: unloaded",
+            lost_lipsync="READY",
+        )
+    )
+    assert found == [
+        AvatarState("anna", False, ""),
+        AvatarState("ben", False, "unet.onnx is broken"),
+        AvatarState("demo", True, ""),
+        AvatarState("lost", False, "its ensemble 'lost' is missing"),
+        AvatarState("zoe", False, ""),
+    ]
+
+
+def test_models_of_an_avatar() -> None:
+    assert (wire.ensemble_of("demo"), wire.lipsync_of("demo")) == ("lipsync_ensemble", "lipsync")
+    assert (wire.ensemble_of("anna"), wire.lipsync_of("anna")) == ("anna", "anna_lipsync")
+
+
+def test_the_key_comes_from_the_environment_or_the_private_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LIPSYNC_CONTROL_KEY", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert find_key() is None
+    (tmp_path / "cache/lipsync").mkdir(parents=True)
+    (tmp_path / "cache/lipsync/control.key").write_text("from-the-file\n")
+    assert find_key() == "from-the-file"
+    monkeypatch.setenv("LIPSYNC_CONTROL_KEY", "from-the-environment")
+    assert find_key() == "from-the-environment"
+    monkeypatch.delenv("LIPSYNC_CONTROL_KEY")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home/.cache/lipsync").mkdir(parents=True)
+    (tmp_path / "home/.cache/lipsync/control.key").write_text("at home")
+    assert find_key() == "at home"
+
+
+def test_waits_before_sending_again_grow_and_end() -> None:
+    delays = []
+    while (delay := wire.retry_delay(Overloaded(), len(delays) + 1)) is not None:
+        delays.append(delay)
+    assert len(delays) == Overloaded.retries
+    assert all(min(0.2 * 2**k, 4) <= delay <= min(0.3 * 2**k, 6) for k, delay in enumerate(delays))
+    for hopeless in (InvalidRequest(), AudioError(), ControlDenied(), LipsyncError()):
+        assert wire.retry_delay(hopeless, 1) is None
+    assert wire.retry_delay(Timeout(), 2) is None
+
+
+def test_a_stages_own_sentence_is_kept_and_tritons_wrapping_taken_off() -> None:
+    for text in (
+        "in ensemble 'lipsync_ensemble', AUDIO is empty: send at least 1 sample",
+        "Failed to process the request(s) for model 'audio_0', message: AUDIO is empty: send at least 1 sample",
+    ):
+        error = wire.translate(InferenceServerException(text, "StatusCode.INVALID_ARGUMENT"), url="here:1")
+        assert (type(error), str(error)) == (InvalidRequest, "AUDIO is empty: send at least 1 sample")
+
+
+def test_tritons_unavailable_is_told_apart() -> None:
+    restricted = "This protocol is restricted, expecting header 'triton-grpc-protocol-lipsync-control'"
+    for text, kind in [
+        (restricted, ControlDenied),
+        ("Exceeds maximum queue size", Overloaded),
+        ("failed to connect to all addresses", ServerUnavailable),
+    ]:
+        error = wire.translate(InferenceServerException(text, "StatusCode.UNAVAILABLE"), url="here:1")
+        assert type(error) is kind
+        assert "here:1" in str(error)
+
+
+def test_errors_are_pythons_own_kinds_too() -> None:
+    assert issubclass(ServerUnavailable, ConnectionError)
+    assert issubclass(Timeout, TimeoutError)
+    assert issubclass(InvalidRequest, ValueError)
