@@ -37,6 +37,7 @@ class AvatarSource:
     mask: tuple[int, int, int, int] = (5, 5, 310, 305)  # x, y, width, height in the 320 crop, hidden from the network
     blend: str = "soft"  # or reference
     jpeg_quality: int = 75
+    preset: str | None = None  # low, medium or high; the best that the network's width allows without quantising
 
     @classmethod
     def read(cls, folder: Path) -> AvatarSource:

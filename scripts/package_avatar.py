@@ -6,10 +6,12 @@ python scripts/package_avatar.py avatars/demo --repository model_repository
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import shutil
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +20,16 @@ import stages
 from assets import key_name, write_assets
 from avatar import Avatar
 from avatar_source import AvatarSource, Picture, SourceError, face_crop
-from graphs import served_unet, served_unet_visual
+from graphs import expand_weights, served_unet, served_unet_visual
+from numpy.typing import NDArray
+from rich.console import Console
 from rich.progress import track
 
 SHIPPED = ("lipsync", "lipsync_ensemble")  # the demo's models, and the templates of every other avatar's
 RESERVED = {"mel_preprocess", "audio_encoder", "composite", "lipsync_visual", "lipsync_visual_ensemble", *SHIPPED}
+PRESETS = {"low": ("half", True), "medium": ("half", False), "high": ("full", True)}  # width, INT8 on the CPU
+FULL_WIDTH = 6_000_000  # parameters: the full network has 12.2 million, the half 3.1
+CALIBRATION = 64  # frames
 VALID_ID = re.compile(r"[a-z][a-z0-9_-]{0,47}")
 
 
@@ -40,6 +47,22 @@ def model_names(avatar_id: str, shipped: bool = False) -> tuple[str, str]:
     return SHIPPED if shipped else (f"{avatar_id}_lipsync", avatar_id)
 
 
+def choose_preset(network: onnx.ModelProto, wanted: str | None) -> str:
+    """The preset to pack a network with: `wanted`, if its width is that preset's.
+
+    Raises:
+        SourceError: an unknown preset, or one of another width.
+    """
+    width = "full" if sum(math.prod(tensor.dims) for tensor in network.graph.initializer) > FULL_WIDTH else "half"
+    preset = wanted or {"half": "medium", "full": "high"}[width]
+    if preset not in PRESETS:
+        raise SourceError(f"preset is {preset!r}: it must be one of {', '.join(PRESETS)}")
+    if PRESETS[preset][0] != width:
+        fitting = [name for name, (needed, _) in PRESETS.items() if needed == width]
+        raise SourceError(f"preset is {preset}, but the network has {width} width: use {' or '.join(fitting)}")
+    return preset
+
+
 def package_avatar(source: AvatarSource, repository: Path, *, shipped: bool = False) -> int:
     """Write the avatar's two model folders and its assets; an earlier version is replaced.
 
@@ -55,7 +78,8 @@ def package_avatar(source: AvatarSource, repository: Path, *, shipped: bool = Fa
         SourceError, ValueError: the source is broken; nothing was written.
     """
     network_name, ensemble_name = model_names(source.id, shipped)
-    network = onnx.load(source.folder / source.unet)
+    network = expand_weights(onnx.load(source.folder / source.unet))
+    preset = choose_preset(network, source.preset)
     crops: list[Picture] = []
     boxes = source.read_boxes()
     with tempfile.TemporaryDirectory(prefix=".pack-", dir=repository) as draft:
@@ -70,11 +94,12 @@ def package_avatar(source: AvatarSource, repository: Path, *, shipped: bool = Fa
             mask=source.mask,
             quality=source.jpeg_quality,
         )
-        key = _content_key(packed, source.folder / source.unet)
+        if PRESETS[preset][1]:
+            network = _in_int8(network, np.stack(crops), source, repository)
+        key = _content_key(packed, network)
         model = served_unet(network, np.stack(crops), source.mask, source.loop, key)
         onnx.save(model, Path(draft) / "model.onnx")
-        facts = _facts(packed)
-        config = _network_config(repository, network_name, facts)
+        config = _network_config(repository, network_name, preset, _facts(packed))
 
         folder = repository / network_name
         assets = folder / "avatar" / key_name(key)
@@ -105,10 +130,25 @@ def _collect_crops(source: AvatarSource, boxes: list[tuple[int, int, int]], crop
         yield frame
 
 
-def _content_key(packed: Path, network: Path) -> int:
+def _in_int8(
+    network: onnx.ModelProto, crops: NDArray[np.uint8], source: AvatarSource, repository: Path
+) -> onnx.ModelProto:
+    """The network quantised on the avatar's own crops and the sample speech; says what that costs in accuracy."""
+    from quantize import mouth_psnr, network_inputs, quantize, speech_features
+
+    features = speech_features(repository, stages.read_sample())
+    examples = list(network_inputs(crops, features, source.mask, CALIBRATION))
+    with Console().status(f"quantising {source.id} on {CALIBRATION} frames"):
+        small = quantize(network, examples)
+        psnr = mouth_psnr(network, small, list(network_inputs(crops[::-1], features, source.mask, 12)))
+    print(f"{source.id}: INT8 mouths are {psnr:.1f} dB from FP32")
+    return small
+
+
+def _content_key(packed: Path, network: onnx.ModelProto) -> int:
     """63 bits of a hash of everything that makes the avatar's pictures."""
-    digest = hashlib.sha256()
-    for path in [*sorted(packed.iterdir()), network]:
+    digest = hashlib.sha256(network.SerializeToString(deterministic=True))
+    for path in sorted(packed.iterdir()):
         digest.update(path.read_bytes())
     return int.from_bytes(digest.digest()[:8], "big") >> 1
 
@@ -132,10 +172,12 @@ def _substitute(text: str, pattern: str, value: str) -> str:
     return result
 
 
-def _network_config(repository: Path, name: str, facts: dict[str, str]) -> str:
+def _network_config(repository: Path, name: str, preset: str, facts: dict[str, str]) -> str:
     text = (repository / SHIPPED[0] / "config.pbtxt").read_text()
     text = _substitute(text, r'^(name: ")[^"]*(")', name)
-    for key, value in facts.items():
+    accelerator = '{ name: "openvino" }' if PRESETS[preset][1] else ""
+    text = _substitute(text, r"(cpu_execution_accelerator: \[ ).*?( \])", accelerator)
+    for key, value in (facts | {"preset": preset}).items():
         text = _substitute(text, rf'(key: "{key}"\s+value {{ string_value: ")[^"]*(")', value)
     return text
 
@@ -163,10 +205,14 @@ def _place(draft: Path, path: Path) -> None:
 def main() -> None:
     import typer
 
-    def package(source: Path, repository: Path = stages.REPOSITORY) -> None:
-        """Pack the avatar in the folder SOURCE (avatar.yaml, footage, boxes, network) into a model repository."""
+    def package(source: Path, repository: Path = stages.REPOSITORY, preset: str | None = None) -> None:
+        """Pack the avatar in the folder SOURCE (avatar.yaml, footage, boxes, network) into a model repository.
+
+        PRESET: low (half width, INT8), medium (half width) or high (full width, INT8).
+        """
         try:
             avatar = AvatarSource.read(source)
+            avatar = replace(avatar, preset=preset or avatar.preset)
             key = package_avatar(avatar, repository, shipped=avatar.id == "demo")
         except (SourceError, ValueError) as error:
             raise SystemExit(f"package_avatar: {error}") from None

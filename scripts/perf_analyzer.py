@@ -15,11 +15,9 @@ import os
 import subprocess
 import sys
 import tempfile
-import wave
 import zipfile
 from pathlib import Path
 
-import numpy as np
 import stages
 import timeline
 from serving.environment import cache_folder
@@ -60,8 +58,7 @@ def _server_libraries() -> Path:
 
 def input_data(frames: int) -> dict:
     """One request for `frames` frames from the middle of the sample, carrying just the slice that they need."""
-    with wave.open(str(stages.ROOT / "samples" / "speech.wav")) as file:
-        speech = np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / 32768
+    speech = stages.read_sample()
     first = 60
     start, stop = timeline.samples_needed(first, frames)
     request = {

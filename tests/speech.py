@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import wave
-from pathlib import Path
-
 import librosa
 import numpy as np
 import scipy.signal
+import stages
 
 
 def babble(samples: int, seed: int = 0) -> np.ndarray:
@@ -23,11 +21,7 @@ def babble(samples: int, seed: int = 0) -> np.ndarray:
     return (0.12 * voice * syllables * pauses + 0.003 * random.standard_normal(samples)).astype(np.float32)
 
 
-def real_speech() -> np.ndarray:
-    """FP32 [113600]: the project's sample, a real person reading."""
-    with wave.open(str(Path(__file__).parent.parent / "samples" / "speech.wav")) as file:
-        assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (16_000, 1, 2)
-        return np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / 32768
+real_speech = stages.read_sample
 
 
 def reference_mel(speech: np.ndarray) -> np.ndarray:
