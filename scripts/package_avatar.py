@@ -10,20 +10,20 @@ import math
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
 import stages
 from assets import key_name, write_assets
 from avatar import Avatar
 from avatar_source import AvatarSource, Picture, SourceError, face_crop
 from graphs import expand_weights, served_unet, served_unet_visual
-from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 
 SHIPPED = ("lipsync", "lipsync_ensemble")  # the demo's models, and the templates of every other avatar's
 RESERVED = {"mel_preprocess", "audio_encoder", "composite", "lipsync_visual", "lipsync_visual_ensemble", *SHIPPED}
@@ -97,24 +97,27 @@ def package_avatar(source: AvatarSource, repository: Path, *, shipped: bool = Fa
         if PRESETS[preset][1]:
             network = _in_int8(network, np.stack(crops), source, repository)
         key = _content_key(packed, network)
+        while any(path.parent.parent.name != network_name for path in repository.glob(f"*/avatar/{key_name(key)}")):
+            key += 1  # one in two thousand million: another avatar has it
         model = served_unet(network, np.stack(crops), source.mask, source.loop, key)
-        onnx.save(model, Path(draft) / "model.onnx")
-        config = _network_config(repository, network_name, preset, _facts(packed))
+        # The crops lie beside the model: mapped from there, they cost no memory of their own.
+        crops_file = f"{key_name(key)}.crops"
+        onnx.save(
+            model, Path(draft) / "model.onnx", save_as_external_data=True, location=crops_file, size_threshold=2**20
+        )
+        config = _network_config(repository, network_name, preset, _facts(packed, key))
 
         folder = repository / network_name
         assets = folder / "avatar" / key_name(key)
         assets.parent.mkdir(parents=True, exist_ok=True)
         if not assets.exists():
             packed.rename(assets)
+        _place(Path(draft) / crops_file, folder / "1" / crops_file)
         _place(Path(draft) / "model.onnx", folder / "1" / "model.onnx")
         _write_if_changed(folder / "config.pbtxt", config)
         _write_ensemble(repository, network_name, ensemble_name)
-        # A running server may still serve the version before this one: that stays until the next packaging.
-        older = sorted(
-            (path for path in assets.parent.iterdir() if path != assets), key=lambda path: path.stat().st_mtime
-        )
-        for path in older[:-1]:
-            shutil.rmtree(path)
+        _remove_all_but_two(assets.parent.iterdir())
+        _remove_all_but_two((folder / "1").glob("*.crops"))
         if shipped:
             onnx.save(served_unet_visual(network, key), Path(draft) / "visual.onnx")
             _place(Path(draft) / "visual.onnx", repository / "lipsync_visual" / "1" / "model.onnx")
@@ -128,6 +131,15 @@ def _collect_crops(source: AvatarSource, boxes: list[tuple[int, int, int]], crop
         if number < len(boxes):
             crops.append(face_crop(frame, boxes[number]))
         yield frame
+
+
+def _remove_all_but_two(versions: Iterable[Path]) -> None:
+    """Keep the newest and the one before it, which a running server may still serve until it loads the new one."""
+    for old in sorted(versions, key=lambda path: path.stat().st_mtime)[:-2]:
+        if old.is_dir():
+            shutil.rmtree(old)
+        else:
+            old.unlink()
 
 
 def _in_int8(
@@ -146,18 +158,19 @@ def _in_int8(
 
 
 def _content_key(packed: Path, network: onnx.ModelProto) -> int:
-    """63 bits of a hash of everything that makes the avatar's pictures."""
+    """31 bits of a hash of everything that makes the avatar's pictures: OpenVINO keeps no more of an INT64."""
     digest = hashlib.sha256(network.SerializeToString(deterministic=True))
     for path in sorted(packed.iterdir()):
         digest.update(path.read_bytes())
-    return int.from_bytes(digest.digest()[:8], "big") >> 1
+    return int.from_bytes(digest.digest()[:4], "big") >> 1
 
 
-def _facts(packed: Path) -> dict[str, str]:
+def _facts(packed: Path, key: int) -> dict[str, str]:
     """What the config publishes of the avatar."""
     facts = Avatar.open(packed).facts
     return {
         "avatar_id": facts.id,
+        "avatar_key": str(key),
         "frame_width": str(facts.width),
         "frame_height": str(facts.height),
         "footage_frames": str(facts.frames),

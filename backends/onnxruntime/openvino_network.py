@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import openvino
 
+INT32_MAX = 2**31 - 1  # the CPU plugin computes INT64 tensors in 32 bits, and saturates without a word
 Shapes = Mapping[str, Sequence[int]]
 
 
@@ -40,6 +41,9 @@ def open_openvino(
     request = openvino.compile_model(model, "CPU", settings).create_infer_request()
 
     def run(wanted: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        for name, values in inputs.items():
+            if values.dtype == np.int64 and (np.abs(values) > INT32_MAX).any():
+                raise ValueError(f"{name} is {values.ravel()[0]}: OpenVINO computes whole numbers in 32 bits")
         results = request.infer(inputs, share_inputs=True)
         return [results[name] for name in wanted]
 

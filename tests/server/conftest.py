@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import stages
 import tritonclient.grpc as grpc
+from tritonclient.utils import np_to_triton_dtype
+import stages
 from assets import key_name
 from avatar import Avatar
 from build import build
 from serving import Ports, ServerConfig, TritonServer
-from tritonclient.utils import np_to_triton_dtype
 
 TYPES = {"AUDIO": np.float32, "AUDIO_END": np.bool_, "FRAME_COUNT": np.int32, "VISUAL_FRAMES": np.float32}
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tritonclient.grpc as grpc
 from conftest import infer
-from speech import real_speech
 from tritonclient.utils import InferenceServerException
+from speech import real_speech
 
 SPEECH = real_speech()[:32000]  # frames 0 .. 49; 0 .. 38 while unfinished
 SIX = np.zeros((2, 6, 320, 320), np.float32)

@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 import av
-import lipsync_client
 import numpy as np
 import pytest
-from lipsync_client import Client, read_audio
 from test_client import SPEECH, add_avatar, remove_avatar
+import lipsync_client
+from lipsync_client import Client, read_audio
 
 SECONDS = 120
 PACKAGE = str(Path(lipsync_client.__file__).parents[1])  # also where it is not installed

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import stages
 import tritonclient.grpc as grpc
-from avatar_source import AvatarSource
 from conftest import infer
+from tritonclient.utils import InferenceServerException
+import stages
+from avatar_source import AvatarSource
 from package_avatar import package_avatar
 from speech import real_speech
-from tritonclient.utils import InferenceServerException
 
 SPEECH = np.pad(real_speech(), (0, 7240))
 

@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tritonclient.grpc as grpc
+from tritonclient.utils import InferenceServerException
 from serving import ConfigError, Ports, ServerConfig, ServerError, TritonServer, environment, leftovers
 from serving.control_key import control_key
 from serving.repository import write_configs
-from tritonclient.utils import InferenceServerException
 
 ROOT = Path(__file__).resolve().parents[2]
 FREE = Ports(0, 0, 0)

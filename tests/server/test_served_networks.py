@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import numpy as np
 import onnx
 import pytest
-import stages
 import tritonclient.grpc as grpc
 from conftest import infer
+import stages
 from graphs import served_encoder, served_unet
 from serving import Ports, ServerConfig, TritonServer
 

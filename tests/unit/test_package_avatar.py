@@ -9,6 +9,7 @@ import onnx
 import onnx.parser
 import onnxruntime as ort
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 import stages
 from assets import key_name
 from avatar import Avatar
@@ -16,7 +17,6 @@ from avatar_source import AvatarSource, SourceError, face_crop
 from build import build
 from graphs import expand_weights, served_encoder, served_unet
 from loop import footage_index
-from onnx import TensorProto, helper, numpy_helper
 from package_avatar import model_names, package_avatar
 
 # The crop where it is visible, half of it where it is masked, plus the features' first value: shows every path.
@@ -77,7 +77,9 @@ def write_source(folder: Path, **changes: str) -> Path:
 @pytest.fixture
 def repository(tmp_path) -> Path:
     """The committed model repository, without build output."""
-    generated = shutil.ignore_patterns("model.onnx", "avatar", "configs", "*.npy", "__pycache__", ".*cache", ".build*")
+    generated = shutil.ignore_patterns(
+        "model.onnx", "*.crops", "avatar", "configs", "*.npy", "__pycache__", ".*cache", ".build*"
+    )
     return Path(shutil.copytree(stages.REPOSITORY, tmp_path / "model_repository", ignore=generated))
 
 
@@ -142,6 +144,7 @@ def test_a_packed_avatar_has_its_footage_its_crops_and_its_configs(tmp_path, rep
     np.testing.assert_array_equal(crops.transpose(0, 2, 3, 1), np.stack(expected))
     config = (repository / "toy_lipsync" / "config.pbtxt").read_text()
     assert 'name: "toy_lipsync"' in config and 'key: "loop"           value { string_value: "pingpong" }' in config
+    assert f'key: "avatar_key"     value {{ string_value: "{key}" }}' in config
     ensemble = (repository / "toy" / "config.pbtxt").read_text()
     assert (
         'name: "toy"\n' in ensemble
@@ -155,7 +158,7 @@ def test_the_key_is_the_contents(tmp_path, repository):
     again = package_avatar(AvatarSource.read(write_source(tmp_path / "b")), repository)
     other = package_avatar(AvatarSource.read(write_source(tmp_path / "c", blend="reference")), repository)
     assert first == again != other
-    assert 0 <= first < 2**63
+    assert 0 <= first < 2**31
 
 
 def test_a_replaced_avatar_leaves_the_version_that_may_still_serve(tmp_path, repository):
@@ -165,6 +168,7 @@ def test_a_replaced_avatar_leaves_the_version_that_may_still_serve(tmp_path, rep
     ]
     left = {path.name for path in (repository / "toy_lipsync" / "avatar").iterdir()}
     assert left == {key_name(key) for key in keys[1:]}
+    assert {path.stem for path in (repository / "toy_lipsync" / "1").glob("*.crops")} == left
 
 
 BROKEN = {

@@ -4,11 +4,11 @@ import json
 import time
 from pathlib import Path
 
-import mel
 import numpy as np
+import triton_python_backend_utils as pb_utils
+import mel
 import speech_request
 import timeline
-import triton_python_backend_utils as pb_utils
 
 
 def _array(request, name):

@@ -20,11 +20,11 @@ class SpeechRequest:
     footage_start: int
 
 
-def _position(name: str, value: int | None, default: int) -> int:
+def _position(name: str, value: int | None, default: int, largest: int) -> int:
     if value is None:
         return default
-    if not 0 <= value <= timeline.MAX_POSITION:
-        raise ValueError(f"{name} is {value}: it must be from 0 to {timeline.MAX_POSITION}")
+    if not 0 <= value <= largest:
+        raise ValueError(f"{name} is {value}: it must be from 0 to {largest}")
     return value
 
 
@@ -68,10 +68,10 @@ def parse(
         ValueError: with a sentence that names the field, its value and what is allowed.
     """
     speech = _check_audio(audio)
-    start = _position("AUDIO_START", audio_start, 0)
+    start = _position("AUDIO_START", audio_start, 0, timeline.MAX_SAMPLE)
     at_end = True if audio_end is None else audio_end
-    first = _position("FIRST_FRAME", first_frame, 0)
-    footage = _position("FOOTAGE_START", footage_start, first)
+    first = _position("FIRST_FRAME", first_frame, 0, timeline.MAX_FRAME)
+    footage = _position("FOOTAGE_START", footage_start, first, timeline.MAX_FRAME)
     if frame_count is not None and not 1 <= frame_count <= timeline.MAX_FRAMES:
         raise ValueError(f"FRAME_COUNT is {frame_count}: it must be from 1 to {timeline.MAX_FRAMES}")
 

@@ -25,7 +25,8 @@ MIN_SAMPLES = 5_600  # shorter speech is extended with zeros: the reference need
 
 MAX_FRAMES = 32  # in one request
 MAX_SAMPLES = 30 * 60 * SAMPLE_RATE  # 28,800,000 in one request
-MAX_POSITION = 2**48  # of a sample or a frame: keeps all arithmetic far from overflow
+MAX_FRAME = 2**31 - 1 - MAX_FRAMES  # 2.7 years: OpenVINO, where it runs the network, computes positions in 32 bits
+MAX_SAMPLE = MAX_FRAME * SAMPLES_PER_FRAME
 
 # Frame i needs windows i-9 .. i+6. The earliest sample: 640(i-9) less the 160 lost to flooring 16k//5, less half an
 # FFT window, less one for pre-emphasis. The latest (exclusive): 640(i+6) + 15 hops + half an FFT window.
