@@ -1,0 +1,1 @@
+"""Parts of `scripts/benchmark.py`: what is measured, and how it is written down."""
