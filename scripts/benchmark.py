@@ -23,6 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 from rich.console import Console
 import stages
@@ -80,7 +81,7 @@ def full_width(source: AvatarSource, folder: Path) -> str:
 
     torch.manual_seed(0)
     path = folder / "full.onnx"
-    export_unet(UNet("full").eval(), path)
+    onnx.save(export_unet(UNet("full").eval()), path)
     return str(path)
 
 
