@@ -27,7 +27,7 @@ check: .venv/.test ## formatter, linter and type checker
 	$(BIN)/mypy
 
 clean: ## remove the build output and .venv
-	rm -rf .venv demo.mp4 model_repository/.build* model_repository/*/1/model.onnx model_repository/*/1/*.crops model_repository/*/avatar model_repository/*/configs
+	rm -rf .venv demo.mp4 model_repository/.build* model_repository/*/1/model.onnx model_repository/*/1/*.crops model_repository/*/avatar model_repository/*/configs model_repository/lipsync/config.pbtxt
 	rm -f model_repository/mel_preprocess/1/filterbank.npy
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -39,7 +39,11 @@ def build(repository: Path = stages.REPOSITORY, avatars: Path = AVATARS, report:
         SourceError, ValueError, OSError: a source is missing or broken.
     """
     demo, encoder = avatars / "demo", avatars / "audio_encoder" / "encoder.onnx"
-    packing = [*_code("graphs", "package_avatar", "avatar_source"), *sorted((repository / "composite/1").glob("*.py"))]
+    packing = [
+        *_code("graphs", "package_avatar", "avatar_source", "quantize"),
+        *sorted((repository / "composite/1").glob("*.py")),
+        repository / "lipsync/config.template.pbtxt",
+    ]
     with (repository / ".build.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # servers that start together build once
 
@@ -57,7 +61,7 @@ def build(repository: Path = stages.REPOSITORY, avatars: Path = AVATARS, report:
         _step(
             repository,
             "demo avatar",
-            [*outputs, repository / "lipsync/avatar"],
+            [*outputs, repository / "lipsync/avatar", repository / "lipsync/config.pbtxt"],
             sources,
             lambda: package_avatar(AvatarSource.read(demo), repository, shipped=True),
             report,

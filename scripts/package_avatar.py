@@ -186,7 +186,7 @@ def _substitute(text: str, pattern: str, value: str) -> str:
 
 
 def _network_config(repository: Path, name: str, preset: str, facts: dict[str, str]) -> str:
-    text = (repository / SHIPPED[0] / "config.pbtxt").read_text()
+    text = (repository / SHIPPED[0] / "config.template.pbtxt").read_text()
     text = _substitute(text, r'^(name: ")[^"]*(")', name)
     accelerator = '{ name: "openvino" }' if PRESETS[preset][1] else ""
     text = _substitute(text, r"(cpu_execution_accelerator: \[ ).*?( \])", accelerator)

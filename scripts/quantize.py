@@ -6,14 +6,14 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import mel
 import numpy as np
 import onnx
 import onnxruntime as ort
-import timeline
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
+import mel
+import timeline
 
 Example = dict[str, NDArray[np.float32]]  # input [1,6,320,320], audio [1,32,16,16]
 

@@ -53,7 +53,7 @@ def client(tmp_path_factory, networks, crops) -> Iterator[grpc.InferenceServerCl
         (repository / name / "1").mkdir(parents=True)
         onnx.save(model, repository / name / "1" / "model.onnx")
     shutil.copy(stages.REPOSITORY / "audio_encoder" / "config.pbtxt", repository / "audio_encoder")
-    lipsync = (stages.REPOSITORY / "lipsync" / "config.pbtxt").read_text()
+    lipsync = (stages.REPOSITORY / "lipsync" / "config.template.pbtxt").read_text()
     for name in ("half", "full"):
         (repository / name / "config.pbtxt").write_text(lipsync.replace('name: "lipsync"', f'name: "{name}"'))
     config = ServerConfig(ports=Ports(0, 0, 0), load=tuple(models), required=tuple(models))

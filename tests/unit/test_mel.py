@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-import mel
 import numpy as np
 import pytest
+import mel
 import timeline
 from filterbank import make_filterbank
 from speech import babble, reference_rows

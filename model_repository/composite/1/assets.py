@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from blend import BLENDS, INNER, changed_rect
 from loop import LOOPS
-from numpy.typing import NDArray
 from splice import Grid, Rect, encode, row_cuts, segment_bounds
 
 FORMAT = 1

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from assets import FORMAT, Facts
 from blend import changed_rect, paste, scratch
 from loop import footage_index
-from numpy.typing import NDArray
 from splice import Grid, Rect, splice
 
 Picture = NDArray[np.uint8]

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from assets import key_name
 from avatar import Avatar
-from numpy.typing import NDArray
 
 
 class InvalidRequest(Exception):

@@ -10,8 +10,8 @@ from typing import Any
 import cv2
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from compose import Avatars, InvalidRequest, check_count, compose
 from numpy.typing import NDArray
+from compose import Avatars, InvalidRequest, check_count, compose
 
 
 class TritonPythonModel:
