@@ -17,6 +17,8 @@ from .errors import (
     Timeout,
     VideoError,
 )
+from .live import LiveSession
+from .live_frame import LiveFrame
 from .timeline import Request, Timeline
 from .video import write_mp4
 from .wire import Avatar, Frame, Result, Timings
@@ -34,6 +36,8 @@ __all__ = [
     "Frame",
     "InvalidRequest",
     "LipsyncError",
+    "LiveFrame",
+    "LiveSession",
     "LoadFailed",
     "ModelState",
     "Overloaded",

@@ -29,6 +29,7 @@ __all__ = ["Avatar", "Frame", "Result", "Timings"]
 DEFAULT_URL = "127.0.0.1:8001"
 SHIPPED_AVATAR = "demo"
 TIMELINE_MODEL = "mel_preprocess"
+COMPOSITE_MODEL = "composite"
 CHANNEL_ARGS = [
     ("grpc.max_send_message_length", -1),  # 25 frames of a large avatar pass gRPC's limit of 4 MB
     ("grpc.max_receive_message_length", -1),
@@ -74,9 +75,18 @@ class Frame:
 
 @dataclass(frozen=True)
 class Avatar:
-    """Facts of a loaded avatar. `loop` says how its footage repeats: "forward" or "pingpong"."""
+    """Facts of a loaded avatar.
+
+    Attributes:
+        id: its name.
+        key: hash of its packed content: another one means that the avatar was replaced.
+        frame_width, frame_height: size of its pictures.
+        footage_frames: length of its footage.
+        loop: how the footage repeats: "forward" or "pingpong".
+    """
 
     id: str
+    key: int
     frame_width: int
     frame_height: int
     footage_frames: int
@@ -103,6 +113,7 @@ def avatar_from_parameters(parameters: dict[str, str]) -> Avatar:
     try:
         return Avatar(
             id=parameters["avatar_id"],
+            key=int(parameters["avatar_key"]),
             frame_width=int(parameters["frame_width"]),
             frame_height=int(parameters["frame_height"]),
             footage_frames=int(parameters["footage_frames"]),

@@ -19,7 +19,14 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import serialize_byte_tensor
 
 TIMELINE = Timeline(sample_rate=1000, fps=25, samples_before=91, samples_after=110, max_frames=8, max_samples=100_000)
-AVATAR = {"avatar_id": "demo", "frame_width": "64", "frame_height": "48", "footage_frames": "10", "loop": "forward"}
+AVATAR = {
+    "avatar_id": "demo",
+    "avatar_key": "77",
+    "frame_width": "64",
+    "frame_height": "48",
+    "footage_frames": "10",
+    "loop": "forward",
+}
 WAIT_S = 20  # no test may hang
 DTYPES = {"FP32": np.float32, "INT64": np.int64, "INT32": np.int32, "BOOL": np.bool_}
 

@@ -1,0 +1,237 @@
+"""Live sessions against a real server. Their clock waits for the server, so that a slow machine changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import itertools
+import socket
+
+import numpy as np
+import pytest
+from PIL import Image
+from lipsync_client import AsyncClient, LiveFrame, LiveSession, to_speech
+from lipsync_client.live_speech import Speech
+from live_clock import TestClock, run, take, until_last
+from speech import real_speech
+
+SECONDS = 60.0  # no call may hang
+RATE = 24_000
+
+
+@pytest.fixture(scope="module")
+def sound() -> np.ndarray:
+    """1.1 s as a synthesiser gives it: INT16 at 24 kHz."""
+    speech = to_speech(real_speech()[16_000 : 16_000 + 17_700], 16_000, to_rate=RATE)
+    return (speech * 32767).astype(np.int16)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> TestClock:
+    clock = TestClock()
+    clock.watch(monkeypatch)
+    return clock
+
+
+async def say(session: LiveSession, sound: np.ndarray, piece: int) -> None:
+    data = sound.tobytes()
+    for start in range(0, len(data), piece):
+        await session.push(data[start : start + piece], RATE)
+    await session.end_speech()
+
+
+async def rendered(url: str, sound: np.ndarray, footage_start: int) -> list[bytes]:
+    async with AsyncClient(url, timeout=SECONDS) as client:
+        speech = to_speech(sound, RATE)
+        return [frame.jpeg async for frame in client.render(speech, chunk=32, footage_start=footage_start)]
+
+
+def talking(frames: list[LiveFrame]) -> list[LiveFrame]:
+    return [frame for frame in frames if frame.speech_frame is not None]
+
+
+def pixels(jpeg: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(jpeg)))
+
+
+def test_live_speech_equals_rendering_it_whole_and_idle_frames_are_the_footage(server, demo, clock, sound) -> None:
+    footage = demo[1]
+
+    async def main() -> None:
+        async with LiveSession(server.grpc_url, clock=clock, timeout=SECONDS) as session:
+            frames = await take(session, 5)
+            speaking = asyncio.create_task(say(session, sound, 1_001))
+            frames += await until_last(session)
+            await speaking
+            frames += await take(session, 5)
+        spoken = talking(frames)
+        assert [frame.jpeg for frame in spoken] == await rendered(server.grpc_url, sound, spoken[0].footage_position)
+        assert [frame.footage_position for frame in frames] == list(range(len(frames)))
+        for frame in frames:
+            if frame.state == "idle":
+                assert frame.jpeg == footage.footage_jpeg(frame.footage_position)
+        # No jump where they meet: a talking frame differs from the footage's own in the face only.
+        for frame in (spoken[0], spoken[-1]):
+            here, plain = pixels(frame.jpeg), pixels(footage.footage_jpeg(frame.footage_position))
+            rows = np.flatnonzero((here != plain).any((1, 2)))
+            assert 0 < len(rows) < len(here) * 0.8
+
+    run(main, clock)
+
+
+def test_idle_frames_run_no_network(server, client, clock) -> None:
+    def executed() -> int:
+        return client.get_inference_statistics("lipsync").model_stats[0].inference_count
+
+    async def main() -> None:
+        async with LiveSession(server.grpc_url, clock=clock, timeout=SECONDS) as session:
+            await take(session, 100)
+
+    before = executed()
+    run(main, clock)
+    assert executed() == before
+
+
+def test_after_an_interruption_the_next_frame_is_idle_and_the_next_speech_exact(server, sound) -> None:
+    """On the event loop's clock."""
+
+    async def main() -> None:
+        async with LiveSession(server.grpc_url, timeout=SECONDS) as session:
+            speaking = asyncio.create_task(say(session, np.tile(sound, 10), 4_800))
+            async for frame in session:
+                if frame.speech_frame == 3:
+                    break
+            await session.interrupt()
+            after = await anext(session)
+            assert after.state == "idle"
+            assert after.index == frame.index + 1
+            await asyncio.wait_for(speaking, SECONDS)
+            await session.interrupt()  # what was still pushed began a speech of its own
+            assert {frame.state for frame in await take(session, 10)} == {"idle"}
+
+            await say(session, sound, 4_800)
+            frames = await asyncio.wait_for(until_last(session), SECONDS)
+            spoken = talking(frames)
+            steps = np.diff([frame.footage_position for frame in frames])
+            assert set(np.abs(steps).tolist()) <= {0, 1}
+            starts = [spoken[0].footage_position]
+            if [frame.footage_position - starts[0] for frame in spoken] == list(range(len(spoken))):  # nothing was late
+                assert [frame.jpeg for frame in spoken] == await rendered(server.grpc_url, sound, starts[0])
+            assert [frame.speech_frame for frame in spoken] == list(range(len(spoken)))
+
+    asyncio.run(asyncio.wait_for(main(), 3 * SECONDS))
+
+
+def test_a_dead_address_is_passed_over(server, clock, sound) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound and not listening: nobody answers there
+        dead = f"127.0.0.1:{taken.getsockname()[1]}"
+
+        async def main() -> None:
+            async with LiveSession([dead, server.grpc_url], clock=clock, timeout=SECONDS) as session:
+                await say(session, sound[:6_000], 3_000)
+                frames = talking(await until_last(session))
+            assert [frame.speech_frame for frame in frames] == list(range(len(frames))) == list(range(7))
+
+        run(main, clock)
+
+
+def test_talking_frames_of_silence_depend_on_the_footage_alone(server, sound) -> None:
+    """What a session relies on when it shows one again."""
+    loud = to_speech(sound, RATE)[:16_000]
+    speech = np.concatenate([loud, np.zeros(40 * 640, np.float32), loud])
+
+    async def main() -> None:
+        async with AsyncClient(server.grpc_url, timeout=SECONDS) as client:
+
+            async def picture(first: int, count: int) -> bytes:
+                """The last of some frames, at the same place of the footage every time."""
+                start = 40 - count
+                answer = await client.infer(
+                    speech, audio_end=False, first_frame=first, frame_count=count, footage_start=start
+                )
+                return answer.frames[-1]
+
+            heard = Speech(1, 16_000, await client.timeline())
+            heard.push(speech)
+            heard.end()
+            silent = [frame for frame in range(heard.total) if heard.silent(frame)]
+            assert len(silent) > 10
+            once = await picture(silent[0], 1)
+            assert once == await picture(silent[-1] - 2, 3)
+            assert once != await picture(silent[-1] + 5, 1)
+
+    asyncio.run(asyncio.wait_for(main(), SECONDS))
+
+
+class Relay:
+    """An address that leads to a server until it is cut."""
+
+    def __init__(self, url: str) -> None:
+        self._host, _, self._port = url.rpartition(":")
+        self._ends: list[asyncio.StreamWriter] = []
+
+    async def open(self) -> str:
+        self._listening = await asyncio.start_server(self._connect, "127.0.0.1", 0)
+        return f"127.0.0.1:{self._listening.sockets[0].getsockname()[1]}"
+
+    def cut(self) -> None:
+        self._listening.close()
+        for end in self._ends:
+            end.transport.abort()
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection(self._host, int(self._port))
+        self._ends += [writer, back]
+        with contextlib.suppress(ConnectionError):
+            await asyncio.gather(self._copy(reader, back), self._copy(there, writer))
+
+    async def _copy(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        while data := await source.read(1 << 16):
+            target.write(data)
+            await target.drain()
+
+
+def test_a_server_lost_in_mid_speech_costs_no_frame(server, clock, sound) -> None:
+    async def main() -> None:
+        relay = Relay(server.grpc_url)
+        async with LiveSession([await relay.open(), server.grpc_url], clock=clock, timeout=SECONDS, chunk=4) as session:
+            speaking = asyncio.create_task(say(session, sound, 4_800))
+            frames = await take(session, 12)
+            assert len(talking(frames)) > 0
+            relay.cut()
+            frames += await until_last(session)
+            await speaking
+            assert session._servers._preferred == 1
+        spoken = talking(frames)
+        assert [frame.speech_frame for frame in spoken] == list(range(len(spoken)))
+        start = spoken[0].footage_position
+        assert [frame.footage_position - start for frame in spoken] == list(range(len(spoken)))
+        assert [frame.jpeg for frame in spoken] == await rendered(server.grpc_url, sound, start)
+
+    run(main, clock)
+
+
+def test_starved_speech_resumes_exactly(server, clock, sound) -> None:
+    """Pushed with a gap: the frames after it are those of the whole speech, at the footage that was reached by then."""
+
+    async def main() -> None:
+        async with LiveSession(server.grpc_url, clock=clock, timeout=SECONDS, first_chunk=2) as session:
+            await session.push(sound[:18_000], RATE)
+            frames = await take(session, 40)
+            assert frames[-1].state == "speaking" and frames[-1].speech_frame is None
+            await session.push(sound[18_000:], RATE)
+            await session.end_speech()
+            frames += await until_last(session)
+        spoken = talking(frames)
+        heard = np.concatenate([frame.audio for frame in spoken])
+        speech = to_speech(sound, RATE)
+        np.testing.assert_array_equal(heard[: len(speech)], speech)
+        for _, group in itertools.groupby(spoken, lambda frame: frame.footage_position - frame.speech_frame):
+            part = list(group)
+            start = part[0].footage_position - part[0].speech_frame
+            whole = await rendered(server.grpc_url, sound, start)
+            assert [frame.jpeg for frame in part] == [whole[frame.speech_frame] for frame in part]
+
+    run(main, clock)
