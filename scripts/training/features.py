@@ -1,0 +1,71 @@
+"""Speech with known mouth curves -> what a U-Net is trained on: a frame's 16 rows of audio features, and its curves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import track
+from networks import AudioEncoder
+from timeline import ROWS_PER_FRAME
+from training import speech_data
+from training.mouth_curves import classes, mouth_curves
+
+
+@dataclass(frozen=True)
+class SpokenFrames:
+    """Frames of many speeches. `rows` FP16 [R,512] holds all speeches' feature rows, one speech after the other."""
+
+    rows: np.ndarray
+    first_row: np.ndarray  # INT64 [N]: frame n reads rows first_row[n] .. first_row[n]+15
+    curves: np.ndarray  # FP32 [N,7], see mouth_curves.MOUTH
+    silent: np.ndarray  # BOOL [N]
+
+    def audio(self, frame: int) -> np.ndarray:
+        """FP32 [32,16,16], the U-Net's audio input."""
+        first = self.first_row[frame]
+        return self.rows[first : first + ROWS_PER_FRAME].astype(np.float32).reshape(32, 16, 16)
+
+    def pick(self, rng: np.random.Generator, silence: float = 0.2) -> int:
+        """A random frame; one in five is silence, because a mouth that moves in pauses is noticed at once."""
+        return int(rng.choice(np.flatnonzero(self.silent == (rng.random() < silence))))
+
+
+@torch.no_grad()
+def encode(encoder: AudioEncoder, filterbank, audio: np.ndarray) -> np.ndarray:
+    """Feature rows of a speech, FP32 [frames+15, 512], zeros outside the list."""
+    windows, inside = speech_data.encoder_rows(filterbank, audio)
+    return (encoder(torch.from_numpy(windows)) * torch.from_numpy(inside)).numpy()
+
+
+def spoken_frames(
+    corpus: list[speech_data.Speech], encoder: AudioEncoder, filterbank, count: int, seed: int, rough: float = 0.7
+) -> SpokenFrames:
+    """`count` speeches of the corpus with pauses around them, most of them as rooms and microphones leave them."""
+    rng = np.random.default_rng(seed)
+    encoder.eval()
+    rows, first, curves, silent, begin = [], [], [], [], 0
+    order = [corpus[i % len(corpus)] for i in rng.permutation(max(count, len(corpus)))[:count]]
+    for speech in track(order, description="encoding speech"):
+        speech = speech_data.change_speed(speech, rng.uniform(0.88, 1.15))
+        speech = speech_data.add_silence(speech, rng.uniform(0, 0.5), rng.uniform(0.1, 0.6))
+        shapes, kind = mouth_curves(speech.phones, speech.audio, speech.frames)
+        audio = speech_data.roughen(speech.audio, rng) if rng.random() < rough else speech.audio
+        features = encode(encoder, filterbank, audio)
+        rows.append(features.astype(np.float16))
+        first.append(begin + np.arange(speech.frames))
+        curves.append(shapes)
+        silent.append((kind == classes().index("pau")) & (shapes[:, 0] < 0.05))
+        begin += len(features)
+    return SpokenFrames(*(np.concatenate(parts) for parts in (rows, first, curves, silent)))
+
+
+def load_or_make(path: Path, make) -> SpokenFrames:
+    """The frames stored at `path` (.npz), or what `make()` gives, stored there."""
+    if not path.exists():
+        frames = make()
+        np.savez(path, rows=frames.rows, first_row=frames.first_row, curves=frames.curves, silent=frames.silent)
+    with np.load(path) as stored:
+        return SpokenFrames(**{name: stored[name] for name in ("rows", "first_row", "curves", "silent")})

@@ -1,0 +1,164 @@
+"""Speech whose phonemes are known, from synthetic voices: the corpus, its augmentation, what networks see of it.
+
+    PYTHONPATH=scripts python -m training.speech_data CORPUS [--sentences 200] [--piper PYTHON VOICE.onnx]
+
+needs Debian's `flite`; a Piper voice is optional (see `piper_voice.py`). The corpus is `<voice>_<number>.wav`, 16 kHz,
+with `<voice>_<number>.json` beside it: {"text", "phones": [[name, end in s], ..]} or, from eSpeak-based voices,
+{"text", "ipa": [[mark, duration], ..]}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import wave
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.progress import track
+from scipy.signal import butter, fftconvolve, lfilter
+import mel
+import timeline
+from filterbank import make_filterbank
+from training.mouth_curves import Phone, phones_from_ipa
+from training.sentences import sentences
+
+FLITE_VOICES = ("slt", "rms", "kal16", "awb")
+PAD = timeline.SAMPLES_AFTER  # what clients append to a speech, so that every frame has real context
+
+
+@dataclass(frozen=True)
+class Speech:
+    """One spoken sentence: FP32 samples at 16 kHz and its phonemes' end times in seconds."""
+
+    name: str
+    audio: np.ndarray
+    phones: tuple[Phone, ...]
+
+    @property
+    def frames(self) -> int:
+        return timeline.frame_total(len(self.audio))
+
+
+def read_wav(path: Path) -> np.ndarray:
+    """FP32 samples in [-1, 1] of a 16-bit mono file at 16 kHz."""
+    with wave.open(str(path)) as file:
+        if file.getparams()[:3] != (1, 2, timeline.SAMPLE_RATE):
+            raise ValueError(f"{path}: must be mono, 16 bit, {timeline.SAMPLE_RATE} Hz")
+        return np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / 32768
+
+
+def load_corpus(folder: Path, voices: set[str] | None = None) -> list[Speech]:
+    """The corpus, or those voices of it, in the order of the names."""
+    result = []
+    for path in sorted(folder.glob("*.json")):
+        if voices is not None and path.stem.split("_")[0] not in voices:
+            continue
+        notes = json.loads(path.read_text())
+        phones = phones_from_ipa(notes["ipa"]) if "ipa" in notes else [(name, end) for name, end in notes["phones"]]
+        result.append(Speech(path.stem, read_wav(path.with_suffix(".wav")), tuple(phones)))
+    if not result:
+        raise FileNotFoundError(f"{folder}: no speech here; make some with `python -m training.speech_data`")
+    return result
+
+
+def load_filterbank(cache: Path):
+    """The mel stage's filterbank, made with librosa the first time."""
+    path = cache / "filterbank.npy"
+    if not path.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        make_filterbank(path)
+    return mel.load_filterbank(path)
+
+
+def encoder_rows(filterbank, audio: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The encoder's windows for all frames of a speech, computed by the serving stage's own code.
+
+    Returns:
+        FP32 [frames+15, 1, 80, 16], and FP32 [frames+15, 1], 0 for rows outside the feature list. Frame i reads the
+        rows i .. i+15 of these.
+    """
+    whole = np.concatenate([audio, np.zeros(PAD, np.float32)])
+    starts, inside = timeline.row_windows(0, timeline.frame_total(len(audio)), len(whole))
+    windows = mel.encoder_windows(filterbank, whole, 0, len(whole), starts, inside)
+    return windows, inside.astype(np.float32)[:, None]
+
+
+def change_speed(speech: Speech, factor: float) -> Speech:
+    """The speech played `factor` times as fast: pitch and formants move with it, as with another speaker's size."""
+    at = np.arange(0, len(speech.audio) - 1, factor)
+    audio = np.interp(at, np.arange(len(speech.audio)), speech.audio).astype(np.float32)
+    return Speech(speech.name, audio, tuple((name, end / factor) for name, end in speech.phones))
+
+
+def add_silence(speech: Speech, before: float, after: float) -> Speech:
+    """The speech between pauses of so many seconds."""
+    rate = timeline.SAMPLE_RATE
+    audio = np.concatenate(
+        [np.zeros(int(before * rate), np.float32), speech.audio, np.zeros(int(after * rate), np.float32)]
+    )
+    phones = [("pau", before), *((name, end + before) for name, end in speech.phones), ("pau", len(audio) / rate)]
+    return Speech(speech.name, audio, tuple(phones))
+
+
+def _noise(rng: np.random.Generator, samples: int) -> np.ndarray:
+    """Noise of unit power with a random tilt, from hiss to rumble."""
+    x = lfilter([1], [1, -rng.uniform(0, 0.98)], rng.standard_normal(samples))
+    return x / max(x.std(), 1e-9)
+
+
+def roughen(audio: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """What rooms, microphones and levels do to speech; its timing stays."""
+    x, rate = audio.astype(np.float64), timeline.SAMPLE_RATE
+    if rng.random() < 0.5:  # a room: the direct sound and a decaying tail
+        tail = rng.standard_normal(int(0.3 * rate)) * np.exp(
+            -np.arange(int(0.3 * rate)) / (rng.uniform(0.02, 0.1) * rate)
+        )
+        tail *= rng.uniform(0.1, 0.7) / np.sqrt(np.square(tail).sum())
+        tail[0] += 1
+        x = fftconvolve(x, tail)[: len(x)]
+    if rng.random() < 0.5:  # a microphone: brighter or duller
+        low = lfilter(*butter(1, rng.uniform(300, 3000), fs=rate), x)
+        x = x + rng.uniform(-0.7, 2) * low
+    if rng.random() < 0.3:  # a narrow line
+        x = lfilter(*butter(2, [rng.uniform(60, 300), rng.uniform(3400, 7500)], "bandpass", fs=rate), x)
+    power = np.sqrt(np.square(x).mean()) + 1e-9
+    x = x + power * 10 ** (-rng.uniform(8, 55) / 20) * _noise(rng, len(x))
+    if rng.random() < 0.2:  # hum
+        x = x + power * 10 ** (-rng.uniform(10, 40) / 20) * np.sin(
+            2 * np.pi * rng.choice([50, 60, 100]) * np.arange(len(x)) / rate
+        )
+    x *= 10 ** (rng.uniform(-32, -1) / 20) / (np.abs(x).max() + 1e-9)
+    return x.astype(np.float32)
+
+
+def speak_with_flite(voice: str, text: str, path: Path) -> None:
+    """Writes `path`.wav and `path`.json."""
+    command = ["flite", "-voice", voice, "-psdur", "-t", text, "-o", str(path.with_suffix(".wav"))]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    phones = [[mark.rsplit(":", 1)[0], float(mark.rsplit(":", 1)[1])] for mark in printed.split()]
+    path.with_suffix(".json").write_text(json.dumps({"text": text, "phones": phones}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("corpus", type=Path)
+    parser.add_argument("--sentences", type=int, default=200, help="for each voice")
+    parser.add_argument("--piper", nargs=2, metavar=("PYTHON", "VOICE"), help="adds a Piper voice")
+    options = parser.parse_args()
+    options.corpus.mkdir(parents=True, exist_ok=True)
+    for number, voice in enumerate(FLITE_VOICES):
+        texts = sentences(options.sentences, seed=number)
+        for index, text in track(list(enumerate(texts)), description=f"flite {voice}"):
+            speak_with_flite(voice, text, options.corpus / f"{voice}_{index:04d}")
+    if options.piper:
+        listing = options.corpus / "sentences.txt"
+        listing.write_text("\n".join(sentences(options.sentences, seed=len(FLITE_VOICES))))
+        script = Path(__file__).with_name("piper_voice.py")
+        subprocess.run([options.piper[0], script, options.piper[1], listing, options.corpus], check=True, timeout=3600)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""What a U-Net is trained on, wherever it comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+MASK = (5, 5, 310, 305)  # x, y, width, height of what is blacked in the crop
+
+
+@dataclass(frozen=True)
+class Example:
+    """One face with K moments of speech: K training samples. Pictures are crops, BGR uint8 [320,320,3].
+
+    Sharing the face saves a third of the work where the source can draw it with any mouth; a video has K = 1.
+    """
+
+    reference: np.ndarray  # input channels 0-2: the face
+    current: np.ndarray  # the face of this moment: input channels 3-5, once `batch_of` has masked its mouth
+    audio: np.ndarray  # FP32 [K,32,16,16]
+    targets: np.ndarray  # BGR uint8 [K,320,320,3]
+
+
+class Source(Protocol):
+    """Where examples come from: a drawn avatar, a video with its own sound, .."""
+
+    def example(self, rng: np.random.Generator) -> Example: ...
+
+
+def _pictures(pictures: np.ndarray) -> Tensor:
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
+
+
+def batch_of(examples: list[Example]) -> tuple[Tensor, Tensor, Tensor]:
+    """(input [N,6,320,320], audio [N*K,32,16,16], targets [N*K,3,320,320]): K samples of one face follow each other."""
+    masked = _pictures(np.stack([e.current for e in examples]))
+    x, y, width, height = MASK
+    masked[:, :, y : y + height, x : x + width] = 0
+    both = torch.cat([_pictures(np.stack([e.reference for e in examples])), masked], 1)
+    audio = torch.from_numpy(np.concatenate([e.audio for e in examples]))
+    return (
+        both.contiguous(memory_format=torch.channels_last),
+        audio,
+        _pictures(np.concatenate([e.targets for e in examples])),
+    )
+
+
+def weights_of_places() -> Tensor:
+    """Errors at the mouth count up to eight times as much, [320,320]."""
+    y, x = torch.meshgrid(torch.arange(320.0), torch.arange(320.0), indexing="ij")
+    return 1 + 7 * torch.exp(-(((x - 160) / 60) ** 4) - ((y - 175) / 55) ** 4)
+
+
+def picture_loss(output: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+    """Of pictures [N,3,h,w]: L1, squares so that a wrong mouth counts more than a soft one, a little of the gradients.
+
+    More weight on gradients makes an unsure network draw no edges at all.
+    """
+    error = output - target
+    steps = (error.diff(dim=3).abs() * weights[:, 1:]).mean() + (error.diff(dim=2).abs() * weights[1:]).mean()
+    return (((error.abs() + 4 * error.square()) * weights).mean() + 0.3 * steps) / 4
