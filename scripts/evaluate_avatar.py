@@ -1,0 +1,137 @@
+"""Measures an avatar: lets it speak, looks at the frames that are sent, writes a table and contact sheets.
+
+    python scripts/evaluate_avatar.py demo --out OUT
+    python scripts/evaluate_avatar.py demo --truth evaluation.drawn_truth:open_truth --speech a.wav --speech b.wav
+
+needs the extra `evaluate`; `flite` for a voice with known phonemes. What is measured, and how: docs/evaluation.md.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.console import Console
+import stages
+from assets import key_name
+from evaluation.landmarks import FaceMesh
+from evaluation.mouth import MouthMeter
+from evaluation.patch import Footage
+from evaluation.recording import Recording, Studio, Talk, Truth, joined
+from evaluation.report import picture_lines, speech_lines, write_sheets, write_tables
+from lipsync_client.audio import read_audio
+from lipsync_client.errors import AudioError
+from local_pipeline import LocalPipeline
+from training.mouth_curves import phones_from_ipa
+from training.sentences import sentences
+from training.speech_data import read_wav, speak_with_flite
+
+SAMPLE_RATE = 16_000
+NEW_SENTENCES = 1000  # seed: none of the training's
+NOISE = 1e-3  # RMS of the low noise, -60 dB of full scale
+LEARNED = 36  # footage frames that show the mouth at rest
+
+console = Console()
+
+
+def silences(seconds: float = 10.0) -> list[Talk]:
+    """Digital silence, and noise as quiet as that of a quiet room's microphone."""
+    count = round(seconds * SAMPLE_RATE)
+    noise = NOISE * np.random.default_rng(0).standard_normal(count)
+    return [Talk("silence", np.zeros(count, np.float32)), Talk("noise-60dB", noise.astype(np.float32))]
+
+
+def read_talk(path: Path, seconds: float) -> Talk:
+    """The first seconds of a speech; phonemes from the .json beside it, if there is one (see speech_data.py)."""
+    audio = read_audio(path)[: round(seconds * SAMPLE_RATE)]
+    notes_path = path.with_suffix(".json")
+    if not notes_path.exists():
+        return Talk(path.stem, audio)
+    notes = json.loads(notes_path.read_text())
+    phones = phones_from_ipa(notes["ipa"]) if "ipa" in notes else [(name, end) for name, end in notes["phones"]]
+    return Talk(path.stem, audio, tuple(phones))
+
+
+def flite_talk(voice: str, count: int) -> Talk:
+    """New sentences spoken by one of flite's voices."""
+    talks = []
+    with tempfile.TemporaryDirectory() as folder:
+        for number, text in enumerate(sentences(count, seed=NEW_SENTENCES)):
+            path = Path(folder) / f"{number}.wav"
+            speak_with_flite(voice, text, path)
+            phones = json.loads(path.with_suffix(".json").read_text())["phones"]
+            talks.append(Talk(path.stem, read_wav(path), tuple((name, end) for name, end in phones)))
+    return joined(f"flite-{voice}", talks)
+
+
+def open_studio(pipeline: LocalPipeline, truth: Truth | None) -> tuple[Studio, list[str]]:
+    """The studio, and what it learned of the avatar."""
+    footage = Footage(pipeline.folder, pipeline.avatar)
+    facts = footage.facts
+    chosen = np.unique(np.linspace(0, facts.frames - 1, LEARNED).astype(int)).tolist()
+    frames, boxes = [footage.frame(i) for i in chosen], [footage.box(i) for i in chosen]
+    meter = MouthMeter(FaceMesh(), frames, boxes)
+    still = [meter.measure(frame, box) for frame, box in zip(frames, boxes, strict=True)]
+    notes = [
+        f"Avatar {facts.id}, {facts.width}x{facts.height}, {facts.frames} frames, key {key_name(pipeline.key)}.",
+        f"Eyes {meter.eyes:.0f} px apart. At rest the landmarks' inner lips are {meter.rest:.2f} % of it apart; in the "
+        f"plain footage the opening beyond that is {min(s.opening for s in still):.2f} to "
+        f"{max(s.opening for s in still):.2f} %, the gap at most {max(s.gap for s in still):.2f} %.",
+    ]
+    return Studio(pipeline, footage, meter, truth), notes
+
+
+def evaluate(
+    avatar: Annotated[str, typer.Argument(help="Its id.")] = "demo",
+    repository: Annotated[Path, typer.Option(help="A built model repository.")] = stages.REPOSITORY,
+    speech: Annotated[list[Path] | None, typer.Option(help="Speech; phonemes in a .json beside it are used.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the table and the pictures.")] = Path("evaluation"),
+    voice: Annotated[str, typer.Option(help="flite voice with known phonemes; '' for none.")] = "awb",
+    count: Annotated[int, typer.Option("--sentences", help="of that voice")] = 8,
+    seconds: Annotated[float, typer.Option(help="of each speech file")] = 30.0,
+    truth: Annotated[str, typer.Option(help="MODULE:FUNCTION, called with the source folder: true pictures.")] = "",
+    avatars: Annotated[Path, typer.Option(help="Sources of avatars, for --truth.")] = stages.ROOT / "avatars",
+) -> None:
+    """Measure an avatar: a table on the screen and in OUT/table.md, contact sheets beside it."""
+    try:
+        talks = [read_talk(path, seconds) for path in speech or [stages.ROOT / "samples" / "speech.wav"]]
+        if voice and shutil.which("flite"):
+            talks.append(flite_talk(voice, count))
+        pipeline = LocalPipeline(repository, avatar)
+        studio, notes = open_studio(pipeline, _open_truth(truth, avatars / avatar))
+    except (ValueError, RuntimeError, OSError, AudioError) as error:
+        raise SystemExit(f"evaluate_avatar: {error}") from None
+    if voice and not shutil.which("flite"):
+        console.print("no flite here: nothing is measured against known phonemes")
+    out.mkdir(parents=True, exist_ok=True)
+    spoken = [_record(studio, talk, out) for talk in talks]
+    quiet = [_record(studio, talk, out) for talk in silences()]
+    parts = [
+        ("Speech", spoken, speech_lines(spoken)),
+        ("Pictures", [*quiet, *spoken], picture_lines([*quiet, *spoken])),
+    ]
+    write_tables(parts, notes, out / "table.md", console)
+    console.print(*notes, f"written: {out}/table.md and its pictures", sep="\n")
+
+
+def _record(studio: Studio, talk: Talk, out: Path) -> Recording:
+    recording = studio.record(talk)
+    write_sheets(recording, out)
+    return recording
+
+
+def _open_truth(named: str, source: Path) -> Truth | None:
+    if not named:
+        return None
+    module, _, function = named.partition(":")
+    return getattr(importlib.import_module(module), function)(source)
+
+
+if __name__ == "__main__":
+    typer.run(evaluate)

@@ -1,0 +1,297 @@
+"""Measuring an avatar: each measure on material whose answer is known, and the pipeline without a server."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+from test_package_avatar import TOY_ENCODER, write_source
+import stages
+import mel
+import speech
+import timeline
+from avatar_source import AvatarSource
+from evaluation import landmarks, measures, report
+from evaluation.mouth import MouthMeter, MouthShape
+from evaluation.patch import Footage, PatchWatch
+from evaluation.recording import Recording, Studio, Talk, joined
+from graphs import served_encoder
+from local_pipeline import LocalPipeline
+from package_avatar import package_avatar
+from splice import Rect
+
+PAUSED = Talk("paused", np.zeros(0, np.float32), (("pau", 0.4), ("b", 0.5), ("aa", 0.9), ("pau", 1.3)))
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory) -> LocalPipeline:
+    """A toy avatar in a model repository of its own."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    generated = shutil.ignore_patterns("1", "avatar", "configs", ".*")
+    repository = Path(shutil.copytree(stages.REPOSITORY, folder / "model_repository", ignore=generated))
+    for stage in ("mel_preprocess", "audio_encoder"):
+        (repository / stage / "1").mkdir()
+    bank = np.random.default_rng(0).uniform(0, 0.02, (80, 401)).astype(np.float32)
+    np.save(repository / "mel_preprocess" / "1" / "filterbank.npy", bank)
+    onnx.save(served_encoder(onnx.parser.parse_model(TOY_ENCODER)), repository / "audio_encoder" / "1" / "model.onnx")
+    package_avatar(AvatarSource.read(write_source(folder / "toy")), repository)
+    return LocalPipeline(repository, "toy")
+
+
+class TwoDots:
+    """Stands for the landmark network: a face whose lips' inner edges are the red and the blue dot of the picture."""
+
+    def points(self, picture, region) -> tuple[np.ndarray, float]:
+        result = np.zeros((468, 2))
+        result[landmarks.EYES[1]] = (100, 0)
+        result[landmarks.CORNERS[0]], result[landmarks.CORNERS[1]] = (90, 80), (130, 80)
+        result[landmarks.UNDER_NOSE], result[landmarks.UNDER_LIP] = (110, 60), (110, 96)
+        upper, lower = (np.argwhere((picture == colour).all(2)) for colour in ((0, 0, 255), (255, 0, 0)))
+        for pair in landmarks.INNER_LIPS if len(upper) and len(lower) else ():
+            result[pair[0]], result[pair[1]] = upper[0, ::-1], lower[0, ::-1]
+        return result, 10.0
+
+    def find(self, picture, box):
+        return self.points(picture, None)[0], landmarks.Region(110, 80, 150, 0)
+
+
+# --- the pipeline without a server ---
+
+
+def test_chunked_frames_equal_whole_ones_to_the_byte(pipeline):
+    talk = speech.babble(640 * 40 + 1)
+    whole = list(pipeline.render(talk))
+    assert len(whole) == 41
+    assert [frame.position for frame in whole] == list(range(41))
+    assert len({frame.jpeg for frame in whole}) > 20  # the speech is seen in the pictures
+    for chunk in (1, 7):
+        for one, other in zip(whole, pipeline.render(talk, chunk=chunk), strict=True):
+            assert one.jpeg == other.jpeg
+            np.testing.assert_array_equal(one.mouth, other.mouth)
+
+
+def test_a_slice_gives_the_features_of_the_whole_speech(pipeline):
+    talk = np.concatenate([speech.babble(640 * 40), np.zeros(timeline.SAMPLES_AFTER, np.float32)])
+    starts, inside = timeline.row_windows(20, 5, len(talk))
+    windows = mel.encoder_windows(pipeline._filterbank, talk, 0, len(talk), starts, inside)
+    rows = windows.reshape(20, -1)[:, :512]  # what the toy encoder gives
+    expected = np.stack([rows[i : i + 16].reshape(32, 16, 16) for i in range(5)])
+    np.testing.assert_array_equal(pipeline._features(talk, 20, 5), expected)
+
+
+def test_footage_begins_where_it_is_told(pipeline):
+    silence = np.zeros(640 * 3, np.float32)
+    from_two = [frame.jpeg for frame in pipeline.render(silence, footage_start=2)]
+    assert from_two[0] == list(pipeline.render(np.zeros(640 * 5, np.float32)))[2].jpeg
+
+
+def test_an_avatar_that_is_not_there_is_refused_by_name(pipeline):
+    with pytest.raises(ValueError, match="avatar 'nobody' is not in"):
+        LocalPipeline(pipeline.folder.parents[2], "nobody")
+    with pytest.raises(ValueError, match="chunk is 33: it must be from 1 to 32"):
+        next(pipeline.render(np.zeros(640, np.float32), chunk=33))
+
+
+# --- sound ---
+
+
+def test_the_envelope_follows_bursts_at_their_time():
+    sound = np.zeros(640 * 50, np.float32)
+    sound[640 * 20 : 640 * 30] = 0.3 * np.sin(np.arange(6400))
+    loud = measures.envelope(sound, 50)
+    np.testing.assert_allclose(loud[22:29], 1, atol=0.05)
+    assert loud[:18].max() < 0.01 and loud[33:].max() < 0.01
+    half = loud > 0.5 ** (2 * measures.LOUDNESS)  # half the amplitude
+    assert abs(np.flatnonzero(half).mean() - 25) < 0.6
+
+
+def test_a_known_delay_is_found():
+    wanted = np.convolve(np.random.default_rng(1).standard_normal(300), np.hanning(9), "same")
+    for delay in (-4, 0, 3):
+        r, lag, r0 = measures.best_lag(np.roll(wanted, delay) * 5 - 2, wanted)
+        assert abs(lag - delay) < 0.1 and r > 0.97
+        assert (r0 > 0.97) == (delay == 0)
+    between = np.interp(np.arange(300) - 0.5, np.arange(300), wanted)
+    assert abs(measures.best_lag(between, wanted)[1] - 0.5) < 0.1
+
+
+def test_pauses_are_the_long_quiet_runs_without_their_ends():
+    sound = speech.babble(640 * 100)
+    sound[:] = 0.1 * np.sin(np.arange(len(sound)) * 0.4)
+    sound[640 * 20 : 640 * 40] = 0
+    sound[640 * 60 : 640 * 65] = 0  # too short
+    ((first, stop),) = measures.pauses(sound, 100)
+    assert 22 <= first <= 26 and 34 <= stop <= 38
+
+
+def test_phoneme_spans_are_the_frames_nearest_to_them():
+    spans = measures.phone_spans(PAUSED.phones, {"b", "pau"}, 100)
+    assert spans == [(0, 11), (10, 13), (22, 33)]
+    closed = np.zeros(40, bool)
+    closed[12] = True
+    assert measures.share_reached(closed, spans) == pytest.approx(1 / 3)
+
+
+def test_joined_talks_keep_their_phonemes_in_time():
+    talk = Talk("a", np.ones(16_000, np.float32), (("aa", 0.25), ("b", 1.0)))
+    both = joined("both", [talk, talk], before=0.5, after=0.25)
+    assert [name for name, _ in both.phones] == ["pau", "aa", "b", "pau"] * 2
+    assert [end for _, end in both.phones] == [0.5, 0.75, 1.5, 1.75, 2.25, 2.5, 3.25, 3.5]
+    assert np.flatnonzero(both.audio)[[0, -1]].tolist() == [8000, 51_999] and len(both.audio) == 56_000
+
+
+# --- pictures ---
+
+
+def test_picture_errors_have_their_known_values():
+    a = np.random.default_rng(2).integers(20, 230, (64, 64, 3), np.uint8)
+    assert measures.psnr(a, a + np.uint8(5)) == pytest.approx(20 * np.log10(255 / 5))
+    assert measures.ssim(a, a) == pytest.approx(1) and measures.gmsd(a, a) == pytest.approx(0)
+    picture = np.zeros((96, 96, 3), np.uint8)
+    cv2.ellipse(picture, (48, 48), (30, 14), 0, 0, 360, (60, 60, 200), -1)
+    cv2.rectangle(picture, (34, 40), (62, 47), (240, 240, 240), -1)
+    blurs = [cv2.GaussianBlur(picture, (0, 0), sigma) for sigma in (0.6, 1.5, 4)]
+    assert measures.ssim(picture, picture) > measures.ssim(picture, blurs[0]) > measures.ssim(picture, blurs[2])
+    errors = [measures.gmsd(picture, blurred) for blurred in blurs]
+    assert 0 < errors[0] < errors[1] < errors[2] and errors[2] > 0.1
+
+
+LIPS = (0.5, 0.5, 0.3)  # of the toy's crop box
+
+
+@pytest.fixture
+def footage(pipeline) -> Footage:
+    return Footage(pipeline.folder, pipeline.avatar)
+
+
+def add_frames(footage: Footage, changes) -> PatchWatch:
+    """Frames at footage position 0, each changed by `changes(inside the mask, patch's pixels)`."""
+    watch = PatchWatch(footage, LIPS)
+    rect, plain = footage.patch(0)
+    mask = footage.mask(0)
+    for change in changes:
+        picture = plain.astype(np.int16)
+        change(Rect(mask.x - rect.x, mask.y - rect.y, mask.width, mask.height), picture)
+        watch.add(0, rect, np.clip(picture, 0, 255).astype(np.uint8))
+    return watch
+
+
+def test_plain_footage_shows_no_change_at_all(footage):
+    watch = add_frames(footage, [lambda mask, picture: None] * 3)
+    assert watch.outside == 0
+    assert watch.movement == watch.seen == watch.largest == [0, 0] and watch.flicker == [0]
+    assert watch.seam == watch.tint == [0] * 3
+    assert all(out == still for out, still in watch.roughness)
+
+
+def test_a_pixel_outside_the_mask_is_counted(footage):
+    def beside(mask: Rect, picture) -> None:
+        picture[mask.y + 5, mask.x - 1] += 1
+
+    assert add_frames(footage, [beside, lambda mask, picture: None]).outside == 1
+
+
+def test_flicker_is_seen_and_steady_movement_is_not_flicker(footage):
+    def brighter(levels: int):
+        def change(mask: Rect, picture) -> None:
+            mask.of(picture)[15:80, 15:80] = 100 + levels
+
+        return change
+
+    trembling = add_frames(footage, [brighter(8 * (i % 2)) for i in range(6)])
+    assert trembling.flicker == pytest.approx([16] * 4) and trembling.movement == pytest.approx([8] * 5)
+    assert max(trembling.seen) == pytest.approx(8) and max(trembling.largest) == 8
+    steady = add_frames(footage, [brighter(3 * i) for i in range(6)])
+    assert steady.flicker == pytest.approx([0] * 4) and steady.movement == pytest.approx([3] * 5)
+
+
+def test_a_hard_edge_is_a_stronger_seam_than_a_soft_one(footage):
+    def redder(soft: bool):
+        def change(mask: Rect, picture) -> None:
+            y, x = np.mgrid[: mask.height, : mask.width]
+            depth = np.minimum(np.minimum(x, mask.width - 1 - x), np.minimum(y, mask.height - 1 - y))
+            weight = np.minimum(depth / 8, 1) if soft else np.ones(depth.shape)
+            mask.of(picture)[..., 2] += np.rint(24 * weight).astype(np.int16)
+
+        return change
+
+    hard, soft = (add_frames(footage, [redder(soft)]) for soft in (False, True))
+    assert hard.seam[0] == pytest.approx(8, abs=0.1)  # the mean of three colours
+    assert soft.seam[0] < hard.seam[0] / 4
+    assert hard.tint[0] == pytest.approx(24, abs=0.5)
+
+
+def face(opening: int) -> np.ndarray:
+    """A picture for `TwoDots`: skin, lips, and between them teeth of some height."""
+    picture = np.full((160, 240, 3), (150, 180, 230), np.uint8)
+    cv2.rectangle(picture, (90, 74), (130, 90), (90, 90, 190), -1)
+    if opening:
+        cv2.rectangle(picture, (90, 80), (130, 79 + opening), (235, 240, 245), -1)
+    picture[78, 95] = (0, 0, 255)
+    picture[80 + opening, 95] = (255, 0, 0)
+    return picture
+
+
+def test_opening_and_gap_are_those_of_the_picture():
+    box = (60, 30, 100)
+    meter = MouthMeter(TwoDots(), [face(0)] * 3 + [face(12)], [box] * 4)
+    assert (meter.eyes, meter.rest) == (100, 2)
+    assert meter.lips == pytest.approx((0.5, 0.5, 0.4))
+    for opening in (0, 2, 9):
+        shape = meter.measure(face(opening), box)
+        assert shape == pytest.approx((opening, 40, opening))
+
+
+def test_landmarks_see_the_demo_avatars_mouth_open():
+    if importlib.util.find_spec("ai_edge_litert") is None or not landmarks.cached_file().is_file():
+        pytest.skip("the extra `evaluate` or the landmark network is not here")
+    source = AvatarSource.read(stages.ROOT / "avatars" / "demo")
+    frame, box = next(source.frames()), source.read_boxes()[0]
+    meter = MouthMeter(landmarks.FaceMesh(), [frame], [box])
+    rest = meter.measure(frame, box)
+    centre = [round(corner + part * box[2]) for corner, part in zip(box, meter.lips[:2], strict=False)]
+    half = round(0.4 * meter.lips[2] * box[2])
+    cv2.ellipse(frame, centre, (half + 12, half), 0, 0, 360, (80, 80, 180), -1, cv2.LINE_AA)
+    cv2.ellipse(frame, centre, (half, half - 14), 0, 0, 360, (25, 10, 45), -1, cv2.LINE_AA)
+    open_ = meter.measure(frame, box)
+    assert abs(rest.opening) < 0.1 and rest.gap == 0
+    assert open_.opening > 10 and open_.gap > 10
+
+
+# --- all of it ---
+
+
+def test_a_recording_of_the_toy_has_every_frame_and_a_clean_patch(pipeline, footage, tmp_path):
+    frames = [footage.frame(i) for i in range(5)]
+    meter = MouthMeter(TwoDots(), frames, [footage.box(i) for i in range(5)])
+    talk = Talk("toy", speech.babble(640 * 30), (("pau", 0.4), ("b", 0.5), ("aa", 1.2)))
+    drawn = []
+
+    def truth(frame, curves):
+        drawn.append(frame)
+        return np.full((320, 320, 3), 128, np.uint8)
+
+    recording = Studio(pipeline, footage, meter, truth).record(talk)
+    assert len(recording.shapes) == len(recording.mouths) == len(recording.psnr) == 30
+    assert drawn[:10] == [0, 1, 2, 3, 4, 3, 2, 1, 0, 1]  # the toy's footage goes back and forth
+    assert recording.watch.outside == 0 and recording.beyond_patch == 0
+    assert np.flatnonzero(~recording.speaking()).tolist() == list(range(10))
+    assert recording.closures() == [(10, 13)] and recording.pauses() == [(3, 8)]
+    lines = report.speech_lines([recording]) + report.picture_lines([recording])
+    assert all(len(line.values) == 1 for line in lines)
+    report.write_sheets(recording, tmp_path)
+    sheet = cv2.imread(str(tmp_path / "toy_mouth.png"))
+    height, width = recording.mouths[0].shape[:2]
+    assert sheet.shape == (2 * 4 * height, 8 * width, 3)  # four rows of eight, the truth below each
+
+
+def test_the_sheet_shows_the_liveliest_moment():
+    recording = Recording(Talk("x", np.zeros(640 * 200, np.float32)), None)
+    recording.shapes = [MouthShape(float(100 <= i < 148 and i % 2), 0.0, 0.0) for i in range(200)]
+    assert abs(report._liveliest(recording.curve("opening"), 48) - 100) <= 1
