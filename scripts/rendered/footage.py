@@ -1,0 +1,43 @@
+"""Writes the rendered avatar's footage.mp4 and boxes.csv.
+
+PYTHONPATH=scripts:model_repository/mel_preprocess/1 python scripts/rendered/footage.py PICTURES avatars/demo
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from fractions import Fraction
+from pathlib import Path
+
+import av
+from framing import HEIGHT, WIDTH
+from portrait import FPS, FRAMES, Portrait, pose_at
+from rich.progress import track
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pictures", type=Path, help="the folder that render.py wrote")
+    parser.add_argument("avatar", type=Path)
+    options = parser.parse_args()
+    options.avatar.mkdir(parents=True, exist_ok=True)
+    portrait = Portrait(options.pictures)
+    partial = options.avatar / "footage.partial.mp4"  # whole or not at all
+    with av.open(partial, "w") as file:
+        stream = file.add_stream("libx264", rate=Fraction(FPS))
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream.options = {"crf": "14", "preset": "slow"}
+        for number in track(range(FRAMES), description="footage"):
+            picture = portrait.frame(pose_at(number))
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="bgr24")))
+        file.mux(stream.encode())
+    partial.replace(options.avatar / "footage.mp4")
+    with (options.avatar / "boxes.csv").open("w", newline="") as table:
+        rows = csv.writer(table)
+        rows.writerow(["x", "y", "size"])
+        rows.writerows(portrait.box(pose_at(number)) for number in range(FRAMES))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""Renders what the demo avatar is put together from: one portrait, eyelids, and a few hundred mouths.
+
+    PYTHONPATH=scripts:model_repository/mel_preprocess/1 python scripts/rendered/render.py CORPUS OUT [--mouths 300]
+
+CORPUS: see `speech_data.py`. Run again after a stop: pictures that exist are kept. Needs Python 3.11 with bpy and anny,
+see `scene.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from framing import EYES_REGION, HEIGHT, LIDS, MOUTH_REGION, WIDTH, Region
+from mouth_states import as_dict, choose
+from rich.progress import track
+from scene import Studio
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("corpus", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--mouths", type=int, default=300)
+    parser.add_argument("--samples", type=int, default=40, help="of the portrait; a fifth of it for the mouths")
+    options = parser.parse_args()
+    out = options.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    studio = Studio()
+    if not (out / "mouths.npy").exists():
+        np.save(out / "depth.npy", studio.depths())
+        np.save(out / "mouths.npy", choose(options.corpus, studio.head, options.mouths))
+
+    def picture(name: str, samples: int, region: Region = (0, 0, WIDTH, HEIGHT)) -> None:
+        if not (out / f"{name}.png").exists():
+            studio.render(str(out / "partial.png"), samples, region)
+            (out / "partial.png").replace(out / f"{name}.png")
+
+    picture("portrait", options.samples)
+    # Hair does not move with mouth or lids and is slow to render: the pictures below lack it, and are used as changes.
+    studio.show_hair(False)
+    for number, blink in enumerate(LIDS):
+        studio.pose({}, blink)
+        picture(f"lids_{number}", max(1, options.samples // 2), EYES_REGION)
+    for number, mouth in enumerate(track(np.load(out / "mouths.npy"), description="mouths")):
+        studio.pose(as_dict(mouth), 0.0)
+        picture(f"mouth_{number:03d}", max(1, options.samples // 5), MOUTH_REGION)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""Trains the rendered avatar's U-Net: any moment of its footage with any moment of speech.
+
+    PYTHONPATH=scripts:model_repository/mel_preprocess/1 python scripts/rendered/train.py \
+        PICTURES AVATAR CORPUS ENCODER.pt WORK [--samples 8000] [--hold-out awb]
+
+PICTURES: from `render.py`; AVATAR: footage.mp4 and boxes.csv, from `footage.py`; the rest as for `train_unet.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from portrait import FRAMES, Portrait, pose_at
+from rich.progress import track
+import train_unet
+from avatar_source import face_crop
+from drawn.source import MOMENTS, read_footage
+from networks import UNet, load_encoder_checkpoint
+from training import coarse_first, speech_data
+from training.features import SpokenFrames, load_or_make, spoken_frames
+from training.listen_first import listen_first
+from training.runs import Stop
+from training.unet_examples import Example
+
+# Rows and columns of the crop in which this face speaks, and the middle of what counts most: the drawn face's mouth
+# lies 30 rows lower.
+CHIN = (slice(84, 280), slice(64, 256))
+MOUTH = (slice(88, 224), slice(80, 240))
+MIDDLE, REACH = (152.0, 160.0), (60.0, 60.0)
+
+
+def weights_of_places() -> torch.Tensor:
+    """Errors at the mouth count up to eight times as much, [320,320]."""
+    y, x = torch.meshgrid(torch.arange(320.0), torch.arange(320.0), indexing="ij")
+    return 1 + 7 * torch.exp(-(((y - MIDDLE[0]) / REACH[0]) ** 4) - ((x - MIDDLE[1]) / REACH[1]) ** 4)
+
+
+def look_at_this_mouth() -> None:
+    """The training modules know where the drawn face's mouth is; tell them where this one's is."""
+    whole = train_unet.WHOLE
+    train_unet.TURNS = (whole, MOUTH, CHIN, MOUTH, MOUTH, MOUTH, CHIN, MOUTH)
+    train_unet.weights_of_places = coarse_first.weights_of_places = weights_of_places
+
+
+class RenderedSource:
+    """Implements `unet_examples.Source`."""
+
+    def __init__(self, portrait: Portrait, avatar: Path, spoken: SpokenFrames) -> None:
+        frames, self.boxes = read_footage(avatar)
+        self.portrait, self.spoken = portrait, spoken
+        self.parts, self.motions, self.rest = [], [], []
+        for number in track(range(FRAMES), description="poses"):
+            x, y, size = box = self.boxes[number]
+            inside = (slice(y, y + size), slice(x, x + size))
+            self.parts.append(frames[number][inside].copy())
+            across, down = portrait.motion(pose_at(number))
+            self.motions.append((across[inside].copy(), down[inside].copy()))
+            self.rest.append(face_crop(frames[number], box))
+        points = portrait.space.points(spoken.curves)
+        self.mouths = np.empty(len(points), np.int64)  # the nearest rendering of every spoken frame
+        for first in range(0, len(points), 2000):
+            part = points[first : first + 2000]
+            away = np.square(part[:, None] - portrait.state_points[None]).sum(2)
+            self.mouths[first : first + 2000] = away.argmin(1)
+
+    def example(self, rng: np.random.Generator) -> Example:
+        return self.example_of([self.spoken.pick(rng) for _ in range(MOMENTS)], int(rng.integers(FRAMES)))
+
+    def example_of(self, spoken: list[int], pose: int) -> Example:
+        """The footage's frame `pose`, speaking these spoken frames."""
+        part, motion = self.parts[pose], self.motions[pose]
+        pictures = [self.portrait.speaking(part, motion, int(self.mouths[frame])) for frame in spoken]
+        targets = np.stack([face_crop(picture, (0, 0, len(part))) for picture in pictures])
+        audio = np.stack([self.spoken.audio(frame) for frame in spoken])
+        return Example(self.rest[pose], self.rest[pose], audio, targets)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pictures", type=Path)
+    parser.add_argument("avatar", type=Path)
+    parser.add_argument("corpus", type=Path)
+    parser.add_argument("encoder", type=Path)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--samples", type=int, default=8000)
+    parser.add_argument("--speeches", type=int, default=400, help="encoded once, before training")
+    parser.add_argument("--hold-out", default="awb", help="a voice of the corpus that is not trained on")
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    options.work.mkdir(parents=True, exist_ok=True)
+
+    def speak() -> SpokenFrames:
+        voices = {path.stem.split("_")[0] for path in options.corpus.glob("*.json")} - {options.hold_out}
+        corpus = speech_data.load_corpus(options.corpus, voices)
+        filterbank = speech_data.load_filterbank(options.work)
+        return spoken_frames(corpus, load_encoder_checkpoint(options.encoder), filterbank, options.speeches, seed=0)
+
+    frames = load_or_make(options.work / "spoken.npz", speak)
+    source = RenderedSource(Portrait(options.pictures), options.avatar, frames)
+    look_at_this_mouth()
+    network, stop = UNet("half"), Stop()
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # as the pictures are
+    if not (options.work / "unet.pt").exists():
+        listen_first(network.audio_model, frames, train_unet.LISTENING, stop)
+        coarse_first.coarse_first(network, source, train_unet.COARSE, stop)
+        if stop:
+            return
+    train_unet.train(network, source, options.samples, options.work, stop)
+
+
+if __name__ == "__main__":
+    main()
