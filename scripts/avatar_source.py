@@ -86,4 +86,4 @@ def face_crop(frame: Picture, box: tuple[int, int, int]) -> Picture:
     """What the network sees of a frame: the box at 328x328 (cubic), its inside: BGR UINT8 [320,320,3]."""
     x, y, size = box
     crop = cv2.resize(frame[y : y + size, x : x + size], (CROP, CROP), interpolation=cv2.INTER_CUBIC)
-    return crop[MARGIN:-MARGIN, MARGIN:-MARGIN]
+    return crop[MARGIN:-MARGIN, MARGIN:-MARGIN].astype(np.uint8, copy=False)

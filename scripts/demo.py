@@ -1,6 +1,6 @@
 """The whole product once: builds the models, starts a Triton, sends it a real person's speech, leaves demo.mp4.
 
-    python scripts/demo.py [speech] [-o demo.mp4]
+python scripts/demo.py [speech] [-o demo.mp4]
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
 from serving.errors import ConfigError
 
 LOG_LEVELS = ("error", "warning", "info", "verbose")

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
-
 from serving.errors import ConfigError, ServerError
 from serving.leftovers import running_arguments
 

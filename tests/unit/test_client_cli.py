@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import av
-import lipsync_client
 import pytest
 from client_fake import WAIT_S, FakeServer, running
 from PIL import Image
 from test_client_audio import write
+import lipsync_client
 
 FRAMES = 38  # of 1.5 s
 PACKAGE = str(Path(lipsync_client.__file__).parents[1])  # also where it is not installed

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tritonclient.utils import InferenceServerException
 from lipsync_client import (
     AudioError,
     ControlDenied,
@@ -16,7 +17,6 @@ from lipsync_client import (
     wire,
 )
 from lipsync_client.control import AvatarState, ModelState, avatars_in, find_key
-from tritonclient.utils import InferenceServerException
 
 
 def models(**states: str) -> list[ModelState]:

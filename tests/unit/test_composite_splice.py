@@ -9,9 +9,9 @@ import av
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 from assets import write_assets
 from avatar import Avatar
-from PIL import Image
 from splice import Grid, Rect, encode, segment_bounds
 
 MASK = [5, 5, 310, 305]
