@@ -2,10 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo serve build test check clean
+.PHONY: help setup demo serve build test benchmark check clean
 
 help: ## list the commands
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 11
 
 setup: .venv/.server ## install the server, the client and the `lipsync` command into .venv
 
@@ -20,6 +20,9 @@ build: .venv/.server ## make the ONNX models and the packed demo avatar
 
 test: .venv/.test ## run the whole test suite
 	@exec $(BIN)/python -m pytest
+
+benchmark: .venv/.test ## measure speed and memory on this machine; writes docs/benchmarks.md
+	@exec $(BIN)/python scripts/benchmark.py
 
 check: .venv/.test ## formatter, linter and type checker
 	$(BIN)/ruff format --check .
@@ -40,5 +43,5 @@ clean: ## remove the build output and .venv
 	@touch $@
 
 .venv/.test: pyproject.toml | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[server,train,test,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[server,train,evaluate,benchmark,test,dev]'
 	@touch $@ .venv/.server

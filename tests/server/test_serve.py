@@ -104,7 +104,7 @@ def running(repository) -> Iterator[TritonServer]:
     )
     with TritonServer(repository, config) as server:
         yield server
-    assert not traces(f"_{os.getpid()}_"), "the shared server left something behind"
+    assert not traces(server._name), "the shared server left something behind"
 
 
 @pytest.fixture(scope="module")
