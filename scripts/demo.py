@@ -31,7 +31,13 @@ def main() -> int:
         print("starting Triton", flush=True)
         with TritonServer(stages.REPOSITORY, ServerConfig(ports=Ports(0, 0, 0))) as server:
             command = [LIPSYNC, "render", options.speech, "-o", options.output, "--server", server.grpc_url]
-            return subprocess.run(command, timeout=3600, check=False).returncode
+            with subprocess.Popen(command) as render:
+                try:
+                    return render.wait(timeout=3600)
+                except BaseException:  # also a signal to this process alone: let it remove its unfinished file
+                    render.terminate()
+                    render.wait(timeout=20)
+                    raise
     except (ServerError, SourceError, ValueError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
