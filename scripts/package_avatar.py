@@ -94,12 +94,13 @@ def package_avatar(source: AvatarSource, repository: Path, *, shipped: bool = Fa
             mask=source.mask,
             quality=source.jpeg_quality,
         )
+        pictures = np.stack(crops)
         if PRESETS[preset][1]:
-            network = _in_int8(network, np.stack(crops), source, repository)
+            network = _in_int8(network, pictures, source, repository)
         key = _content_key(packed, network)
         while any(path.parent.parent.name != network_name for path in repository.glob(f"*/avatar/{key_name(key)}")):
             key += 1  # one in two thousand million: another avatar has it
-        model = served_unet(network, np.stack(crops), source.mask, source.loop, key)
+        model = served_unet(network, pictures, source.mask, source.loop, key)
         # The crops lie beside the model: mapped from there, they cost no memory of their own.
         crops_file = f"{key_name(key)}.crops"
         onnx.save(
@@ -112,6 +113,7 @@ def package_avatar(source: AvatarSource, repository: Path, *, shipped: bool = Fa
         assets.parent.mkdir(parents=True, exist_ok=True)
         if not assets.exists():
             packed.rename(assets)
+        assets.touch()  # the newest version, also where it was here before
         _place(Path(draft) / crops_file, folder / "1" / crops_file)
         _place(Path(draft) / "model.onnx", folder / "1" / "model.onnx")
         _write_if_changed(folder / "config.pbtxt", config)

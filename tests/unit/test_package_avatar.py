@@ -171,6 +171,15 @@ def test_a_replaced_avatar_leaves_the_version_that_may_still_serve(tmp_path, rep
     assert {path.stem for path in (repository / "toy_lipsync" / "1").glob("*.crops")} == left
 
 
+def test_a_version_that_came_back_is_not_taken_for_an_old_one(tmp_path, repository):
+    keys = {
+        quality: package_avatar(AvatarSource.read(write_source(tmp_path / name, jpeg_quality=quality)), repository)
+        for name, quality in (("first", 60), ("second", 70), ("back", 60), ("third", 80))
+    }
+    left = {path.name for path in (repository / "toy_lipsync" / "avatar").iterdir()}
+    assert left == {key_name(keys[60]), key_name(keys[80])}
+
+
 BROKEN = {
     "unknown key": ({"colour": "red"}, r"unknown keys \['colour'\]"),
     "missing footage": ({"footage": "other.mp4"}, r"other\.mp4 is missing: avatar\.yaml names it"),
