@@ -8,7 +8,6 @@ the client cuts it. So this is what the server's answers are compared with: its 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,14 +21,9 @@ import stages
 import mel
 import timeline
 from assets import key_name
+from batch import run_in_parts
 from compose import Avatars
-
-_BACKEND = str(stages.ROOT / "backends" / "onnxruntime")
-if _BACKEND not in sys.path:
-    sys.path.append(_BACKEND)
-
-from batch import run_in_parts  # noqa: E402
-from session import open_network  # noqa: E402
+from session import open_network
 
 Picture = NDArray[np.uint8]
 SILENCE_AFTER = np.zeros(timeline.SAMPLES_AFTER, np.float32)  # appended by clients: every frame has real look-ahead

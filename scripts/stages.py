@@ -1,4 +1,4 @@
-"""Lets scripts import the stages' modules, which live in their model folders (one tree to copy to a server)."""
+"""Lets scripts import the stages' and the backend's modules, which live where the server wants them."""
 
 import sys
 import wave
@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 ROOT = Path(__file__).resolve().parent.parent
 REPOSITORY = ROOT / "model_repository"
 
-for _stage in ("mel_preprocess", "composite"):
-    _folder = str(REPOSITORY / _stage / "1")
-    if _folder not in sys.path:
-        sys.path.append(_folder)
+for _folder in (REPOSITORY / "mel_preprocess" / "1", REPOSITORY / "composite" / "1", ROOT / "backends" / "onnxruntime"):
+    if str(_folder) not in sys.path:
+        sys.path.append(str(_folder))
 
 
 def read_sample() -> NDArray[np.float32]:

@@ -114,7 +114,7 @@ def providers(config: Mapping[str, Any], kind: str, device: int, available: Sequ
 
     Raises:
         ValueError: the config names an accelerator that this onnxruntime lacks (as in the C++ backend, no fallback:
-            whoever names one wants it).
+            whoever names one wants it). Only openvino may be lacking: it is a matter of speed alone.
     """
     result: list[Provider] = []
     for entry in _accelerators(config, kind):
