@@ -10,6 +10,7 @@ what the face should do, below what it does.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -20,7 +21,7 @@ from drawn.source import DrawnSource
 from networks import UNet, load_encoder_checkpoint
 from training import speech_data
 from training.coarse_first import coarse_first
-from training.features import load_or_make, spoken_frames
+from training.features import SpokenFrames, load_or_make, spoken_frames
 from training.heard import as_heard, load_head
 from training.listen_first import listen_first
 from training.runs import Stop, console, learning_rate, load_checkpoint, save_checkpoint, steps_with_progress
@@ -137,28 +138,29 @@ def train(network: UNet, source: Source, samples: int, work: Path, stop: Stop) -
     save(step + 1)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("avatar", type=Path)
+def add_options(parser: argparse.ArgumentParser, samples: int) -> None:
+    """What every avatar's training asks for."""
     parser.add_argument("corpus", type=Path)
     parser.add_argument("encoder", type=Path)
     parser.add_argument("work", type=Path)
-    parser.add_argument("--samples", type=int, default=3600)
+    parser.add_argument("--samples", type=int, default=samples)
     parser.add_argument("--speeches", type=int, default=300, help="encoded once, before training")
     parser.add_argument("--hold-out", default="awb", help="a voice of the corpus that is not trained on")
-    options = parser.parse_args()
+
+
+def run(options: argparse.Namespace, source_of: Callable[[SpokenFrames], Source]) -> None:
+    """The whole training, from the corpus to WORK/unet.pt, on the pictures that `source_of` has for spoken frames."""
     torch.manual_seed(0)
     options.work.mkdir(parents=True, exist_ok=True)
 
-    def speak():
+    def speak() -> SpokenFrames:
         voices = {path.stem.split("_")[0] for path in options.corpus.glob("*.json")} - {options.hold_out}
         corpus = speech_data.load_corpus(options.corpus, voices)
         filterbank = speech_data.load_filterbank(options.work)
         return spoken_frames(corpus, load_encoder_checkpoint(options.encoder), filterbank, options.speeches, seed=0)
 
     frames = as_heard(load_or_make(options.work / "spoken.npz", speak), load_head(options.encoder))
-    source = DrawnSource(options.avatar, frames, options.work / "drawn.npy")
-    network, stop = UNet("half"), Stop()
+    source, network, stop = source_of(frames), UNet("half"), Stop()
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # as the pictures are
     if not (options.work / "unet.pt").exists():
         listen_first(network.audio_model, frames, LISTENING, stop)
@@ -166,6 +168,14 @@ def main() -> None:
         if stop:
             return
     train(network, source, options.samples, options.work, stop)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("avatar", type=Path)
+    add_options(parser, samples=3600)
+    options = parser.parse_args()
+    run(options, lambda frames: DrawnSource(options.avatar, frames, options.work / "drawn.npy"))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Trains the rendered avatar's U-Net: any moment of its footage with any moment of speech.
 
-    PYTHONPATH=scripts:model_repository/mel_preprocess/1 python scripts/rendered/train.py \
+    PYTHONPATH=scripts python scripts/rendered/train.py \
         PICTURES AVATAR CORPUS ENCODER.pt WORK [--samples 8000] [--hold-out awb]
 
 PICTURES: from `render.py`; AVATAR: footage.mp4 and boxes.csv, from `footage.py`; the rest as for `train_unet.py`.
@@ -18,11 +18,8 @@ from rich.progress import track
 import train_unet
 from avatar_source import face_crop
 from drawn.source import MOMENTS, read_footage
-from networks import UNet, load_encoder_checkpoint
-from training import coarse_first, speech_data
-from training.features import SpokenFrames, load_or_make, spoken_frames
-from training.listen_first import listen_first
-from training.runs import Stop
+from training import coarse_first
+from training.features import SpokenFrames
 from training.unet_examples import Example
 
 # Rows and columns of the crop in which this face speaks, and the middle of what counts most: the drawn face's mouth
@@ -82,33 +79,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pictures", type=Path)
     parser.add_argument("avatar", type=Path)
-    parser.add_argument("corpus", type=Path)
-    parser.add_argument("encoder", type=Path)
-    parser.add_argument("work", type=Path)
-    parser.add_argument("--samples", type=int, default=8000)
-    parser.add_argument("--speeches", type=int, default=400, help="encoded once, before training")
-    parser.add_argument("--hold-out", default="awb", help="a voice of the corpus that is not trained on")
+    train_unet.add_options(parser, samples=8000)
     options = parser.parse_args()
-    torch.manual_seed(0)
-    options.work.mkdir(parents=True, exist_ok=True)
-
-    def speak() -> SpokenFrames:
-        voices = {path.stem.split("_")[0] for path in options.corpus.glob("*.json")} - {options.hold_out}
-        corpus = speech_data.load_corpus(options.corpus, voices)
-        filterbank = speech_data.load_filterbank(options.work)
-        return spoken_frames(corpus, load_encoder_checkpoint(options.encoder), filterbank, options.speeches, seed=0)
-
-    frames = load_or_make(options.work / "spoken.npz", speak)
-    source = RenderedSource(Portrait(options.pictures), options.avatar, frames)
     look_at_this_mouth()
-    network, stop = UNet("half"), Stop()
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # as the pictures are
-    if not (options.work / "unet.pt").exists():
-        listen_first(network.audio_model, frames, train_unet.LISTENING, stop)
-        coarse_first.coarse_first(network, source, train_unet.COARSE, stop)
-        if stop:
-            return
-    train_unet.train(network, source, options.samples, options.work, stop)
+    train_unet.run(options, lambda frames: RenderedSource(Portrait(options.pictures), options.avatar, frames))
 
 
 if __name__ == "__main__":
