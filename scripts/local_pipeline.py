@@ -114,7 +114,7 @@ class _Network:
         def run(part: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
             return dict(zip(self._outputs, self._network.run(self._outputs, part), strict=True))
 
-        return run_in_parts(run, inputs, self._network.part)
+        return run_in_parts(run, inputs, self._network.pool)
 
 
 def _network_of(repository: Path, avatar: str) -> tuple[Path, dict[str, Any]]:

@@ -1,8 +1,9 @@
-"""Run requests of one dynamic batch together: joined, in parts that fit the CPU's caches, and split again."""
+"""Run requests of one dynamic batch together: joined, in parts that share out the CPU's cores, and split again."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
 
 import numpy as np
 
@@ -10,16 +11,16 @@ Tensors = dict[str, np.ndarray]
 Run = Callable[[Tensors], Tensors]
 
 
-def run_in_parts(run: Run, inputs: Tensors, part: int | None) -> Tensors:
-    """`run` over the first axis in parts of at most `part` rows (None: all at once)."""
+def run_in_parts(run: Run, inputs: Tensors, pool: Executor | None) -> Tensors:
+    """`run` over the first axis: each row alone, as many at a time as `pool` has workers; without a pool all as one."""
     rows = len(next(iter(inputs.values())))
-    if part is None or rows <= part:
+    if pool is None or rows <= 1:
         return run(inputs)
-    pieces = [run({name: x[at : at + part] for name, x in inputs.items()}) for at in range(0, rows, part)]
+    pieces = list(pool.map(run, ({name: x[at : at + 1] for name, x in inputs.items()} for at in range(rows))))
     return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
-def run_joined(run: Run, requests: Sequence[Tensors], part: int | None) -> Iterator[Tensors | Exception]:
+def run_joined(run: Run, requests: Sequence[Tensors], pool: Executor | None) -> Iterator[Tensors | Exception]:
     """Each request's outputs, or its own failure, in order.
 
     Requests run as one batch; if that fails they are run again one by one, so that one bad request harms no other.
@@ -27,7 +28,7 @@ def run_joined(run: Run, requests: Sequence[Tensors], part: int | None) -> Itera
     if len(requests) > 1:
         joined = {name: np.concatenate([request[name] for request in requests]) for name in requests[0]}
         try:
-            outputs = run_in_parts(run, joined, part)
+            outputs = run_in_parts(run, joined, pool)
         except Exception:
             pass  # below, each for itself
         else:
@@ -38,6 +39,6 @@ def run_joined(run: Run, requests: Sequence[Tensors], part: int | None) -> Itera
             return
     for request in requests:
         try:
-            yield run_in_parts(run, request, part)
+            yield run_in_parts(run, request, pool)
         except Exception as error:
             yield error

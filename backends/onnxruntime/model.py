@@ -50,7 +50,7 @@ class TritonPythonModel:
 
         groups = [requests] if self.batches else [[request] for request in requests]
         for group in groups:
-            outcomes = run_joined(run, [self._tensors(request) for request in group], self.network.part)
+            outcomes = run_joined(run, [self._tensors(request) for request in group], self.network.pool)
             for request, outcome in zip(group, outcomes, strict=True):
                 yield self._response(request, outcome)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -17,14 +18,15 @@ Shapes = Mapping[str, Sequence[int]]
 
 
 def open_openvino(
-    path: Path, shapes: Shapes, threads: int
+    path: Path, shapes: Shapes, callers: int, threads: int
 ) -> Callable[[list[str], dict[str, np.ndarray]], list[np.ndarray]]:
     """Load a model for exactly these input shapes: a network of fixed shape is a third faster than a dynamic one.
 
     Args:
         path: the ONNX file.
         shapes: of every input; -1 stays dynamic.
-        threads: 0 takes every core.
+        callers: how many threads may call `run` at once; one more waits.
+        threads: cores for each caller.
 
     Returns:
         `run(names of outputs, inputs)`, as `InferenceSession.run`.
@@ -32,19 +34,25 @@ def open_openvino(
     model = openvino.Core().read_model(path)
     model.reshape({name: list(shape) for name, shape in shapes.items()})
     settings: dict[str, Any] = {
-        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": callers,
+        "INFERENCE_NUM_THREADS": callers * threads,
         "INFERENCE_PRECISION_HINT": "f32",  # what is not quantised stays exact
         "ENABLE_CPU_PINNING": False,  # the stages share the cores
     }
-    if threads:
-        settings["INFERENCE_NUM_THREADS"] = threads
-    request = openvino.compile_model(model, "CPU", settings).create_infer_request()
+    compiled = openvino.compile_model(model, "CPU", settings)
+    idle: SimpleQueue[openvino.InferRequest] = SimpleQueue()
+    for _ in range(callers):
+        idle.put(compiled.create_infer_request())
 
     def run(wanted: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
         for name, values in inputs.items():
             if values.dtype == np.int64 and (np.abs(values) > INT32_MAX).any():
                 raise ValueError(f"{name} is {values.ravel()[0]}: OpenVINO computes whole numbers in 32 bits")
-        results = request.infer(inputs, share_inputs=True)
-        return [results[name] for name in wanted]
+        request = idle.get()
+        try:
+            results = request.infer(inputs, share_inputs=True)
+            return [results[name] for name in wanted]
+        finally:
+            idle.put(request)
 
     return run

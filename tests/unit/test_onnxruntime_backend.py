@@ -1,4 +1,8 @@
-"""The onnxruntime backend: batches run in parts and split again, failures stay alone, configs are honoured."""
+"""The onnxruntime backend: rows of a batch run side by side, failures stay alone, configs are honoured."""
+
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnx
@@ -6,7 +10,7 @@ import onnx.parser
 import onnxruntime as ort
 import pytest
 from batch import run_in_parts, run_joined
-from session import open_network, providers, session_options
+from session import open_network, providers, session_options, thread_budget
 
 LOOKUP = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -33,44 +37,66 @@ def run(model):
     return lambda inputs: {"value": network.run(["value"], inputs)[0]}
 
 
+@pytest.fixture
+def pool():
+    with ThreadPoolExecutor(2) as workers:
+        yield workers
+
+
 def rows(*numbers):
     return {"index": np.array(numbers, np.int64)[:, None]}
 
 
-def test_joined_requests_get_their_own_rows_back(run):
-    answers = list(run_joined(run, [rows(0), rows(1, 2, 3), rows(3, 0)], part=2))
+def test_joined_requests_get_their_own_rows_back(run, pool):
+    answers = list(run_joined(run, [rows(0), rows(1, 2, 3), rows(3, 0)], pool))
     assert [answer["value"].ravel().tolist() for answer in answers] == [[10], [11, 12, 13], [13, 10]]
 
 
-def test_a_failing_request_takes_no_other_with_it(run):
-    answers = list(run_joined(run, [rows(0), rows(99), rows(2)], part=4))
+def test_a_failing_request_takes_no_other_with_it(run, pool):
+    answers = list(run_joined(run, [rows(0), rows(99), rows(2)], pool))
     assert answers[0]["value"].tolist() == [[10]] and answers[2]["value"].tolist() == [[12]]
     assert "99" in str(answers[1])
 
 
-def test_parts_are_never_larger_than_asked():
-    sizes = []
+def test_rows_of_a_batch_run_at_once_each_alone_and_come_back_in_order(pool):
+    both = threading.Barrier(2)  # passed only where two rows are under way at the same time
 
     def run(inputs):
-        sizes.append(len(inputs["x"]))
+        assert inputs["x"].shape == (1,)
+        both.wait(timeout=30)
         return {"y": inputs["x"] + 1}
 
-    got = run_in_parts(run, {"x": np.arange(10)}, part=4)["y"]
-    assert sizes == [4, 4, 2]
-    assert got.tolist() == list(range(1, 11))
+    assert run_in_parts(run, {"x": np.arange(10)}, pool)["y"].tolist() == list(range(1, 11))
+
+
+def test_without_a_pool_a_batch_runs_as_one():
+    sizes = []
+    run_in_parts(lambda inputs: sizes.append(len(inputs["x"])) or inputs, {"x": np.arange(10)}, None)
+    assert sizes == [10]
+
+
+def test_rows_at_once_times_threads_each_never_exceed_the_stated_cores():
+    def budget(batch, cores):
+        return thread_budget(
+            {"max_batch_size": batch, "parameters": {"intra_op_thread_count": {"string_value": str(cores)}}}
+        )
+
+    assert budget(8, 2) == (2, 1) and budget(8, 16) == (4, 4) and budget(8, 7) == (4, 1)
+    assert budget(0, 16) == (1, 16)  # what does not batch has no rows to share out
+    workers, threads = thread_budget({"max_batch_size": 8})
+    assert 1 <= workers * threads <= len(os.sched_getaffinity(0))
 
 
 def test_configured_threads_and_graph_level_reach_the_session():
     config = {
         "optimization": {"graph": {"level": -1}},
         "parameters": {
-            "intra_op_thread_count": {"string_value": "3"},
             "inter_op_thread_count": {"string_value": "2"},
             "execution_mode": {"string_value": "1"},
             "enable_mem_arena": {"string_value": "0"},
         },
     }
-    options = session_options(config)
+    options = session_options(config, 3)
     assert options.graph_optimization_level == ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     assert (options.intra_op_num_threads, options.inter_op_num_threads) == (3, 2)
     assert options.execution_mode == ort.ExecutionMode.ORT_PARALLEL
@@ -79,9 +105,9 @@ def test_configured_threads_and_graph_level_reach_the_session():
 
 def test_wrong_settings_are_refused_by_name():
     with pytest.raises(ValueError, match=r"intra_op_thread_count is 'two'"):
-        session_options({"parameters": {"intra_op_thread_count": {"string_value": "two"}}})
+        thread_budget({"max_batch_size": 8, "parameters": {"intra_op_thread_count": {"string_value": "two"}}})
     with pytest.raises(ValueError, match=r"graph\.level is 7"):
-        session_options({"optimization": {"graph": {"level": 7}}})
+        session_options({"optimization": {"graph": {"level": 7}}}, 1)
 
 
 def accelerated(kind: str, name: str, **parameters: str) -> dict:
@@ -133,12 +159,12 @@ def test_openvino_runs_the_same_network_row_by_row_from_its_own_wheel_or_onnxrun
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     plain = open_network(config, model, "CPU", 0)
     monkeypatch.undo()
-    assert (plain.device, plain.part) == ("ONNX Runtime, CPUExecutionProvider", 1)
+    assert plain.device == "ONNX Runtime, CPUExecutionProvider"
     pytest.importorskip("openvino")
     network = open_network(config, model, "CPU", 0)
-    assert (network.device, network.part) == ("OpenVINO", 1)
+    assert network.device == "OpenVINO"
     for each in (plain, network):
-        got = run_in_parts(lambda x, each=each: {"value": each.run(["value"], x)[0]}, rows(3, 0, 2, 1), each.part)
+        got = run_in_parts(lambda x, each=each: {"value": each.run(["value"], x)[0]}, rows(3, 0, 2, 1), each.pool)
         assert got["value"].ravel().tolist() == [13, 10, 12, 11]
 
 
