@@ -1,7 +1,8 @@
 #!/bin/sh
 # Makes the rendered avatar from nothing but the audio encoder: speech, pictures, footage, training, export. Hours on a small CPU.
 #   scripts/make_rendered.sh WORK ENCODER.pt [PIPER_PYTHON VOICE.onnx]
-# Needs Python 3.11 with `pip install --no-deps anny==0.6.2 bpy==4.5.15`. ENCODER.pt: from scripts/train_encoder.py.
+# Needs Python 3.11 with `pip install --no-deps anny==0.6.2 bpy==4.5.15`. ENCODER.pt:
+#   `PYTHONPATH=scripts python -m training.shipped_encoder ENCODER.pt`.
 # Run again after a stop: finished parts are kept, rendering and training go on where they were.
 set -eu
 cd "$(dirname "$0")/.."

@@ -3,8 +3,9 @@
     python scripts/train_unet.py AVATAR CORPUS ENCODER.pt WORK [--samples 3600] [--hold-out awb]
 
 AVATAR is a drawn avatar's folder (footage.mp4, boxes.csv from `draw_avatar.py`). Any other source of examples has the
-interface `unet_examples.Source`. Run again to go on from WORK/unet.pt; WORK/sheet_*.png shows how far it is: above
-what the face should do, below what it does.
+interface `unet_examples.Source`. ENCODER.pt: the shipped encoder, from `training.shipped_encoder`, or a new one from
+`train_encoder.py`. Run again to go on from WORK/unet.pt; WORK/sheet_*.png shows how far it is: above what the face
+should do, below what it does.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from training.features import SpokenFrames, load_or_make, spoken_frames
 from training.heard import as_heard, load_head
 from training.listen_first import listen_first
 from training.runs import Stop, console, learning_rate, load_checkpoint, save_checkpoint, steps_with_progress
-from training.unet_examples import Example, Source, batch_of, picture_loss, weights_of_places
+from training.unet_examples import WHOLE, Example, Source, Window, batch_of, picture_loss
 
 FACES = 2  # in a step, each with the moments of speech that the source gives it
 PEAK = 2.5e-3
@@ -33,11 +34,6 @@ LISTENING = 400  # steps in which the audio branch learns to listen, before ther
 COARSE = 400  # steps in which all but the last stages learn from small pictures
 EVERY = 100  # steps between checkpoints
 SETTLE = 0.6  # the last part of the run, see `settle`
-Window = tuple[slice, ...]  # rows, columns of the crop
-WHOLE: Window = (slice(0, 320), slice(0, 320))
-CHIN: Window = (slice(92, 288), slice(64, 256))  # where a face moves as it speaks
-MOUTH: Window = (slice(116, 252), slice(80, 240))
-TURNS = (WHOLE, MOUTH, CHIN, MOUTH, MOUTH, MOUTH, CHIN, MOUTH)  # what is computed in one step after another
 
 
 def _enlarge(x: Tensor, parts: Window, window: Window) -> Tensor:
@@ -79,14 +75,14 @@ def settle(network: UNet) -> None:
 
 
 @torch.no_grad()
-def contact_sheet(network: UNet, examples: list[Example], path: Path) -> float:
+def contact_sheet(network: UNet, examples: list[Example], mouth: Window, path: Path) -> float:
     """Write targets above outputs; PSNR of the mouth's part in dB, as after the product's truncation to uint8."""
     network.eval()
     picture, audio, _ = batch_of(examples)
     output = (speak(network, picture, audio, WHOLE) * 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
     network.train()
     targets = np.concatenate([e.targets for e in examples])
-    part = (slice(None), slice(110, 250), slice(90, 230))
+    part = (slice(None), *mouth)
     cv2.imwrite(str(path), np.vstack([np.hstack(list(targets[part])), np.hstack(list(output[part]))]))
     return psnr(output[part], targets[part])
 
@@ -112,13 +108,14 @@ def train(network: UNet, source: Source, samples: int, work: Path, stop: Stop) -
     rng = np.random.default_rng(1)
     shown = [source.example(rng) for _ in range(4)]
     steps = samples // (FACES * len(shown[0].audio))
-    weights, notes, step = weights_of_places(), {"loss": 0.0}, first - 1
+    turns, weights = source.places.turns, source.places.weights()
+    notes, step = {"loss": 0.0}, first - 1
     network.train()
     for step in steps_with_progress(first, steps, notes, stop):
         settling = step >= steps * (1 - SETTLE)
         if settling:
             settle(network)
-        window = TURNS[step % len(TURNS)]
+        window = turns[step % len(turns)]
         rng = np.random.default_rng([3, step])
         picture, audio, target = batch_of([source.example(rng) for _ in range(FACES)])
         with torch.autocast("cpu", torch.bfloat16):
@@ -133,7 +130,7 @@ def train(network: UNet, source: Source, samples: int, work: Path, stop: Stop) -
         notes["loss"] = notes["loss"] * 0.97 + loss.item() * 0.03 if step > first else loss.item()
         if step % EVERY == EVERY - 1:
             save(step + 1)
-            quality = contact_sheet(network, shown, work / f"sheet_{step + 1:05d}.png")
+            quality = contact_sheet(network, shown, source.places.mouth, work / f"sheet_{step + 1:05d}.png")
             console.print(f"step {step + 1} of {steps}: loss {notes['loss']:.4f}, mouth {quality:.1f} dB")
     save(step + 1)
 

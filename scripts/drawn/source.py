@@ -11,9 +11,15 @@ from rich.progress import track
 from avatar_source import face_crop
 from drawn.draw_avatar import Portrait, pose_at
 from training.features import SpokenFrames
-from training.unet_examples import Example
+from training.unet_examples import Example, Places
 
 MOMENTS = 3  # of speech for each face
+PLACES = Places(
+    mouth=(slice(116, 252), slice(80, 240)),
+    chin=(slice(92, 288), slice(64, 256)),
+    middle=(175.0, 160.0),
+    reach=(55.0, 60.0),
+)
 
 
 def read_footage(folder: Path) -> tuple[list[np.ndarray], list[tuple[int, int, int]]]:
@@ -37,6 +43,8 @@ class DrawnSource:
         stock: a file that keeps the drawings between runs.
         faces: how many examples the stock has, each with `MOMENTS` pictures.
     """
+
+    places = PLACES
 
     def __init__(self, folder: Path, spoken: SpokenFrames, stock: Path, faces: int = 800) -> None:
         frames, self.boxes = read_footage(folder)

@@ -12,38 +12,26 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-import torch
 from portrait import FRAMES, Portrait, pose_at
 from rich.progress import track
 import train_unet
 from avatar_source import face_crop
 from drawn.source import MOMENTS, read_footage
-from training import coarse_first
 from training.features import SpokenFrames
-from training.unet_examples import Example
+from training.unet_examples import Example, Places
 
-# Rows and columns of the crop in which this face speaks, and the middle of what counts most: the drawn face's mouth
-# lies 30 rows lower.
-CHIN = (slice(84, 280), slice(64, 256))
-MOUTH = (slice(88, 224), slice(80, 240))
-MIDDLE, REACH = (152.0, 160.0), (60.0, 60.0)
-
-
-def weights_of_places() -> torch.Tensor:
-    """Errors at the mouth count up to eight times as much, [320,320]."""
-    y, x = torch.meshgrid(torch.arange(320.0), torch.arange(320.0), indexing="ij")
-    return 1 + 7 * torch.exp(-(((y - MIDDLE[0]) / REACH[0]) ** 4) - ((x - MIDDLE[1]) / REACH[1]) ** 4)
-
-
-def look_at_this_mouth() -> None:
-    """The training modules know where the drawn face's mouth is; tell them where this one's is."""
-    whole = train_unet.WHOLE
-    train_unet.TURNS = (whole, MOUTH, CHIN, MOUTH, MOUTH, MOUTH, CHIN, MOUTH)
-    train_unet.weights_of_places = coarse_first.weights_of_places = weights_of_places
+PLACES = Places(
+    mouth=(slice(88, 224), slice(80, 240)),  # 30 rows higher than the drawn face's
+    chin=(slice(84, 280), slice(64, 256)),
+    middle=(152.0, 160.0),
+    reach=(60.0, 60.0),
+)
 
 
 class RenderedSource:
     """Implements `unet_examples.Source`."""
+
+    places = PLACES
 
     def __init__(self, portrait: Portrait, avatar: Path, spoken: SpokenFrames) -> None:
         frames, self.boxes = read_footage(avatar)
@@ -81,7 +69,6 @@ def main() -> None:
     parser.add_argument("avatar", type=Path)
     train_unet.add_options(parser, samples=8000)
     options = parser.parse_args()
-    look_at_this_mouth()
     train_unet.run(options, lambda frames: RenderedSource(Portrait(options.pictures), options.avatar, frames))
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from networks import UNet
 from training.runs import Stop, console, learning_rate, steps_with_progress
-from training.unet_examples import Source, batch_of, picture_loss, weights_of_places
+from training.unet_examples import Source, batch_of, picture_loss
 
 FACES, PEAK = 6, 2e-3
 
@@ -35,7 +35,7 @@ def coarse_first(network: UNet, source: Source, steps: int, stop: Stop) -> None:
     branch = [*network.audio_model.parameters()]  # it has learnt to listen from far more speech than there are pictures
     others = [p for name, p in network.named_parameters() if not name.startswith("audio_model.")] + [*head.parameters()]
     optimizer = torch.optim.AdamW([{"params": others}, {"params": branch}], weight_decay=0.01)
-    weights = functional.avg_pool2d(weights_of_places()[None], 4)[0]
+    weights = functional.avg_pool2d(source.places.weights()[None], 4)[0]
     network.train()
     notes = {"coarse": 0.0}
     for step in steps_with_progress(0, steps, notes, stop):

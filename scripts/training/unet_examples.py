@@ -10,6 +10,29 @@ import torch
 from torch import Tensor
 
 MASK = (5, 5, 310, 305)  # x, y, width, height of what is blacked in the crop
+Window = tuple[slice, ...]  # rows, columns of the crop
+WHOLE: Window = (slice(0, 320), slice(0, 320))
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where in its crop a face speaks, in pixels; `middle` and `reach` (row, column) tell which errors count most."""
+
+    mouth: Window
+    chin: Window  # where anything moves as it speaks
+    middle: tuple[float, float]
+    reach: tuple[float, float]
+
+    @property
+    def turns(self) -> tuple[Window, ...]:
+        """What is computed in one training step after another: seldom what hardly moves."""
+        return (WHOLE, self.mouth, self.chin, self.mouth, self.mouth, self.mouth, self.chin, self.mouth)
+
+    def weights(self) -> Tensor:
+        """Errors at the mouth count up to eight times as much, FP32 [320,320]."""
+        y, x = torch.meshgrid(torch.arange(320.0), torch.arange(320.0), indexing="ij")
+        down, across = (y - self.middle[0]) / self.reach[0], (x - self.middle[1]) / self.reach[1]
+        return 1 + 7 * torch.exp(-(across**4) - down**4)
 
 
 @dataclass(frozen=True)
@@ -27,6 +50,9 @@ class Example:
 
 class Source(Protocol):
     """Where examples come from: a drawn avatar, a video with its own sound, .."""
+
+    @property
+    def places(self) -> Places: ...
 
     def example(self, rng: np.random.Generator) -> Example: ...
 
@@ -47,12 +73,6 @@ def batch_of(examples: list[Example]) -> tuple[Tensor, Tensor, Tensor]:
         audio,
         _pictures(np.concatenate([e.targets for e in examples])),
     )
-
-
-def weights_of_places() -> Tensor:
-    """Errors at the mouth count up to eight times as much, [320,320]."""
-    y, x = torch.meshgrid(torch.arange(320.0), torch.arange(320.0), indexing="ij")
-    return 1 + 7 * torch.exp(-(((x - 160) / 60) ** 4) - ((y - 175) / 55) ** 4)
 
 
 def picture_loss(output: Tensor, target: Tensor, weights: Tensor) -> Tensor:

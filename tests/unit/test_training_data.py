@@ -5,11 +5,13 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
+import onnxruntime
 import pytest
 import scipy.sparse
 
 torch = pytest.importorskip("torch", reason="training needs the train extra")
 
+from stages import read_sample  # noqa: E402
 import timeline  # noqa: E402
 from drawn.draw_avatar import BOX, FRAMES, REST, WHOLE, Portrait, Pose, pose_at  # noqa: E402
 from drawn.draw_mouth import shape_of  # noqa: E402
@@ -19,6 +21,9 @@ from training import speech_data  # noqa: E402
 from training.features import encode, spoken_frames  # noqa: E402
 from training.mouth_curves import MOUTH, mouth_curves, phones_from_ipa  # noqa: E402
 from training.sentences import sentences  # noqa: E402
+from training.shipped_encoder import FOLDER, read_encoder, read_head  # noqa: E402
+from training.unet_examples import WHOLE as WHOLE_CROP  # noqa: E402
+from training.unet_examples import Places  # noqa: E402
 
 LOUD = np.full(32_000, 0.3, np.float32)
 
@@ -145,3 +150,33 @@ def test_training_computes_what_the_network_computes():
     torch.testing.assert_close(whole, expected, atol=1e-5, rtol=0)
     inner = part[:, :, 4:-4, 4:-4]  # at the window's edge the convolutions see zeros
     torch.testing.assert_close(inner, expected[:, :, 96:280, 68:252], atol=1e-5, rtol=0)
+
+
+def test_errors_count_most_where_the_source_says_the_face_speaks():
+    places = Places((slice(10, 90), slice(20, 120)), (slice(0, 200), slice(0, 200)), (50.0, 70.0), (20.0, 30.0))
+    weights = places.weights().numpy()
+    assert weights.shape == (320, 320)
+    assert np.unravel_index(int(weights.argmax()), weights.shape) == (50, 70)
+    assert weights[50, 70] == pytest.approx(8) and weights[200, 70] == pytest.approx(1, abs=1e-3)
+    assert weights[50 + 20, 70] == pytest.approx(weights[50, 70 + 30], abs=1e-4)  # one reach down, one across
+    assert set(map(str, places.turns)) == {str(WHOLE_CROP), str(places.mouth), str(places.chin)}
+
+
+def test_the_shipped_encoder_reads_back_to_what_is_served():
+    windows = np.random.default_rng(3).uniform(-4, 4, (8, 1, 80, 16)).astype(np.float32)
+    served = onnxruntime.InferenceSession(FOLDER / "encoder.onnx").run(None, {"mel": windows})[0]
+    with torch.no_grad():
+        read = read_encoder()(torch.from_numpy(windows)).numpy()
+    assert served.std() > 0.01
+    np.testing.assert_allclose(read, served, atol=1e-3 * np.abs(served).max())
+
+
+def test_the_shipped_head_hears_silence_and_open_mouths(tmp_path):
+    """The head that U-Nets are trained with belongs to the encoder that is served."""
+    encoder, head, bank, heard = read_encoder(), read_head(), speech_data.load_filterbank(tmp_path), []
+    for audio in (np.zeros(32_000, np.float32), read_sample()):
+        rows = encode(encoder, bank, audio)
+        with torch.no_grad():
+            heard.append(head(torch.from_numpy(rows[12:-12]))[0][:, 1, MOUTH.index("open")].numpy())
+    assert heard[0].max() < 0.15
+    assert heard[1].max() > 0.5
