@@ -34,7 +34,7 @@ class ServerUnavailable(LipsyncError, ConnectionError):
 
 
 class Overloaded(ServerUnavailable):
-    """The server is alive, but its queue is full."""
+    """The server is alive, but has as many requests on their way as it takes."""
 
 
 class Timeout(LipsyncError, TimeoutError):

@@ -79,12 +79,11 @@ def test_frames_of_different_requests_share_executions(client):
 
 
 def test_overload_is_refused_as_unavailable_and_the_rest_is_served(client, server):
-    """The queue is bounded: of many requests at once the server answers some and refuses the others, then serves on."""
-    features = np.zeros((1, 32, 16, 16), np.float32)
+    """What is on its way is bounded: of many requests at once some are answered, the others refused; it serves on."""
 
     def ask(_: int) -> str:
         try:
-            infer(client, "lipsync", audio_features=features, footage_position=[[0]])
+            infer(client, "lipsync_ensemble", AUDIO=SPEECH[:14000], AUDIO_END=False, FRAME_COUNT=1)
         except InferenceServerException as error:
             return f"{error.status()} {error.message()}"
         return "answered"
@@ -93,7 +92,7 @@ def test_overload_is_refused_as_unavailable_and_the_rest_is_served(client, serve
         outcomes = list(pool.map(ask, range(400)))
     refused = [outcome for outcome in outcomes if outcome != "answered"]
     assert "answered" in outcomes and refused
-    assert all("UNAVAILABLE" in outcome and "maximum queue size" in outcome for outcome in refused), set(refused)
+    assert all("UNAVAILABLE" in outcome and "on the way already" in outcome for outcome in refused), set(refused)
     assert len(piece(client, 0, 4)) == 4
 
 

@@ -98,7 +98,7 @@ def test_tritons_unavailable_is_told_apart() -> None:
     restricted = "This protocol is restricted, expecting header 'triton-grpc-protocol-lipsync-control'"
     for text, kind in [
         (restricted, ControlDenied),
-        ("Exceeds maximum queue size", Overloaded),
+        ("64 requests are on the way already", Overloaded),
         ("failed to connect to all addresses", ServerUnavailable),
     ]:
         error = wire.translate(InferenceServerException(text, "StatusCode.UNAVAILABLE"), url="here:1")

@@ -194,7 +194,7 @@ def failing(times: int, code: grpc.StatusCode, text: str):
     return on_request, attempts
 
 
-@pytest.mark.parametrize("text", ["Socket closed", "Exceeds maximum queue size"])
+@pytest.mark.parametrize("text", ["Socket closed", "64 requests are on the way already"])
 def test_what_may_pass_is_sent_again(kind, fake: FakeServer, no_delay: None, text: str) -> None:
     fake.on_request, attempts = failing(2, grpc.StatusCode.UNAVAILABLE, text)
     assert [frame.jpeg for frame in kind.render(fake.url, chunk=8)] == PICTURES
@@ -222,7 +222,7 @@ def test_a_stopping_server_is_not_taken_for_a_missing_avatar(kind, fake: FakeSer
         (grpc.StatusCode.INTERNAL, "stage died", ServerError, 1),
         (grpc.StatusCode.NOT_FOUND, "Request for unknown model: 'x' is not found", AvatarNotFound, 1),
         (grpc.StatusCode.UNAVAILABLE, "Request for unknown model: 'x' has no available versions", AvatarNotFound, 1),
-        (grpc.StatusCode.UNAVAILABLE, "Exceeds maximum queue size", Overloaded, 8),
+        (grpc.StatusCode.UNAVAILABLE, "64 requests are on the way already", Overloaded, 8),
         (grpc.StatusCode.UNAVAILABLE, "Socket closed", ServerUnavailable, 8),
     ],
 )

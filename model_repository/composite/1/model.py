@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
+import in_flight
 from compose import Avatars, InvalidRequest, check_count, compose
 
 
@@ -19,22 +20,26 @@ class TritonPythonModel:
         parameters = json.loads(args["model_config"])["parameters"]
         self._max_frames = int(parameters["max_frames"]["string_value"])
         self._avatars = Avatars(Path(args["model_repository"]).parent)
+        self._places = in_flight.server_file()
         cv2.setNumThreads(1)  # the pictures are too small to share out; the cores belong to the networks
 
     def execute(self, requests: list[Any]) -> list[Any]:
         return [self._respond(request) for request in requests]
 
     def _respond(self, request: Any) -> Any:
+        start, clock = time.monotonic_ns(), _read(request, "clock")
         try:
-            return pb_utils.InferenceResponse(output_tensors=self._frames(request))
+            return pb_utils.InferenceResponse(output_tensors=self._frames(request, clock, start))
         except InvalidRequest as error:
             return _failure(str(error), pb_utils.TritonError.INVALID_ARG)
         except Exception as error:  # one request's failure must not fail the others of this call
             pb_utils.Logger.log_error(f"composite failed: {error!r}")
             return _failure(f"composite failed: {error}", pb_utils.TritonError.INTERNAL)
+        finally:
+            if clock is not None:
+                in_flight.leave(self._places, int(clock[2]), int(clock[0]), time.monotonic_ns())
 
-    def _frames(self, request: Any) -> list[Any]:
-        start = time.monotonic_ns()
+    def _frames(self, request: Any, clock: NDArray[np.int64] | None, start: int) -> list[Any]:
         keys, positions = _need(request, "avatar_key"), _need(request, "footage_position")
         numbers = _read(request, "frame_index")
         check_count("frame_index", numbers, len(positions))
@@ -44,7 +49,7 @@ class TritonPythonModel:
         return [
             pb_utils.Tensor("JPEG", np.array(jpegs, dtype=object)),
             pb_utils.Tensor("FRAME_INDEX", numbers),
-            pb_utils.Tensor("TIMINGS_MS", _timings(_read(request, "clock"), start, time.monotonic_ns())),
+            pb_utils.Tensor("TIMINGS_MS", _timings(clock, start, time.monotonic_ns())),
         ]
 
 
@@ -63,7 +68,7 @@ def _need(request: Any, name: str) -> NDArray[Any]:
 
 def _timings(clock: NDArray[np.int64] | None, start: int, end: int) -> NDArray[np.float32]:
     """audio, inference, composite, total in ms; `clock`: the monotonic ns at which the audio stage began and ended."""
-    began, heard = (start, start) if clock is None else clock.tolist()
+    began, heard = (start, start) if clock is None else clock[:2].tolist()
     return (np.array([heard - began, start - heard, end - start, end - began]) / 1e6).astype(np.float32)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+import in_flight
 import mel
 import speech_request
 import timeline
@@ -30,6 +31,7 @@ class TritonPythonModel:
                 raise pb_utils.TritonModelException(
                     f"config.pbtxt states {name} = {stated.get(name)}, timeline.py has {value}: they must agree"
                 )
+        self.on_the_way = in_flight.InFlight(in_flight.server_file(), int(stated["max_in_flight"]))
         self.filterbank = mel.load_filterbank(Path(__file__).with_name("filterbank.npy"))
 
     def execute(self, requests):
@@ -41,6 +43,8 @@ class TritonPythonModel:
             return self._windows(request)
         except ValueError as error:
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG))
+        except in_flight.Full as error:
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), pb_utils.TritonError.UNAVAILABLE))
 
     def _windows(self, request):
         begin = time.monotonic_ns()
@@ -57,6 +61,8 @@ class TritonPythonModel:
             footage_start=_scalar(request, "FOOTAGE_START"),
             visual_count=visual,
         )
+        # Composite frees the place when it gets the clock; who does not ask for the clock needs none.
+        place = self.on_the_way.enter(begin) if "clock" in request.requested_output_names() else 0
         starts, inside = timeline.row_windows(wanted.first_frame, wanted.frame_count, wanted.samples)
         windows = mel.encoder_windows(self.filterbank, wanted.audio, wanted.audio_start, wanted.samples, starts, inside)
         frames = np.arange(wanted.frame_count, dtype=np.int64)
@@ -67,6 +73,6 @@ class TritonPythonModel:
             "footage_position": position,
             "visual_position": position,
             "FRAME_INDEX": wanted.first_frame + frames,
-            "clock": np.array([begin, time.monotonic_ns()], np.int64),
+            "clock": np.array([begin, time.monotonic_ns(), place], np.int64),
         }
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, value) for name, value in outputs.items()])

@@ -1,0 +1,1 @@
+../../mel_preprocess/1/in_flight.py

@@ -1,0 +1,65 @@
+"""Counts the requests between the first and the last stage, so that a server with too much to do says so at once.
+
+Triton's own bound, `max_queue_size`, is not used: with it the dynamic batcher no longer prepares the next batch while
+one runs, and a request that comes in the meantime may wait up to half a second with the network idle.
+
+Both stages map one small file in shared memory: INT64 [1 + places], the nanoseconds that the last finished request
+took, then for each place the monotonic nanoseconds at which the request that holds it began; 0 is a free place.
+The stages are separate processes, and composite/1/in_flight.py is a link to this file.
+"""
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+
+SOON = 2_000_000_000  # ns
+
+
+class Full(Exception):
+    """Every place is taken."""
+
+
+def server_file() -> Path:
+    """The same for all stages of one server; named like its other shared memory, so that it is swept with it."""
+    arguments = Path("/proc/self/cmdline").read_bytes().decode(errors="replace")
+    name = re.search(r"lipsync_\d+_\d+_\d+_\d+_", arguments)
+    return Path("/dev/shm") / f"{name[0] if name else f'lipsync-{os.getppid()}-'}in_flight"
+
+
+class InFlight:
+    """The first stage's side; one process holds it.
+
+    Args:
+        path: of the shared file; made if it is not there.
+        places: how many requests may be on their way.
+    """
+
+    def __init__(self, path: Path, places: int) -> None:
+        with path.open("ab") as file:
+            file.truncate(8 * (1 + places))
+        self._shared = np.memmap(path, np.int64, "r+")
+
+    def enter(self, now: int) -> int:
+        """Take a place at monotonic ns `now`; returns its number, from 1. Raises Full.
+
+        A request that failed or was cancelled on its way never reaches the last stage. Its place is free again after
+        four times what the last finished request took, and two seconds at least.
+        """
+        places = self._shared[1:]
+        lost = now - max(SOON, 4 * int(self._shared[0]))
+        free = np.flatnonzero((places == 0) | (places < lost))
+        if not len(free):
+            raise Full(f"{len(places)} requests are on the way already, which is all this server takes: try again soon")
+        places[free[0]] = now
+        return int(free[0]) + 1
+
+
+def leave(path: Path, place: int, began: int, now: int) -> None:
+    """The last stage's side: a request is finished. One that holds no place changes nothing."""
+    if not path.exists():  # asked without the first stage
+        return
+    shared = np.memmap(path, np.int64, "r+")
+    if 1 <= place < len(shared) and shared[place] == began:
+        shared[0], shared[place] = now - began, 0

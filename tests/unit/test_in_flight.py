@@ -1,0 +1,50 @@
+"""Requests on their way are counted exactly, across processes, and none that got lost is counted for ever."""
+
+import numpy as np
+import pytest
+from in_flight import SOON, Full, InFlight, leave
+
+SECOND = 1_000_000_000
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "in_flight"
+
+
+def test_a_place_is_free_again_when_its_request_is_finished(file):
+    door = InFlight(file, 2)
+    first, second = door.enter(1), door.enter(2)
+    assert first != second
+    with pytest.raises(Full, match="2 requests are on the way already"):
+        door.enter(3)
+    leave(file, first, 1, 10)
+    assert door.enter(4) == first
+
+
+def test_what_holds_no_place_frees_none(file):
+    leave(file, 1, 1, 10)  # before the first stage ran at all
+    door = InFlight(file, 1)
+    place = door.enter(5)
+    for wrong_place, began in [(place, 4), (0, 5), (2, 5), (-1, 5)]:
+        leave(file, wrong_place, began, 10)
+    with pytest.raises(Full):
+        door.enter(6)
+
+
+def test_a_request_that_never_arrives_loses_its_place_only_when_those_beside_it_are_long_done(file):
+    door = InFlight(file, 2)
+    door.enter(0 + 1)
+    slow = door.enter(2)
+    leave(file, slow, 2, 2 + 3 * SECOND)  # requests take three seconds now
+    door.enter(3 * SECOND)
+    with pytest.raises(Full):
+        door.enter(SOON + 2 * SECOND)
+    door.enter(12 * SECOND + 2)
+
+
+def test_a_stage_loaded_again_knows_what_is_on_its_way(file):
+    InFlight(file, 1).enter(1)
+    with pytest.raises(Full):
+        InFlight(file, 1).enter(2)
+    assert np.fromfile(file, np.int64).tolist() == [0, 1]
