@@ -37,7 +37,8 @@ class AvatarSource:
     mask: tuple[int, int, int, int] = (5, 5, 310, 305)  # x, y, width, height in the 320 crop, hidden from the network
     blend: str = "soft"  # or reference
     jpeg_quality: int = 75
-    preset: str | None = None  # low, medium or high; the best that the network's width allows without quantising
+    encoder: str | None = None  # ONNX: mel -> features; the shared audio encoder if not stated
+    preset: str | None = None  # low, medium, high or exact; the best that the network's width allows without quantising
 
     @classmethod
     def read(cls, folder: Path) -> AvatarSource:
@@ -61,8 +62,8 @@ class AvatarSource:
             source = cls(folder=folder, **stated | {"mask": tuple(stated.get("mask", cls.mask))})
         except TypeError as error:
             raise SourceError(f"{path}: {error}") from None
-        for name in (source.footage, source.boxes, source.unet):
-            if not (folder / name).is_file():
+        for name in (source.footage, source.boxes, source.unet, source.encoder):
+            if name and not (folder / name).is_file():
                 raise SourceError(f"{folder / name} is missing: {path.name} names it")
         return source
 

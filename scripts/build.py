@@ -19,8 +19,8 @@ import onnx
 import stages
 from avatar_source import AvatarSource
 from filterbank import make_filterbank
-from graphs import served_encoder
-from package_avatar import package_avatar
+from graphs import expand_weights, served_encoder
+from package_avatar import INT8_ENCODER, SHARED_ENCODER, package_avatar, write_encoder
 
 SCRIPTS = Path(__file__).parent
 AVATARS = stages.ROOT / "avatars"
@@ -56,6 +56,15 @@ def build(repository: Path = stages.REPOSITORY, avatars: Path = AVATARS, report:
         sources = [encoder, *_code("graphs")]
         _step(repository, "audio encoder", [served], sources, lambda: _build_encoder(encoder, served), report)
 
+        _step(
+            repository,
+            "audio encoder in INT8",
+            [repository / INT8_ENCODER / "1/model.onnx", repository / INT8_ENCODER / "config.pbtxt"],
+            [encoder, stages.SAMPLE, repository / SHARED_ENCODER / "config.pbtxt", *_code("graphs", "quantize")],
+            lambda: _build_int8_encoder(encoder, repository),
+            report,
+        )
+
         outputs = [repository / f"{name}/1/model.onnx" for name in ("lipsync", "lipsync_visual")]
         sources = [*sorted(path for path in demo.iterdir() if path.is_file()), *packing]
         _step(
@@ -77,6 +86,13 @@ def _build_encoder(source: Path, path: Path) -> None:
     draft = path.with_suffix(".draft")
     onnx.save(served_encoder(onnx.load(source)), draft)
     draft.replace(path)
+
+
+def _build_int8_encoder(source: Path, repository: Path) -> None:
+    from quantize import quantize_encoder
+
+    small = quantize_encoder(expand_weights(onnx.load(source)), repository, stages.read_sample())
+    write_encoder(repository, INT8_ENCODER, served_encoder(small))
 
 
 def _fingerprint(sources: Iterable[Path]) -> str:

@@ -56,7 +56,10 @@ class LocalPipeline:
     def __init__(self, repository: Path = stages.REPOSITORY, avatar: str = "demo") -> None:
         folder, config = _network_of(repository, avatar)
         self._filterbank = mel.load_filterbank(repository / "mel_preprocess" / "1" / "filterbank.npy")
-        self._encoder = _Network(repository / "audio_encoder", _config(repository / "audio_encoder"))
+        ensemble = _config(repository / ("lipsync_ensemble" if folder.name == "lipsync" else avatar))
+        steps = ensemble["ensemble_scheduling"]["step"]
+        encoder = repository / next(step["model_name"] for step in steps if "audio_features" in step["output_map"])
+        self._encoder = _Network(encoder, _config(encoder))
         self._unet = _Network(folder, config)
         nothing = np.zeros((1, 32, 16, 16), np.float32)
         first = self._unet(audio_features=nothing, footage_position=np.zeros((1, 1), np.int64))

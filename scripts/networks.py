@@ -206,7 +206,12 @@ class UNet(nn.Module):
         return torch.sigmoid(self.outc(x))
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by name, in FP32; nothing in the file is run.
+
+    Raises:
+        CheckpointError: it is none.
+    """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -217,7 +222,8 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise CheckpointError(f"{path}: holds no state dict of tensors")
-    return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+    several_gpus = "module."  # the prefix that training on several of them leaves
+    return {k.removeprefix(several_gpus): v.float() if v.is_floating_point() else v for k, v in state.items()}
 
 
 def _some(keys: list[str]) -> str:
@@ -244,7 +250,7 @@ def load_encoder_checkpoint(path: str | Path) -> AudioEncoder:
         CheckpointError: another network's file; one sentence says which keys are wrong.
     """
     path, prefix = Path(path), "audio_encoder."
-    state = {k if k.startswith(prefix) else prefix + k: v for k, v in _read_state(path).items()}
+    state = {k if k.startswith(prefix) else prefix + k: v for k, v in read_state(path).items()}
     network = AudioEncoder()
     _load_strictly(network, state, path)
     return network.eval()
@@ -257,7 +263,7 @@ def load_unet_checkpoint(path: str | Path) -> UNet:
         CheckpointError: another network's file; one sentence says which keys are wrong.
     """
     path = Path(path)
-    state = _read_state(path)
+    state = read_state(path)
     first = state.get("inc.inconv.0.conv.6.weight")
     c0 = first.shape[0] if first is not None else WIDTHS["full"][0]
     network = UNet([c0 * 2**i for i in range(5)])

@@ -23,11 +23,22 @@ import stages
 from assets import key_name, write_assets
 from avatar import Avatar
 from avatar_source import AvatarSource, Picture, SourceError, face_crop
-from graphs import expand_weights, served_unet, served_unet_visual
+from graphs import expand_weights, served_encoder, served_unet, served_unet_visual
 
+SHARED_ENCODER = "audio_encoder"
+INT8_ENCODER = "audio_encoder_int8"  # the shared one for avatars in INT8
+OWN_ENCODER = "_audio_encoder"  # <id>_audio_encoder, where an avatar brings its own
 SHIPPED = ("lipsync", "lipsync_ensemble")  # the demo's models, and the templates of every other avatar's
-RESERVED = {"mel_preprocess", "audio_encoder", "composite", "lipsync_visual", "lipsync_visual_ensemble", *SHIPPED}
-PRESETS = {"low": ("half", True), "medium": ("half", False), "high": ("full", True)}  # width, INT8 on the CPU
+RESERVED = {
+    *("mel_preprocess", SHARED_ENCODER, INT8_ENCODER, "composite", "lipsync_visual", "lipsync_visual_ensemble"),
+    *SHIPPED,
+}
+PRESETS = {  # width, INT8
+    "low": ("half", True),
+    "medium": ("half", False),
+    "high": ("full", True),
+    "exact": ("full", False),
+}
 FULL_WIDTH = 6_000_000  # parameters: the full network has 12.2 million, the half 3.1
 CALIBRATION = 64  # frames
 VALID_ID = re.compile(r"[a-z][a-z0-9_-]{0,47}")
@@ -39,10 +50,10 @@ def model_names(avatar_id: str, shipped: bool = False) -> tuple[str, str]:
     Raises:
         SourceError: an id that is no safe folder name, or a stage's name.
     """
-    if not VALID_ID.fullmatch(avatar_id) or avatar_id in RESERVED or avatar_id.endswith("_lipsync"):
+    if not VALID_ID.fullmatch(avatar_id) or avatar_id in RESERVED or avatar_id.endswith(("_lipsync", OWN_ENCODER)):
         raise SourceError(
             f"id {avatar_id!r} cannot be used: 1 to 48 of a-z, 0-9, _ and -, starting with a letter, "
-            f"not ending in _lipsync, and none of {', '.join(sorted(RESERVED))}"
+            f"not ending in _lipsync or {OWN_ENCODER}, and none of {', '.join(sorted(RESERVED))}"
         )
     return SHIPPED if shipped else (f"{avatar_id}_lipsync", avatar_id)
 
@@ -80,6 +91,11 @@ def package_avatar(source: AvatarSource, repository: Path, *, shipped: bool = Fa
     network_name, ensemble_name = model_names(source.id, shipped)
     network = expand_weights(onnx.load(source.folder / source.unet))
     preset = choose_preset(network, source.preset)
+    if source.encoder and shipped:
+        raise SourceError(
+            f"{source.folder}: the shipped avatar has the shared encoder; take `encoder` out of avatar.yaml"
+        )
+    encoder = served_encoder(onnx.load(source.folder / source.encoder)) if source.encoder else None
     crops: list[Picture] = []
     boxes = source.read_boxes()
     with tempfile.TemporaryDirectory(prefix=".pack-", dir=repository) as draft:
@@ -96,7 +112,7 @@ def package_avatar(source: AvatarSource, repository: Path, *, shipped: bool = Fa
         )
         pictures = np.stack(crops)
         if PRESETS[preset][1]:
-            network = _in_int8(network, pictures, source, repository)
+            network = _in_int8(network, pictures, source, repository, encoder)
         key = _content_key(packed, network)
         while any(path.parent.parent.name != network_name for path in repository.glob(f"*/avatar/{key_name(key)}")):
             key += 1  # one in two thousand million: another avatar has it
@@ -117,7 +133,14 @@ def package_avatar(source: AvatarSource, repository: Path, *, shipped: bool = Fa
         _place(Path(draft) / crops_file, folder / "1" / crops_file)
         _place(Path(draft) / "model.onnx", folder / "1" / "model.onnx")
         _write_if_changed(folder / "config.pbtxt", config)
-        _write_ensemble(repository, network_name, ensemble_name)
+        own_encoder = f"{source.id}{OWN_ENCODER}"
+        if encoder:
+            write_encoder(repository, own_encoder, encoder)
+            _write_ensemble(repository, network_name, ensemble_name, own_encoder)
+        else:
+            shared = INT8_ENCODER if PRESETS[preset][1] else SHARED_ENCODER
+            _write_ensemble(repository, network_name, ensemble_name, shared)
+            shutil.rmtree(repository / own_encoder, ignore_errors=True)  # an earlier version's
         _remove_all_but_two(assets.parent.iterdir())
         _remove_all_but_two((folder / "1").glob("*.crops"))
         if shipped:
@@ -145,16 +168,23 @@ def _remove_all_but_two(versions: Iterable[Path]) -> None:
 
 
 def _in_int8(
-    network: onnx.ModelProto, crops: NDArray[np.uint8], source: AvatarSource, repository: Path
+    network: onnx.ModelProto,
+    crops: NDArray[np.uint8],
+    source: AvatarSource,
+    repository: Path,
+    encoder: onnx.ModelProto | None,
 ) -> onnx.ModelProto:
-    """The network quantised on the avatar's own crops and the sample speech; says what that costs in accuracy."""
+    """The network quantised on the avatar's own crops and the sample speech; says what INT8 costs in accuracy."""
     from quantize import mouth_psnr, network_inputs, quantize, speech_features
 
-    features = speech_features(repository, stages.read_sample())
+    sample = stages.read_sample()
+    features = speech_features(repository, sample, encoder or SHARED_ENCODER)
+    heard = features if encoder else speech_features(repository, sample, INT8_ENCODER)
     examples = list(network_inputs(crops, features, source.mask, CALIBRATION))
     with Console().status(f"quantising {source.id} on {CALIBRATION} frames"):
         small = quantize(network, examples)
-        psnr = mouth_psnr(network, small, list(network_inputs(crops[::-1], features, source.mask, 12)))
+        exact, rough = (list(network_inputs(crops[::-1], x, source.mask, 12)) for x in (features, heard))
+        psnr = mouth_psnr((network, exact), (small, rough))
     print(f"{source.id}: INT8 mouths are {psnr:.1f} dB from FP32")
     return small
 
@@ -197,10 +227,22 @@ def _network_config(repository: Path, name: str, preset: str, facts: dict[str, s
     return text
 
 
-def _write_ensemble(repository: Path, network_name: str, ensemble_name: str) -> None:
+def write_encoder(repository: Path, name: str, encoder: onnx.ModelProto) -> None:
+    """Write a served encoder as the model `name`, configured as the shared one."""
+    folder = repository / name
+    (folder / "1").mkdir(parents=True, exist_ok=True)
+    draft = folder / "1" / "model.draft"
+    onnx.save(encoder, draft)
+    draft.replace(folder / "1" / "model.onnx")
+    text = (repository / SHARED_ENCODER / "config.pbtxt").read_text()
+    _write_if_changed(folder / "config.pbtxt", _substitute(text, r'^(name: ")[^"]*(")', name))
+
+
+def _write_ensemble(repository: Path, network_name: str, ensemble_name: str, encoder_name: str) -> None:
     text = (repository / SHIPPED[1] / "config.pbtxt").read_text()
     text = _substitute(text, r'^(name: ")[^"]*(")', ensemble_name)
     text = _substitute(text, rf'(model_name: "){SHIPPED[0]}(")', network_name)
+    text = _substitute(text, rf'(model_name: "){SHARED_ENCODER}(")', encoder_name)
     (repository / ensemble_name / "1").mkdir(parents=True, exist_ok=True)
     _write_if_changed(repository / ensemble_name / "config.pbtxt", text)
 
@@ -223,7 +265,7 @@ def main() -> None:
     def package(source: Path, repository: Path = stages.REPOSITORY, preset: str | None = None) -> None:
         """Pack the avatar in the folder SOURCE (avatar.yaml, footage, boxes, network) into a model repository.
 
-        PRESET: low (half width, INT8), medium (half width) or high (full width, INT8).
+        PRESET: low (half width, INT8), medium (half width), high (full width, INT8) or exact (full width, FP32).
         """
         try:
             avatar = AvatarSource.read(source)

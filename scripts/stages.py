@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 ROOT = Path(__file__).resolve().parent.parent
 REPOSITORY = ROOT / "model_repository"
+SAMPLE = ROOT / "samples" / "speech.wav"
 
 for _folder in (REPOSITORY / "mel_preprocess" / "1", REPOSITORY / "composite" / "1", ROOT / "backends" / "onnxruntime"):
     if str(_folder) not in sys.path:
@@ -17,5 +18,5 @@ for _folder in (REPOSITORY / "mel_preprocess" / "1", REPOSITORY / "composite" / 
 
 def read_sample() -> NDArray[np.float32]:
     """The project's speech sample, a real person reading: FP32 [113600], mono at 16 kHz."""
-    with wave.open(str(ROOT / "samples" / "speech.wav")) as file:
+    with wave.open(str(SAMPLE)) as file:
         return np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / 32768

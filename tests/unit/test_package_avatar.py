@@ -228,7 +228,12 @@ def test_only_what_changed_is_built_again(tmp_path, repository):
         build(repository, avatars, told.append)
         return list(told)
 
-    assert run() == ["building the mel filterbank", "building the audio encoder", "building the demo avatar"]
+    assert run() == [
+        "building the mel filterbank",
+        "building the audio encoder",
+        "building the audio encoder in INT8",
+        "building the demo avatar",
+    ]
     assert run() == []
     text = (avatars / "demo" / "avatar.yaml").read_text()
     (avatars / "demo" / "avatar.yaml").write_text(text.replace("pingpong", "forward"))
