@@ -10,7 +10,7 @@ import numpy as np
 
 from . import wire
 from .aio import AsyncClient
-from .errors import LipsyncError
+from .errors import InvalidRequest, LipsyncError
 from .live_footage import Footage, Walk
 from .live_frame import Clock, LiveFrame, LoopClock
 from .live_servers import Servers
@@ -39,6 +39,8 @@ class LiveSession:
         servers: host:port of the server's gRPC endpoint, or several, tried in turn; or an `AsyncClient`, which many
             sessions may share and which stays open.
         avatar: whose face.
+        sound_rate: samples a second of the frames' `audio`, a multiple of the 25 frames a second; the timeline's rate
+            (16 kHz) by default. With the rate that is pushed, the very samples that were pushed come out.
         first_chunk: frames of the first request of a speech: few, to show it soon.
         chunk: frames of a request at most; they grow to this while frames are ahead of their time.
         in_flight: requests for talking frames on the way at once.
@@ -46,6 +48,7 @@ class LiveSession:
         buffer_s: seconds of sound that wait to be shown at most, and one more; `push` waits while there are more.
         idle_bytes: memory for the idle frames, which are fetched once if they fit; as much again for frames of silence.
         timeout: seconds that one attempt of a request may take; with an `AsyncClient`, its own holds for its questions.
+        patience: seconds after which a request that keeps failing is given up, if that is sooner than by default.
         clock: where the time comes from; the event loop's own by default.
     """
 
@@ -54,6 +57,7 @@ class LiveSession:
         servers: str | Sequence[str] | AsyncClient = wire.DEFAULT_URL,
         *,
         avatar: str = wire.SHIPPED_AVATAR,
+        sound_rate: int | None = None,
         first_chunk: int = 4,
         chunk: int = 16,
         in_flight: int = 2,
@@ -61,11 +65,13 @@ class LiveSession:
         buffer_s: float = 30.0,
         idle_bytes: int = 64 << 20,
         timeout: float = 5.0,
+        patience: float | None = None,
         clock: Clock | None = None,
     ) -> None:
         self._clock: Clock = clock or LoopClock()
-        self._servers = Servers(servers, avatar, timeout=timeout, clock=self._clock)
+        self._servers = Servers(servers, avatar, timeout=timeout, patience=patience, clock=self._clock)
         self._pace = Pace(first_chunk, chunk, in_flight, ahead_s, buffer_s)
+        self._asked_sound_rate = sound_rate
         self._idle_bytes = idle_bytes
         self._opening = asyncio.Lock()
         self._pushing = asyncio.Lock()
@@ -86,6 +92,7 @@ class LiveSession:
                 return
             self._timeline = await self._servers.timeline()
             self._pace.check(self._timeline)
+            self._sound_rate = self._checked_sound_rate()
             self._footage = Footage(self._servers, await self._servers.avatar(), self._idle_bytes)
             await self._footage.fetch(0)
             self._talk = Talk(self._servers, self._footage, self._timeline, self._clock, self._pace)
@@ -97,9 +104,19 @@ class LiveSession:
         return self._timeline
 
     @property
+    def sound_rate(self) -> int:
+        """Samples a second of the frames' `audio`. The session must be open."""
+        return self._sound_rate
+
+    @property
     def avatar(self) -> Avatar:
         """The avatar's facts. The session must be open."""
         return self._footage.avatar
+
+    async def check(self) -> None:
+        """Return when a server answers and has the avatar. Raises LipsyncError once that is given up."""
+        await self.open()
+        await self._servers.avatar()
 
     async def push(self, pcm: Pcm, rate: int) -> int | None:
         """Give the next piece of speech, of any length. The first one after an end or an interruption begins a speech.
@@ -201,7 +218,15 @@ class LiveSession:
 
     def _begin(self, rate: int) -> Speech:
         self._footage.start_refresh()  # a replaced avatar is noticed when somebody speaks
-        return self._talk.begin(rate)
+        return self._talk.begin(rate, self._sound_rate)
+
+    def _checked_sound_rate(self) -> int:
+        fps, rate = self._timeline.fps, self._asked_sound_rate
+        if rate is None:
+            return self._timeline.sample_rate
+        if rate < 1 or rate % fps:
+            raise InvalidRequest(f"sound_rate is {rate}; it must be a multiple of the {fps} frames a second")
+        return rate
 
     async def _room(self, drops: int) -> bool:
         """Wait until less than `buffer_s` of sound waits. False if it was dropped meanwhile."""
@@ -236,7 +261,7 @@ class LiveSession:
 
     def _frame(self, jpeg: bytes, position: int, slot: Slot | None = None) -> LiveFrame:
         speech = self._speaking
-        silence = np.zeros(self._timeline.samples_per_frame, np.float32)
+        silence = np.zeros(self._sound_rate // self._timeline.fps, np.float32)
         audio, span = slot.speech.sound(slot.frame) if slot else (silence, None)
         frame = LiveFrame(
             jpeg=jpeg,

@@ -43,9 +43,10 @@ class LiveFrame:
         state: "speaking" from the first to the last frame of a speech, also while it waits for more audio in between.
         speech_id: the speech; None while idle.
         speech_frame: number of the frame in its speech; None while idle, and while a speech waits.
-        audio: the sound of this frame, float32 at the timeline's rate (16 kHz), shape = (640,): always one frame long,
-            zeros where there is none.
-        audio_span: (start, stop) of that sound in the speech, in samples; None where there is none.
+        audio: the sound of this frame, float32 at the session's `sound_rate`, shape = (sound_rate / 25,): always one
+            frame long, zeros where there is none.
+        audio_span: (start, stop) of that sound in the speech, in samples at the timeline's rate (16 kHz) whatever the
+            `sound_rate`; None where there is none.
         last: the speech ends with this frame.
         footage_position: position in the avatar's footage, not looped; from frame to frame it changes by 1 at most.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
@@ -32,11 +33,19 @@ class Servers:
         servers: an address, several, or a client, which is used and not closed.
         avatar: whose face.
         timeout: seconds that one attempt may take.
+        patience: seconds from the first attempt on after which a failing call is not repeated any more; None: as long
+            as its failure may pass.
         clock: measures the pauses.
     """
 
     def __init__(
-        self, servers: str | Sequence[str] | AsyncClient, avatar: str, *, timeout: float, clock: Clock
+        self,
+        servers: str | Sequence[str] | AsyncClient,
+        avatar: str,
+        *,
+        timeout: float,
+        patience: float | None,
+        clock: Clock,
     ) -> None:
         self._own = not isinstance(servers, AsyncClient)
         if isinstance(servers, AsyncClient):
@@ -48,6 +57,7 @@ class Servers:
             self._clients = [AsyncClient(url, timeout=timeout) for url in urls]
         self._avatar = avatar
         self._timeout = timeout
+        self._patience = math.inf if patience is None else patience
         self._clock = clock
         self._preferred = 0
 
@@ -98,6 +108,7 @@ class Servers:
     async def _anywhere(self, call: Callable[[AsyncClient], Awaitable[T]]) -> T:
         """The first answer. Raises the failure that gives up last, once sending again no longer helps."""
         place = self._preferred
+        give_up = self._clock.now() + self._patience
         worst: LipsyncError | None = None  # of this round through the addresses: the one most worth repeating
         for attempt in itertools.count(1):
             client = self._clients[place]
@@ -116,7 +127,7 @@ class Servers:
             place = (place + 1) % len(self._clients)
             if attempt % len(self._clients) == 0:
                 delay = wire.retry_delay(worst, attempt // len(self._clients))
-                if delay is None:
+                if delay is None or self._clock.now() + delay > give_up:
                     raise worst
                 worst = None
                 await self.pause(delay)

@@ -14,7 +14,7 @@ from .audio import to_speech
 from .errors import AudioError, InvalidRequest
 from .timeline import Request, Timeline
 
-__all__ = ["Pcm", "Resampler", "Speech"]
+__all__ = ["Pcm", "Resampler", "Speech", "Track"]
 
 Pcm = bytes | bytearray | memoryview | NDArray[Any]
 FLOAT32 = 4  # bytes
@@ -72,6 +72,41 @@ class Resampler:
         return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
 
 
+class Track:
+    """Samples at one rate, from the first that is still needed on.
+
+    Attributes:
+        resampler: from what is pushed to the track's rate.
+        samples: how many have come, those that were forgotten included.
+    """
+
+    def __init__(self, rate: int, to_rate: int) -> None:
+        self.resampler = Resampler(rate, to_rate)
+        self.samples = 0
+        self._kept = bytearray()  # float32 samples from `_base` on; grows and shrinks in place, unlike an array
+        self._base = 0
+
+    def push(self, sound: NDArray[np.float32], *, end: bool = False) -> NDArray[np.float32]:
+        """Take decoded samples, the last ones if `end`. Returns what was added, at the track's rate."""
+        added = self.resampler.convert(sound)
+        if end:
+            added = np.concatenate([added, self.resampler.finish()])
+        self._kept += added.tobytes()
+        self.samples += len(added)
+        return added
+
+    def forget(self, before: int) -> None:
+        """The samples before that one are not needed any more."""
+        del self._kept[: max(0, before - self._base) * FLOAT32]
+        self._base = max(self._base, before)
+
+    def part(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Samples start .. stop-1; zeros after the end of what has come."""
+        data = bytes(self._kept[(start - self._base) * FLOAT32 : (stop - self._base) * FLOAT32])
+        part = np.frombuffer(data, np.float32)
+        return np.pad(part, (0, stop - start - len(part)))
+
+
 class Speech:
     """The samples of one speech, from the first that is still needed on.
 
@@ -79,38 +114,54 @@ class Speech:
         id: number of the speech in its session.
         rate: samples a second of what is pushed.
         ended: no more samples will come.
-        samples: how many have come, at the timeline's rate.
         requested: frames that the server was asked for: 0 .. requested-1.
         shown: frames that were handed out: 0 .. shown-1.
+
+    Args:
+        sound_rate: samples a second of the sound that frames carry; a multiple of the timeline's fps.
     """
 
-    def __init__(self, number: int, rate: int, timeline: Timeline) -> None:
+    def __init__(self, number: int, rate: int, timeline: Timeline, sound_rate: int) -> None:
         self.id = number
         self.rate = rate
         self.ended = False
-        self.samples = 0
         self.requested = 0
         self.shown = 0
         self._timeline = timeline
-        self._resampler = Resampler(rate, timeline.sample_rate)
-        self._kept = bytearray()  # float32 samples from `_base` on; grows and shrinks in place, unlike an array
-        self._base = 0
+        self._heard = Track(rate, timeline.sample_rate)  # what the networks hear
+        self._sound_size = sound_rate // timeline.fps  # samples a frame
+        # What people hear. Its filter holds back much less than the look-ahead does: what can be shown has its sound.
+        self._sound = self._heard if sound_rate == timeline.sample_rate else Track(rate, sound_rate)
         self._loud = bytearray()  # of every frame's own samples, not its context: is any of them not 0
 
     def decode(self, pcm: Pcm, rate: int) -> NDArray[np.float32]:
         """The next piece as mono samples. Raises AudioError or InvalidRequest, with nothing of the piece taken."""
         if rate != self.rate:
             raise InvalidRequest(f"rate is {rate}, but this speech began with {self.rate}; end it first")
-        return self._resampler.decode(pcm)
+        return self._heard.resampler.decode(pcm)
 
-    def push(self, sound: NDArray[np.float32]) -> None:
-        """Take decoded samples."""
-        self._keep(self._resampler.convert(sound))
+    def push(self, sound: NDArray[np.float32], *, end: bool = False) -> None:
+        """Take decoded samples, the last ones if `end`."""
+        line = self._timeline
+        size, before = line.samples_per_frame, self.samples
+        if self._sound is not self._heard:
+            self._sound.push(sound, end=end)
+            self._sound.forget(self.shown * self._sound_size)
+        speech = self._heard.push(sound, end=end)
+        self._heard.forget(size * min(self.shown, self.requested) - line.samples_before)
+        self._loud.extend(bytes(line.frame_count(self.samples) - len(self._loud)))
+        for frame in set(((before + np.flatnonzero(speech)) // size).tolist()):
+            self._loud[frame] = 1
 
     def end(self) -> None:
         """No more samples will come: the rest of the frames become available."""
-        self._keep(self._resampler.finish())
+        self.push(np.zeros(0, np.float32), end=True)
         self.ended = True
+
+    @property
+    def samples(self) -> int:
+        """How many have come, at the timeline's rate."""
+        return self._heard.samples
 
     @property
     def total(self) -> int:
@@ -149,33 +200,15 @@ class Speech:
         start = max(0, line.samples_per_frame * first - line.samples_before)
         stop = line.samples_per_frame * (first + count - 1) + line.samples_after
         self.requested += count
-        return Request(self._part(start, stop), start, False, first, count, footage_start)
+        return Request(self._heard.part(start, stop), start, False, first, count, footage_start)
 
     def sound(self, frame: int) -> tuple[NDArray[np.float32], tuple[int, int]]:
         """The sound of a frame that was not shown yet.
 
         Returns:
-            (audio, span): samples of exactly one frame, the last one filled up with zeros, and where they begin and end
-            in the speech, without that filling.
+            (audio, span): samples of exactly one frame at the sound's rate, the last one filled up with zeros; where
+            they begin and end in the speech, at the timeline's rate, without that filling.
         """
-        size = self._timeline.samples_per_frame
-        start = frame * size
-        return self._part(start, start + size), (start, min(start + size, self.samples))
-
-    def _keep(self, speech: NDArray[np.float32]) -> None:
-        line = self._timeline
-        needed = max(0, line.samples_per_frame * min(self.shown, self.requested) - line.samples_before)
-        del self._kept[: (needed - self._base) * FLOAT32]
-        self._base = needed
-        self._kept += speech.tobytes()
-        size = line.samples_per_frame
-        self._loud.extend(bytes(line.frame_count(self.samples + len(speech)) - len(self._loud)))
-        for frame in set(((self.samples + np.flatnonzero(speech)) // size).tolist()):
-            self._loud[frame] = 1
-        self.samples += len(speech)
-
-    def _part(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Samples start .. stop-1; zeros after the end of what has come."""
-        data = bytes(self._kept[(start - self._base) * FLOAT32 : (stop - self._base) * FLOAT32])
-        part = np.frombuffer(data, np.float32)
-        return np.pad(part, (0, stop - start - len(part)))
+        size, start = self._sound_size, frame * self._timeline.samples_per_frame
+        span = start, min(start + self._timeline.samples_per_frame, self.samples)
+        return self._sound.part(frame * size, (frame + 1) * size), span

@@ -108,9 +108,9 @@ class Talk:
             self._stalls += 1
         return False
 
-    def begin(self, rate: int) -> Speech:
+    def begin(self, rate: int, sound_rate: int) -> Speech:
         """Start a speech, to be shown after those that are here."""
-        speech = Speech(self._next_id, rate, self._timeline)
+        speech = Speech(self._next_id, rate, self._timeline, sound_rate)
         self._next_id += 1
         self._speeches.append(speech)
         return speech

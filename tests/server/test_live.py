@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import io
 import itertools
 import socket
@@ -14,6 +13,7 @@ from PIL import Image
 from lipsync_client import AsyncClient, LiveFrame, LiveSession, to_speech
 from lipsync_client.live_speech import Speech
 from live_clock import TestClock, run, take, until_last
+from relay import Relay
 from speech import real_speech
 
 SECONDS = 60.0  # no call may hang
@@ -153,7 +153,7 @@ def test_talking_frames_of_silence_depend_on_the_footage_alone(server, sound) ->
                 )
                 return answer.frames[-1]
 
-            heard = Speech(1, 16_000, await client.timeline())
+            heard = Speech(1, 16_000, await client.timeline(), 16_000)
             heard.push(speech)
             heard.end()
             silent = [frame for frame in range(heard.total) if heard.silent(frame)]
@@ -163,34 +163,6 @@ def test_talking_frames_of_silence_depend_on_the_footage_alone(server, sound) ->
             assert once != await picture(silent[-1] + 5, 1)
 
     asyncio.run(asyncio.wait_for(main(), SECONDS))
-
-
-class Relay:
-    """An address that leads to a server until it is cut."""
-
-    def __init__(self, url: str) -> None:
-        self._host, _, self._port = url.rpartition(":")
-        self._ends: list[asyncio.StreamWriter] = []
-
-    async def open(self) -> str:
-        self._listening = await asyncio.start_server(self._connect, "127.0.0.1", 0)
-        return f"127.0.0.1:{self._listening.sockets[0].getsockname()[1]}"
-
-    def cut(self) -> None:
-        self._listening.close()
-        for end in self._ends:
-            end.transport.abort()
-
-    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection(self._host, int(self._port))
-        self._ends += [writer, back]
-        with contextlib.suppress(ConnectionError):
-            await asyncio.gather(self._copy(reader, back), self._copy(there, writer))
-
-    async def _copy(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-        while data := await source.read(1 << 16):
-            target.write(data)
-            await target.drain()
 
 
 def test_a_server_lost_in_mid_speech_costs_no_frame(server, clock, sound) -> None:

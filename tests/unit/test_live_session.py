@@ -149,7 +149,7 @@ def test_a_slow_consumer_slows_push_and_memory_does_not_grow(fake: LiveFake, clo
                 clock.time += 1.0  # it takes that long with every frame
                 frames += await take(session, 1)
                 assert session._talk.waiting <= 2 * RATE
-                assert len(session._talk._speeches[0]._kept) <= 4 * 3 * RATE if session._talk._speeches else True
+                assert len(session._talk._speeches[0]._heard._kept) <= 4 * 3 * RATE if session._talk._speeches else True
             await speaking
         check_speech(frames, np.tile(SPEECH, 10))
         check_steady(frames)
@@ -479,6 +479,8 @@ def test_wrong_use_is_refused_and_harms_nothing(fake: LiveFake, clock: TestClock
             await LiveSession(fake.url, clock=clock).open()
         with pytest.raises(InvalidRequest, match=r"buffer_s is 0\.1"):
             await LiveSession(fake.url, clock=clock, chunk=8, buffer_s=0.1).open()
+        with pytest.raises(InvalidRequest, match=r"sound_rate is 11026.*multiple of the 25 frames"):
+            await LiveSession(fake.url, clock=clock, chunk=8, sound_rate=11_025 + 1).open()
         with pytest.raises(InvalidRequest, match="no server address"):
             LiveSession([], clock=clock)
         async with LiveSession(fake.url, clock=clock, **OPTIONS) as session:
@@ -531,6 +533,30 @@ def test_int16_at_another_rate_equals_converting_the_whole(fake: LiveFake, clock
                 await session.push(sound.tobytes()[start : start + 777], 44100)
             await session.end_speech()
             check_speech(await until_last(session), to_speech(sound, 44100, to_rate=RATE))
+
+    run(main, clock)
+
+
+def test_frames_carry_the_producers_own_sound(fake: LiveFake, clock: TestClock) -> None:
+    sound = np.random.default_rng(4).integers(-9000, 9000, 24_000, np.int16)
+
+    async def main() -> None:
+        async with LiveSession(fake.url, clock=clock, sound_rate=24_000, **OPTIONS) as session:
+            assert session.sound_rate == 24_000
+            frames = await take(session, 2)
+            for start in range(0, 2 * len(sound), 777):
+                await session.push(sound.tobytes()[start : start + 777], 24_000)
+            await session.end_speech()
+            frames += await until_last(session)
+            await session.push(sound, 24_000)
+            await take(session, 15)
+            await session.interrupt()
+            frames += await take(session, 1)
+        assert {frame.audio.shape for frame in frames} == {(960,)}
+        spoken = [frame for frame in frames if frame.audio_span]
+        np.testing.assert_array_equal(np.concatenate([frame.audio for frame in spoken]), sound / np.float32(32768))
+        assert [frame.audio_span for frame in spoken] == [(FRAME * n, FRAME * (n + 1)) for n in range(25)]
+        assert not any(frame.audio.any() for frame in frames if not frame.audio_span)
 
     run(main, clock)
 
