@@ -1,0 +1,1 @@
+"""From footage of a person to what an avatar is made of."""
