@@ -30,9 +30,9 @@ FACE = {
 EXPRESSION = {
     "mouthSmile": 0.45,
     "mouthPress": 0.1,
-    "browInnerUp": 0.1,
+    "browInnerUp": 0.03,
     "browOuterUp": 0.25,
-    "eyeWide": 0.12,
+    "eyeWide": 0.22,
     "eyeSquint": 0.05,
     "cheekSquint": 0.3,
 }

@@ -158,6 +158,7 @@ def eye(radius: float) -> bpy.types.Material:
     texture = n.add("TexImage", image=image, extension="EXTEND")
     n.links.new(shrink.outputs[0], texture.inputs["Vector"])
     n.links.new(texture.outputs["Color"], n.bsdf.inputs["Base Color"])
+    n.bsdf.inputs["Specular IOR Level"].default_value = 0.0  # the coat alone reflects: a dull one greys the pupil
     n.bsdf.inputs["Coat Weight"].default_value, n.bsdf.inputs["Coat Roughness"].default_value = 1.0, 0.02
     n.bsdf.inputs["Coat IOR"].default_value = 1.45
     return made

@@ -60,7 +60,7 @@ def pose_at(frame: int) -> Pose:
 def background() -> NDArray[np.float32]:
     """A room far out of focus: a wall with a window's light, BGR 0..255."""
     y, x = np.mgrid[0:HEIGHT, 0:WIDTH].astype(np.float32)
-    wall = np.array([112, 113, 111], np.float32) + (x / WIDTH)[..., None] * np.array([-34, -36, -36], np.float32)
+    wall = np.array([122, 128, 132], np.float32) + (x / WIDTH)[..., None] * np.array([-34, -36, -36], np.float32)
     light = np.exp(-(((x - 180) / 420) ** 2 + ((y - 210) / 360) ** 2))[..., None]
     room = wall + light * np.array([86, 92, 94], np.float32)
     blocks = np.zeros_like(room)

@@ -22,8 +22,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--mouths", type=int, default=300)
-    parser.add_argument("--samples", type=int, default=40, help="of the portrait; a fifth of it for the mouths")
+    parser.add_argument("--mouths", type=int, default=260)
+    parser.add_argument("--samples", type=int, default=32, help="of the portrait; a quarter of it for the mouths")
     options = parser.parse_args()
     out = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ def main() -> None:
         picture(f"lids_{number}", max(1, options.samples // 2), EYES_REGION)
     for number, mouth in enumerate(track(np.load(out / "mouths.npy"), description="mouths")):
         studio.pose(as_dict(mouth), 0.0)
-        picture(f"mouth_{number:03d}", max(1, options.samples // 5), MOUTH_REGION)
+        picture(f"mouth_{number:03d}", max(1, options.samples // 4), MOUTH_REGION)
 
 
 if __name__ == "__main__":

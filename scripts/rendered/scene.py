@@ -68,9 +68,9 @@ class Studio:
         self._jumper()
         self._light()
         self._camera()
-        dark = materials.plain("brow", (0.09, 0.05, 0.03), 0.7)
+        dark = materials.plain("brow", (0.11, 0.06, 0.035), 0.7)
         for side in (1, -1):
-            _strands("brow", hair.grow_brow(self.tree, self._eye(side), side, self.rng), 0.0012, dark)
+            _strands("brow", hair.grow_brow(self.tree, self._eye(side), side, self.rng), 0.001, dark)
         self.lash_material = materials.plain("lashes", (0.012, 0.008, 0.006), 0.5)
         self.lashes: list[bpy.types.Object] = []
         self.blink = 0.0
@@ -103,7 +103,7 @@ class Studio:
             eye.data.materials.append(materials.eye(radius))
 
     def _teeth(self) -> None:
-        ivory = materials.plain("teeth", (0.78, 0.72, 0.62), 0.22, subsurface=0.15)
+        ivory = materials.plain("teeth", (0.87, 0.81, 0.71), 0.22, subsurface=0.15)
         gum = materials.plain("gums", (0.42, 0.13, 0.12), 0.3, subsurface=0.2)
         self.jaws = {}
         for row in ("upper", "lower"):
