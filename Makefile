@@ -39,9 +39,9 @@ clean: ## remove the build output and .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
 .venv/.server: pyproject.toml | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[server]'
+	$(BIN)/python -m pip install --quiet --editable '.[server,web]'
 	@touch $@
 
 .venv/.test: pyproject.toml | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[server,train,evaluate,benchmark,test,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[server,web,train,evaluate,benchmark,test,dev]'
 	@touch $@ .venv/.server

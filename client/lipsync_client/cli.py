@@ -20,6 +20,7 @@ from .control import Control, avatars_in
 from .errors import ControlDenied, LipsyncError
 from .report import Watch, avatars_table, models_table, stats_table
 from .video import write_mp4
+from .web.command import web
 
 LOAD_TIMEOUT = 600.0  # seconds; a GPU may build its engine first
 
@@ -197,6 +198,9 @@ def failing_clearly() -> Iterator[None]:
         return
     err.print(message, highlight=False, markup=False, soft_wrap=True)
     raise typer.Exit(status)
+
+
+app.command()(failing_clearly()(web))
 
 
 def main() -> None:

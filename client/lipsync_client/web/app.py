@@ -1,0 +1,142 @@
+"""The page and its WebSocket as an ASGI application."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from starlette.applications import Starlette
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import PlainTextResponse
+from starlette.routing import Mount, WebSocketRoute
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from ..aio import AsyncClient
+from ..errors import LipsyncError
+from ..live_frame import Clock
+from .connection import Connection
+from .faces import Faces
+from .protocol import Close, Refused
+from .settings import Settings
+from .voice import Voice
+
+__all__ = ["create_app"]
+
+PAGE = Path(__file__).with_name("page")
+LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+HEADERS = {
+    # Everything comes from here: no inline script or style, no other host, nobody's frame.
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Permissions-Policy": "microphone=(self), camera=(), geolocation=()",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-cache",
+}
+
+
+def create_app(
+    client: AsyncClient,
+    faces: Faces,
+    *,
+    voice: Voice | None = None,
+    settings: Settings | None = None,
+    clock: Clock | None = None,
+) -> ASGIApp:
+    """The application.
+
+    Args:
+        client: the lip-sync server, shared by all connections; closed when the application ends.
+        faces: the avatars that are offered.
+        voice: speaks text; None where there is no synthesiser.
+        settings: limits; the defaults if None.
+        clock: of the live sessions; the event loop's own if None.
+    """
+    site = Site(client, faces, voice, settings or Settings(), clock)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async with client:
+            yield
+
+    routes = [WebSocketRoute("/live", site.connect), Mount("/", StaticFiles(directory=PAGE, html=True))]
+    return Guard(Starlette(routes=routes, lifespan=lifespan), site.settings)
+
+
+class Site:
+    """What the connections of one application share."""
+
+    def __init__(
+        self, client: AsyncClient, faces: Faces, voice: Voice | None, settings: Settings, clock: Clock | None
+    ) -> None:
+        self.settings = settings
+        self._client, self._faces, self._voice, self._clock = client, faces, voice, clock
+        self._sessions = 0
+
+    async def connect(self, socket: WebSocket) -> None:
+        """Serve one browser."""
+        await socket.accept()
+        connection = Connection(socket, self.settings)
+        with contextlib.suppress(WebSocketDisconnect):
+            try:
+                hello = await connection.hello()
+                if self._sessions >= self.settings.max_sessions:
+                    text = f"All {self.settings.max_sessions} places are taken."
+                    raise Refused("full", text, Close.TRY_LATER)
+                self._sessions += 1
+                try:
+                    await connection.serve(hello, self._client, self._faces, self._voice, self._clock)
+                finally:
+                    self._sessions -= 1
+            except Refused as refusal:
+                await connection.refuse(refusal)
+            except LipsyncError as failure:
+                await connection.refuse(Refused("failed", str(failure), Close.TRY_LATER))
+
+
+class Guard:
+    """Keeps other sites' pages out, and adds the security headers."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._settings = settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            return await self._app(scope, receive, send)
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
+        refusal = self._refusal(Headers(scope=scope), scope["type"] == "websocket")
+        if refusal is None:
+            return await self._app(scope, receive, send_with_headers)
+        if scope["type"] == "websocket":  # before it is accepted: the answer is 403
+            return await send({"type": "websocket.close", "code": 1008})
+        return await PlainTextResponse(refusal, 403)(scope, receive, send_with_headers)
+
+    def _refusal(self, headers: Headers, socket: bool) -> str | None:
+        host, origin = headers.get("host", ""), headers.get("origin")
+        if self._settings.loopback and _address(f"//{host}")[0] not in LOOPBACK:
+            # Another site's name that leads to 127.0.0.1: its page would count as ours.
+            return "This server answers to localhost only: open it by that name, or start it with --host.\n"
+        if socket and origin and _address(origin)[1] != host and origin not in self._settings.allow_origins:
+            return "Pages of other origins may not connect.\n"
+        return None
+
+
+def _address(url: str) -> tuple[str | None, str | None]:
+    """Its host's name, and the same with the port as it stands there."""
+    try:
+        parts = urlsplit(url)
+        return parts.hostname, parts.netloc
+    except ValueError:
+        return None, None

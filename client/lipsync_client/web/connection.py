@@ -1,0 +1,233 @@
+"""One browser: its WebSocket, and the live session behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+from collections.abc import Coroutine, Mapping
+from typing import Any
+
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from ..aio import AsyncClient
+from ..errors import LipsyncError
+from ..live import LiveSession
+from ..live_frame import Clock
+from .faces import Faces
+from .protocol import (
+    RATES,
+    VERSION,
+    Close,
+    Hello,
+    Refused,
+    number_of,
+    pack_frame,
+    parse_control,
+    parse_hello,
+    parse_sound,
+    text_of,
+)
+from .settings import Settings
+from .speaker import Speaker
+from .voice import Voice
+
+__all__ = ["Connection"]
+
+SILENT_S = 2.0  # a failure that goes on is reported this often
+BUFFER_S = 5.0  # seconds of sound in the session; the rest waits where an interruption finds it at once
+
+
+class Connection:
+    """Serves one browser until either side ends it.
+
+    Three tasks: one reads messages, so that an interruption is heard at once; one gives sound to the session, which may
+    wait; one sends frames, which may wait for the browser.
+
+    Args:
+        socket: accepted.
+        settings: limits.
+    """
+
+    def __init__(self, socket: WebSocket, settings: Settings) -> None:
+        self._socket = socket
+        self._settings = settings
+        self._sending = asyncio.Lock()  # first come, first sent: nothing old follows the answer to an interruption
+        self._used = self._now()  # when somebody last did something
+        self._second, self._messages = 0, 0
+        self._sent = self._taken = -1  # frames' numbers
+        self._room = asyncio.Event()
+
+    async def hello(self) -> Hello:
+        """The first message, with the right token. Raises Refused, WebSocketDisconnect."""
+        try:
+            message = await asyncio.wait_for(self._receive(), self._settings.hello_s)
+        except asyncio.TimeoutError:
+            raise Refused("idle", f"No hello within {self._settings.hello_s:g} s.", Close.IDLE) from None
+        hello = parse_hello(message)
+        wanted = self._settings.token
+        if wanted is not None and not hmac.compare_digest(hello.token.encode(), wanted.encode()):
+            raise Refused(
+                "token", "The token is missing or wrong: it is the one that `lipsync web` shows.", Close.TOKEN
+            )
+        return hello
+
+    async def serve(
+        self, hello: Hello, client: AsyncClient, faces: Faces, voice: Voice | None, clock: Clock | None
+    ) -> None:
+        """Serve until the browser goes away.
+
+        Args:
+            hello: what the browser asked for.
+            client: the lip-sync server; all connections share it.
+            faces: the avatars to choose from.
+            voice: speaks text; None where there is no synthesiser.
+            clock: of the session; the event loop's own if None.
+
+        Raises:
+            Refused: the browser must be sent away.
+            WebSocketDisconnect: it went.
+            LipsyncError: there is no session to be had.
+        """
+        names = await faces.names()
+        avatar = hello.avatar if hello.avatar in names else names[0]
+        session = LiveSession(
+            client,
+            avatar=avatar,
+            sound_rate=hello.sound_rate,
+            buffer_s=BUFFER_S,
+            patience=self._settings.patience_s,
+            clock=clock,
+        )
+        async with faces.lease(avatar), session:
+            timeline = session.timeline
+            await self._tell(
+                "welcome",
+                version=VERSION,
+                avatar=avatar,
+                avatars=names,
+                width=session.avatar.frame_width,
+                height=session.avatar.frame_height,
+                fps=timeline.fps,
+                look_ahead_s=timeline.samples_after / timeline.sample_rate,
+                rates=RATES,
+                voice=voice.name if voice else None,
+                text_chars=self._settings.text_chars,
+                waiting_s=self._settings.waiting_s,
+            )
+            speaker = Speaker(session, voice, self._settings, self._fail)
+            await _first_to_end(self._read(speaker), speaker.run(), self._show(session, speaker))
+
+    async def refuse(self, refusal: Refused) -> None:
+        """Say why, and end the connection."""
+        await self._tell("error", reason=refusal.reason, text=str(refusal))
+        await self._socket.close(refusal.code or Close.BAD_MESSAGE, refusal.reason)
+
+    async def _read(self, speaker: Speaker) -> None:
+        while True:
+            message = await self._receive()
+            try:
+                if isinstance(message, bytes):
+                    self._note_use()
+                    rate, sound = parse_sound(message)
+                    if sound:
+                        speaker.sound(rate, sound)
+                else:
+                    await self._obey(parse_control(message), speaker)
+            except Refused as refusal:
+                if refusal.code is not None:
+                    raise
+                await self._tell("error", reason=refusal.reason, text=str(refusal))
+
+    async def _obey(self, message: Mapping[str, Any], speaker: Speaker) -> None:
+        kind = message["type"]
+        if kind == "taken":
+            index = number_of(message, "index")
+            if not self._taken < index <= self._sent:
+                raise Refused("bad_message", f"Frame {index} cannot be taken now.", Close.BAD_MESSAGE)
+            self._taken = index
+            self._room.set()
+            return
+        self._note_use()
+        if kind == "end":
+            speaker.end()
+        elif kind == "say":
+            speaker.say(text_of(message, "text"))
+        elif kind == "interrupt":
+            await speaker.interrupt()
+            await self._tell("interrupted")
+        else:
+            raise Refused("bad_message", f"There is no message of type {kind[:40]!r}.", Close.BAD_MESSAGE)
+
+    async def _show(self, session: LiveSession, speaker: Speaker) -> None:
+        told = -SILENT_S
+        while True:
+            # Before the frame is taken from the session: an interruption meanwhile must find it there.
+            await self._wait_for_room()
+            try:
+                frame = await anext(session)
+            except LipsyncError as failure:
+                speaker.forget()
+                if self._now() - told >= SILENT_S:
+                    told = self._now()
+                    await self._fail(failure)
+                continue
+            if frame.state == "speaking" or speaker.busy:
+                self._used = self._now()
+            elif self._now() - self._used > self._settings.idle_s:
+                raise Refused("idle", f"Nobody has used this page for {self._settings.idle_s:g} s.", Close.IDLE)
+            self._sent = frame.index
+            await self._send(pack_frame(frame))
+
+    async def _wait_for_room(self) -> None:
+        while self._sent - self._taken >= self._settings.window:
+            self._room.clear()
+            try:
+                await asyncio.wait_for(self._room.wait(), self._settings.hello_s)
+            except asyncio.TimeoutError:
+                text = f"The browser has taken no frame for {self._settings.hello_s:g} s."
+                raise Refused("stalled", text, Close.IDLE) from None
+
+    def _note_use(self) -> None:
+        self._used = self._now()
+        second = int(self._used)
+        self._messages = self._messages + 1 if second == self._second else 1
+        self._second = second
+        if self._messages > self._settings.messages_per_s:
+            text = f"More than {self._settings.messages_per_s} messages came in a second."
+            raise Refused("too_much", text, Close.TOO_MUCH)
+
+    async def _receive(self) -> str | bytes:
+        message = await self._socket.receive()
+        if message["type"] == "websocket.disconnect":
+            raise WebSocketDisconnect(message.get("code", 1005))
+        text: str | None = message.get("text")
+        return message.get("bytes") or b"" if text is None else text
+
+    async def _send(self, message: bytes) -> None:
+        async with self._sending:
+            await self._socket.send_bytes(message)
+
+    async def _tell(self, kind: str, **values: Any) -> None:
+        async with self._sending:
+            await self._socket.send_text(json.dumps({"type": kind, **values}, allow_nan=False))
+
+    async def _fail(self, failure: LipsyncError) -> None:
+        await self._tell("error", reason="failed", text=str(failure))
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
+
+
+async def _first_to_end(*work: Coroutine[Any, Any, None]) -> None:
+    """Run them all until the first one ends, and raise what it raised. The others are cancelled."""
+    tasks = [asyncio.create_task(some) for some in work]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

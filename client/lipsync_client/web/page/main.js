@@ -1,0 +1,241 @@
+// The page: what a person does, and what they see of it.
+
+import { Link } from "./link.js";
+import { Meters } from "./meters.js";
+import { Notice } from "./notice.js";
+import { Player } from "./player.js";
+import { FileSender, SourceError, openMicrophone, readFile } from "./sources.js";
+
+const $ = (id) => document.getElementById(id);
+const meters = new Meters();
+const notice = new Notice(() => link.open(), (token) => {
+  location.hash = new URLSearchParams({ token });
+  link.token = token;
+  link.open();
+});
+
+export const player = new Player($("face"), drawn);
+export const link = new Link(player.soundRate, { welcome, frame, told, down });
+
+let source = null; // what speaks: {kind, stop?, sender?}; one at a time
+let speaking = false; // a talking frame was drawn last
+let hushed = 0; // interruptions that the server has not answered yet: talking frames until then are old
+let soundChosen = false; // the person has pressed Sound
+let opening = 0; // which press of a button is being carried out: an older one gives way
+
+link.token = new URLSearchParams(location.hash.slice(1)).get("token") ?? "";
+link.open();
+
+function welcome(message) {
+  hushed = 0;
+  player.fps = message.fps;
+  player.restart();
+  notice.hide();
+  meters.lookAhead = message.look_ahead_s;
+  $("stage").classList.remove("stale");
+  $("stage").style.setProperty("--ratio", message.width / message.height);
+  $("face").setAttribute("aria-label", `The face of ${message.avatar}`);
+  $("avatar").replaceChildren(...message.avatars.map((name) => new Option(name, name, false, name === message.avatar)));
+  $("text").maxLength = message.text_chars;
+  $("no-voice").hidden = Boolean(message.voice);
+  enable(true);
+  $("speak").disabled = !message.voice;
+  pill("good", "Connected");
+}
+
+function down({ reason, text, wait }) {
+  endSource();
+  player.restart();
+  meters.begin(null);
+  enable(false);
+  speaking = false;
+  show();
+  $("stage").classList.add("stale");
+  pill(wait === null ? "bad" : "wait", wait === null ? "Not connected" : "Reconnecting");
+  notice.show(reason, text, wait);
+}
+
+function frame(frame) {
+  if (hushed && frame.speaking) return;
+  player.push(frame);
+  if (frame.speechFrame >= 0) source?.sender?.advance(frame.speechFrame / player.fps);
+  if (document.hidden) seen(frame);
+}
+
+function told(message) {
+  if (message.type === "interrupted") hushed = Math.max(0, hushed - 1);
+  if (message.type !== "error") return;
+  if (link.ready) say(message.text, "error");
+  if (source) interrupt(true);
+}
+
+function drawn({ frame, offset, ahead }) {
+  meters.drawn(frame, offset, ahead, player.fps);
+  seen(frame);
+}
+
+function seen(frame) {
+  speaking = frame.speaking && !frame.last;
+  if (frame.last && source && source.kind !== "microphone") {
+    endSource();
+    say("");
+  }
+  show();
+}
+
+/** Make room for another source. False if a later press has come in between. */
+async function begin(kind, open) {
+  player.resume();
+  interrupt();
+  const mine = ++opening;
+  say("");
+  try {
+    const ready = await open();
+    if (mine !== opening || !link.ready) return ready?.stop?.();
+    source = { kind, ...ready };
+    meters.begin(kind);
+  } catch (error) {
+    if (!(error instanceof SourceError)) throw error;
+    say(error.message, "error");
+  }
+  show();
+}
+
+function startMicrophone() {
+  let samples = 0;
+  begin("microphone", async () => {
+    const stop = await openMicrophone(player.context, (piece) => {
+      if (!samples) meters.begin("microphone", piece.length / player.context.sampleRate);
+      samples += piece.length;
+      link.sound(player.context.sampleRate, piece);
+    });
+    if (!soundChosen) mute(true);
+    const how = soundChosen ? "" : " Your voice is not played back, so that it does not echo; with headphones, press Sound.";
+    say(`Listening.${how}`);
+    return { stop };
+  });
+}
+
+function startFile(file) {
+  if (!file || !link.ready) return;
+  begin("file", async () => {
+    say(`Reading ${file.name}`);
+    const sound = await readFile(player.context, file);
+    say(`Speaking ${file.name} (${Math.round(sound.samples.length / sound.rate)} s)`);
+    unmute();
+    return { sender: new FileSender(link, sound) };
+  });
+}
+
+function startText() {
+  const text = $("text").value.trim();
+  if (!text) return say("Write something to speak first.", "error");
+  begin("text", async () => {
+    unmute();
+    link.tell("say", { text });
+  });
+}
+
+/** Silence at once, here and on the server. */
+function interrupt(keepMessage = false) {
+  if (!source && !speaking && !player.waiting) return;
+  endSource();
+  hushed += link.ready;
+  link.tell("interrupt");
+  player.flush();
+  speaking = false;
+  if (!keepMessage) say("");
+  show();
+}
+
+/** The speech is complete as far as it goes; what was said is still shown. */
+function endSource() {
+  opening += 1;
+  source?.stop?.();
+  source = null;
+}
+
+function mute(muted) {
+  player.muted = muted;
+  $("sound").setAttribute("aria-pressed", String(!muted));
+  $("sound").lastElementChild.textContent = muted ? "Sound off" : "Sound on";
+}
+
+function unmute() {
+  if (!soundChosen) mute(false);
+}
+
+function show() {
+  const listening = source?.kind === "microphone";
+  $("microphone").setAttribute("aria-pressed", String(listening));
+  $("microphone").lastElementChild.textContent = listening ? "Stop" : "Microphone";
+  $("interrupt").disabled = !link.ready || !(source || speaking);
+  const [kind, name] = listening ? ["listening", "Live"] : speaking ? ["speaking", "Speaking"] : ["idle", "Idle"];
+  $("state").dataset.kind = kind;
+  $("state").textContent = name;
+}
+
+function say(text, kind = "") {
+  $("message").dataset.kind = kind;
+  $("message").textContent = text;
+}
+
+function pill(kind, text) {
+  $("link").dataset.kind = kind;
+  $("link").textContent = text;
+  $("state").hidden = kind !== "good";
+}
+
+function enable(on) {
+  for (const id of ["avatar", "speak", "microphone", "file"]) $(id).disabled = !on;
+}
+
+$("say").onsubmit = (event) => {
+  event.preventDefault();
+  if (!$("speak").disabled) startText();
+};
+$("text").onkeydown = (event) => {
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  $("say").requestSubmit();
+};
+$("microphone").onclick = () => {
+  if (source?.kind !== "microphone") return startMicrophone();
+  endSource();
+  link.tell("end");
+  say("");
+  show();
+};
+$("file").onclick = () => $("file-input").click();
+$("file-input").onchange = (event) => {
+  startFile(event.target.files[0]);
+  event.target.value = ""; // the same file again is a change too
+};
+$("sound").onclick = () => {
+  soundChosen = true;
+  mute($("sound").getAttribute("aria-pressed") === "true");
+};
+$("interrupt").onclick = () => interrupt();
+$("avatar").onchange = (event) => {
+  interrupt();
+  enable(false);
+  pill("wait", "Connecting");
+  link.avatar = event.target.value;
+  link.open();
+};
+window.onkeydown = (event) => {
+  player.resume();
+  if (event.key === "Escape") interrupt();
+};
+window.onpointerdown = () => player.resume();
+window.ondragover = (event) => {
+  event.preventDefault();
+  $("drop").hidden = !link.ready || !event.dataTransfer.types.includes("Files");
+};
+window.ondragleave = (event) => ($("drop").hidden ||= !event.relatedTarget);
+window.ondrop = (event) => {
+  event.preventDefault();
+  $("drop").hidden = true;
+  startFile(event.dataTransfer.files[0]);
+};
+mute(false);

@@ -1,0 +1,88 @@
+// Where speech comes from: the microphone, or a file. Both give 16-bit mono samples.
+
+const PIECE_S = 0.2; // of a file, a message
+const AHEAD_S = 10; // a file is sent so far ahead of what was shown; the server takes more, but not much
+
+/** A failure with a sentence for the person. */
+export class SourceError extends Error {}
+
+/** Samples of floats as 16-bit ones. */
+export function toInt16(values) {
+  const samples = new Int16Array(values.length);
+  for (let i = 0; i < values.length; i++) samples[i] = Math.max(-32768, Math.min(32767, Math.round(values[i] * 32768)));
+  return samples;
+}
+
+/** Start the microphone. Gives a function that stops it. `onPiece(samples)` is called with 40 ms at a time. */
+export async function openMicrophone(context, onPiece) {
+  if (!navigator.mediaDevices || !context.audioWorklet)
+    throw new SourceError(
+      "Browsers give the microphone only to pages from https or from localhost. On the server's own machine open " +
+        `http://localhost:${location.port || 80}/, or reach it through an SSH tunnel or a proxy with TLS.`,
+    );
+  let stream;
+  try {
+    stream = await navigator.mediaDevices.getUserMedia({ audio: { echoCancellation: true, noiseSuppression: true, autoGainControl: true, channelCount: 1 } });
+  } catch (error) {
+    throw new SourceError(
+      {
+        NotAllowedError: "The browser does not allow the microphone. Allow it beside the address, then press Microphone again.",
+        NotFoundError: "There is no microphone. Connect one, then press Microphone again.",
+        NotReadableError: "The microphone cannot be opened: another program may be using it.",
+      }[error.name] ?? `The microphone cannot be opened (${error.message}).`,
+    );
+  }
+  try {
+    await context.audioWorklet.addModule("recorder.js");
+    const source = new MediaStreamAudioSourceNode(context, { mediaStream: stream });
+    const recorder = new AudioWorkletNode(context, "recorder", { numberOfOutputs: 0, channelCount: 1, channelCountMode: "explicit" });
+    recorder.port.onmessage = (event) => onPiece(toInt16(event.data));
+    source.connect(recorder);
+    return () => {
+      source.disconnect();
+      recorder.port.onmessage = null;
+      recorder.port.postMessage("stop");
+      stream.getTracks().forEach((track) => track.stop());
+    };
+  } catch (error) {
+    stream.getTracks().forEach((track) => track.stop());
+    throw new SourceError(`The microphone cannot be read (${error.message}).`);
+  }
+}
+
+/** Read a sound file as mono samples at the context's rate. */
+export async function readFile(context, file, mostBytes = 200e6) {
+  if (file.size > mostBytes) throw new SourceError(`${file.name} has ${Math.round(file.size / 1e6)} MB; ${mostBytes / 1e6} MB are allowed here. \`lipsync render\` takes files of any size.`);
+  let sound;
+  try {
+    sound = await context.decodeAudioData(await file.arrayBuffer());
+  } catch {
+    throw new SourceError(`${file.name} has no sound that this browser can read. WAV, MP3, M4A, OGG and FLAC work everywhere.`);
+  }
+  const mono = sound.getChannelData(0).slice();
+  for (let channel = 1; channel < sound.numberOfChannels; channel++) {
+    const values = sound.getChannelData(channel);
+    for (let i = 0; i < mono.length; i++) mono[i] += values[i];
+  }
+  for (let i = 0; i < mono.length; i++) mono[i] /= sound.numberOfChannels;
+  return { samples: toInt16(mono), rate: sound.sampleRate };
+}
+
+/** Sends a file's samples piece by piece. Call `advance` with the seconds of it that were shown. */
+export class FileSender {
+  constructor(link, { samples, rate }) {
+    Object.assign(this, { link, samples, rate, sent: 0 });
+    this.seconds = samples.length / rate;
+    this.advance(0);
+  }
+
+  advance(shown) {
+    const until = Math.min(this.samples.length, (shown + AHEAD_S) * this.rate);
+    while (this.sent < until) {
+      const stop = Math.min(this.samples.length, this.sent + Math.round(PIECE_S * this.rate));
+      this.link.sound(this.rate, this.samples.subarray(this.sent, stop));
+      this.sent = stop;
+      if (stop === this.samples.length) this.link.tell("end");
+    }
+  }
+}

@@ -1,0 +1,38 @@
+"""What the web server may be told, and the limits of a connection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Settings"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of the web server.
+
+    Attributes:
+        token: what a page must know to be served; None: nothing.
+        allow_origins: origins, as "https://talk.example.org", whose pages may connect besides the server's own.
+        loopback: only this machine is served, so a request for any other host name is an attack on it.
+        max_sessions: connections that are served at once.
+        idle_s: seconds after which a connection that nobody uses is ended.
+        hello_s: seconds that a connection may take to say hello, and to take a frame.
+        waiting_s: seconds of sound of one connection that may wait for their turn.
+        window: frames on their way to a browser; a slow one slows its own session.
+        messages_per_s: of one connection, not counting that frames were taken.
+        text_chars: length of a text to speak.
+        patience_s: seconds that a failing request is repeated before the page is told.
+    """
+
+    token: str | None = None
+    allow_origins: tuple[str, ...] = ()
+    loopback: bool = True
+    max_sessions: int = 8
+    idle_s: float = 600.0
+    hello_s: float = 10.0
+    waiting_s: float = 30.0
+    window: int = 25
+    messages_per_s: int = 500
+    text_chars: int = 500
+    patience_s: float = 4.0

@@ -1,0 +1,121 @@
+"""What one browser wants said, in order, given to its live session."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from ..errors import LipsyncError
+from ..live import LiveSession
+from .protocol import Refused
+from .settings import Settings
+from .voice import Voice
+
+__all__ = ["Speaker"]
+
+
+class Speaker:
+    """Sound, ends and texts wait here, because a session takes sound only as fast as it shows it.
+
+    Args:
+        session: takes the sound.
+        voice: speaks text; None where there is no synthesiser.
+        settings: limits.
+        report: is told why something could not be said.
+    """
+
+    def __init__(
+        self,
+        session: LiveSession,
+        voice: Voice | None,
+        settings: Settings,
+        report: Callable[[LipsyncError], Awaitable[None]],
+    ) -> None:
+        self._session = session
+        self._voice = voice
+        self._settings = settings
+        self._report = report
+        self._queue: deque[tuple[float, Coroutine[Any, Any, None]]] = deque()  # seconds of sound, and what to do
+        self._wake = asyncio.Event()
+        self._work: asyncio.Task[None] | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Something waits or is being given."""
+        return bool(self._queue or self._work)
+
+    def sound(self, rate: int, pcm: bytes) -> None:
+        """Say this sound next. Raises Refused if too much waits already."""
+        self._add(len(pcm) / 2 / rate, self._push(rate, pcm))
+
+    def end(self) -> None:
+        """The speech is complete. Raises Refused."""
+        self._add(0.0, self._end())
+
+    def say(self, text: str) -> None:
+        """Say a text next, as a speech of its own. Raises Refused."""
+        if self._voice is None:
+            raise Refused(
+                "voice", "No speech synthesiser is installed on the server: install espeak-ng or flite there."
+            )
+        if len(text) > self._settings.text_chars:
+            raise Refused("text", f"The text has {len(text)} characters; {self._settings.text_chars} are allowed.")
+        self._add(1.0, self._say(self._voice, text))  # a second stands for the work that a text is
+
+    async def interrupt(self) -> None:
+        """Forget what waits, and be silent."""
+        self.forget()
+        await self._session.interrupt()
+
+    def forget(self) -> None:
+        """Forget what waits."""
+        for _, work in self._queue:
+            work.close()
+        self._queue.clear()
+        if self._work:
+            self._work.cancel()
+
+    async def run(self) -> None:
+        """Give one after the other, for ever."""
+        try:
+            while True:
+                while not self._queue:
+                    self._wake.clear()
+                    await self._wake.wait()
+                self._work = asyncio.create_task(self._queue.popleft()[1])
+                await asyncio.wait([self._work])
+                done, self._work = self._work, None
+                if done.cancelled():
+                    continue
+                failure = done.exception()
+                if isinstance(failure, LipsyncError):
+                    await self._report(failure)
+                elif failure:
+                    raise failure
+        finally:
+            self.forget()
+
+    def _add(self, seconds: float, work: Coroutine[Any, Any, None]) -> None:
+        # An end without sound counts too: nothing that a browser sends is free.
+        waiting = sum(seconds for seconds, _ in self._queue)
+        if waiting + seconds > self._settings.waiting_s or len(self._queue) > 50 * self._settings.waiting_s:
+            work.close()
+            raise Refused(
+                "too_much", f"More than {self._settings.waiting_s:.0f} s of sound wait already: this is left out."
+            )
+        self._queue.append((seconds, work))
+        self._wake.set()
+
+    async def _push(self, rate: int, pcm: bytes) -> None:
+        await self._session.push(pcm, rate)
+
+    async def _end(self) -> None:
+        await self._session.end_speech()
+
+    async def _say(self, voice: Voice, text: str) -> None:
+        await self._session.end_speech()
+        pcm, rate = await voice.say(text)
+        await self._session.push(pcm, rate)
+        await self._session.end_speech()

@@ -1,0 +1,128 @@
+"""What the page's server hands out besides frames: the page, its headers; its voice, its avatars, its command."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shutil
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+from client_fake import running
+from typer.testing import CliRunner
+from web_fake import WebFake, serving
+from lipsync_client import LipsyncError, web
+from lipsync_client.cli import app
+from lipsync_client.web import command
+from lipsync_client.web.faces import Faces
+from lipsync_client.web.voice import PROGRAMS, Voice
+from live_clock import TestClock, run
+
+PAGE = Path(web.__file__).with_name("page")
+
+
+UPGRADE = (
+    "Upgrade: websocket\r\nConnection: Upgrade\r\n"
+    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n"
+)
+
+
+async def get(host: str, path: str, name: str, more: str = "Connection: close\r\n") -> tuple[str, dict[str, str], str]:
+    reader, writer = await asyncio.open_connection(*host.split(":"))
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: {name}\r\n{more}\r\n".encode())
+    head, _, body = (await asyncio.wait_for(reader.read(), 20)).decode().partition("\r\n\r\n")
+    writer.close()
+    status, *lines = head.split("\r\n")
+    return status, dict(line.lower().split(": ", 1) for line in lines), body
+
+
+def test_the_page_is_served_with_its_security_headers_to_the_right_host_name_only() -> None:
+    async def main() -> None:
+        with running(WebFake()) as fake:
+            async with serving(fake, clock) as server:
+                for name in (server.host, server.host.replace("127.0.0.1", "localhost"), "[::1]:8080"):
+                    status, headers, body = await get(server.host, "/", name)
+                    assert "200" in status and body.startswith("<!doctype html>")
+                    assert "default-src 'none'" in headers["content-security-policy"]
+                    assert "unsafe" not in headers["content-security-policy"]
+                    assert headers["x-content-type-options"] == "nosniff"
+                status, headers, body = await get(server.host, "/", "evil.example.org")
+                assert "403" in status and "localhost" in body and "content-security-policy" in headers
+                foreign = f"{UPGRADE}Origin: http://evil.example.org\r\n"
+                assert "403" in (await get(server.host, "/live", "evil.example.org", foreign))[0]
+                for path in ("/../app.py", "/%2e%2e/app.py", "/nothing"):
+                    assert "404" in (await get(server.host, path, server.host))[0]
+
+    clock = TestClock()
+    run(main, clock)
+
+
+def test_the_page_has_no_inline_code_and_asks_no_other_host() -> None:
+    html = (PAGE / "index.html").read_text()
+    assert not re.search(r"\son\w+=|\sstyle=|<style|<script(?![^>]*\ssrc=)", html)
+    for file in PAGE.iterdir():
+        links = re.findall(r"(?:https?:)?//[\w.-]+\.\w+[^\s\"'`]*", file.read_text())
+        assert [link for link in links if "www.w3.org" not in link] == [], file
+    ids = set(re.findall(r'\sid="([\w-]+)"', html))
+    for file in PAGE.glob("*.js"):
+        assert set(re.findall(r'\$\("([\w-]+)"\)', file.read_text())) <= ids, file
+
+
+def test_every_control_of_the_page_has_a_name() -> None:
+    html = (PAGE / "index.html").read_text()
+    labelled = set(re.findall(r'<label[^>]*\sfor="([\w-]+)"', html))
+    for name in re.findall(r'<(?:textarea|input)\s[^>]*?id="([\w-]+)"(?![^>]*hidden)', html):
+        assert name in labelled, name
+    for button in re.findall(r"<button[^>]*>(.*?)</button>", html, re.DOTALL):
+        assert re.sub(r"<svg.*?</svg>|<[^>]+>", "", button, flags=re.DOTALL).strip()
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_synthesiser_speaks_text_and_takes_nothing_in_it_for_an_option(name: str, tmp_path: Path) -> None:
+    path = shutil.which(name)
+    if path is None:
+        pytest.skip(f"{name} is not installed")
+    voice = Voice(name, path)
+
+    async def main() -> None:
+        pcm, rate = await voice.say("Hello, how are you?")
+        samples = np.frombuffer(pcm, "<i2")
+        assert 8000 <= rate <= 48000 and 0.5 < len(samples) / rate < 5
+        assert np.abs(samples).max() > 3000
+        odd = f"-o {tmp_path / 'trap.wav'} $(touch {tmp_path / 'trap'})\n--version \x00 ünïcode"
+        assert len((await voice.say(odd))[0]) > 10_000
+        assert not list(tmp_path.iterdir())
+        for nothing in ("", " ... ", "\x00\n"):
+            with pytest.raises(LipsyncError, match="nothing in that text"):
+                await voice.say(nothing)
+
+    asyncio.run(main())
+
+
+def test_without_a_control_key_the_shipped_avatar_is_offered_and_with_names_those(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("LIPSYNC_CONTROL_KEY", raising=False)
+    with running(WebFake()) as fake:
+        assert asyncio.run(Faces(fake.url).names()) == ["demo"]
+        assert asyncio.run(Faces(fake.url, ["anna", "ben"]).names()) == ["anna", "ben"]
+
+
+def test_a_port_that_is_taken_is_named_with_what_to_do(capfd) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = CliRunner().invoke(app, ["web", "--port", str(port)])
+    assert result.exit_code == 1
+    assert f"Port {port} of 127.0.0.1" in capfd.readouterr().err + result.output and "--port" in result.output
+
+
+def test_other_machines_need_a_token_that_is_shown(monkeypatch) -> None:
+    served = []
+    monkeypatch.setattr(command, "_serve", lambda listening, server, faces, settings: served.append(settings))
+    result = CliRunner().invoke(app, ["web", "--host", "0.0.0.0", "--port", "0", "--server", "127.0.0.1:9"])
+    assert result.exit_code == 0, result.output
+    token = re.search(r"#token=(\S+)", result.output)[1]
+    assert served[0].token == token and len(token) > 20 and not served[0].loopback
+    CliRunner().invoke(app, ["web", "--port", "0", "--server", "127.0.0.1:9"])
+    assert served[1].token is None and served[1].loopback
