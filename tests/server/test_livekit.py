@@ -1,0 +1,175 @@
+"""The LiveKit generator with a real server: alone, and in LiveKit's own `AvatarRunner`. Only the room is missing."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import socket
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("livekit.agents", reason="LiveKit Agents is not installed")
+from livekit import rtc
+from livekit.agents import Agent, AgentSession
+from livekit.agents.voice.avatar import AudioSegmentEnd
+from lipsync_client import ServerUnavailable, to_speech
+from lipsync_client.agent import rgb
+from lipsync_client.livekit import LipsyncAvatar, LipsyncVideoGenerator
+from speech import real_speech
+
+SECONDS = 60.0  # no test may hang
+RATE = 24_000
+PIECE = RATE // 50
+
+
+@pytest.fixture(scope="module")
+def sound() -> np.ndarray:
+    speech = to_speech(real_speech()[16_000:], 16_000, to_rate=RATE)[:RATE]
+    return (speech * 32767).astype(np.int16)
+
+
+@pytest.fixture(scope="module")
+def footage(demo) -> set[bytes]:
+    assets = demo[1]
+    return {rgb(assets.footage_jpeg(index))[0] for index in range(assets.facts.frames)}
+
+
+def pieces(sound: np.ndarray) -> list[rtc.AudioFrame]:
+    parts = [sound[start : start + PIECE] for start in range(0, len(sound), PIECE)]
+    return [rtc.AudioFrame(part.tobytes(), RATE, 1, len(part)) for part in parts]
+
+
+def heard(frames: list) -> np.ndarray:
+    parts = [np.frombuffer(frame.data, np.int16) for frame in frames if isinstance(frame, rtc.AudioFrame)]
+    return np.concatenate(parts or [np.zeros(0, np.int16)])
+
+
+async def until(stream, kind: type, count: int = 1) -> list:
+    frames = []
+    while sum(isinstance(frame, kind) for frame in frames) < count:
+        frames.append(await asyncio.wait_for(anext(stream), SECONDS))
+    return frames
+
+
+def test_speech_comes_out_with_its_pictures_and_its_end(server, sound, footage) -> None:
+    async def main() -> None:
+        generator = LipsyncVideoGenerator(server.grpc_url)
+        options = await generator.open()
+        stream = aiter(generator)
+        frames = await until(stream, rtc.VideoFrame, 3)
+        for piece in pieces(sound):
+            await generator.push_audio(piece)
+        await generator.push_audio(AudioSegmentEnd())
+        frames += await until(stream, AudioSegmentEnd)
+        np.testing.assert_array_equal(heard(frames), sound)
+        after = await until(stream, rtc.VideoFrame, 3)
+        assert not heard(after).size
+        pictures = [frame for frame in frames if isinstance(frame, rtc.VideoFrame)]
+        assert {(frame.width, frame.height) for frame in pictures} == {(options.video_width, options.video_height)}
+        pairs = itertools.pairwise(frames)
+        talking = [bytes(one.data) for one, next_one in pairs if isinstance(next_one, rtc.AudioFrame)]
+        assert len(talking) == 25 and not footage & set(talking)
+        assert {bytes(frame.data) for frame in after} <= footage
+        assert (options.video_fps, options.audio_sample_rate, options.audio_channels) == (25, RATE, 1)
+        await generator.aclose()
+        assert [frame async for frame in stream] == []
+
+    asyncio.run(asyncio.wait_for(main(), 2 * SECONDS))
+
+
+def test_clearing_the_buffer_leaves_nothing_of_the_speech(server, sound, footage) -> None:
+    async def main() -> None:
+        generator = LipsyncVideoGenerator(server.grpc_url)
+        await generator.open()
+        stream = aiter(generator)
+        for piece in pieces(np.tile(sound, 3)):
+            await generator.push_audio(piece)
+        await generator.push_audio(AudioSegmentEnd())
+        await until(stream, rtc.AudioFrame, 5)
+        await generator.clear_buffer()
+        after = await until(stream, rtc.VideoFrame, 20)
+        assert {type(frame) for frame in after} == {rtc.VideoFrame}
+        assert {bytes(frame.data) for frame in after} <= footage
+        await generator.push_audio(pieces(sound)[10])
+        await generator.push_audio(AudioSegmentEnd())
+        assert len(heard(await until(stream, AudioSegmentEnd))) == RATE // 25
+        await generator.aclose()
+
+    asyncio.run(asyncio.wait_for(main(), 2 * SECONDS))
+
+
+def test_without_a_server_it_does_not_open() -> None:
+    async def main() -> None:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))  # bound and not listening: nobody answers there
+            generator = LipsyncVideoGenerator(f"127.0.0.1:{taken.getsockname()[1]}")
+            with pytest.raises(ServerUnavailable):
+                await generator.open()
+            await generator.aclose()
+
+    asyncio.run(asyncio.wait_for(main(), SECONDS))
+
+
+class Room(rtc.EventEmitter):
+    """As much of a room as `AvatarRunner` needs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tracks: list[rtc.Track] = []
+        self.local_participant = SimpleNamespace(publish_track=self._publish)
+
+    def isconnected(self) -> bool:
+        return True
+
+    async def _publish(self, track, options) -> SimpleNamespace:
+        self.tracks.append(track)
+
+        async def wait_for_subscription() -> None:
+            return
+
+        return SimpleNamespace(wait_for_subscription=wait_for_subscription)
+
+
+def test_an_agent_session_speaks_through_the_avatar(server, sound, monkeypatch) -> None:
+    async def main() -> None:
+        pushed = []
+        push = rtc.AVSynchronizer.push
+
+        async def recorded(self, frame, timestamp=None) -> None:
+            pushed.append(frame)
+            await push(self, frame, timestamp)
+
+        monkeypatch.setattr(rtc.AVSynchronizer, "push", recorded)
+        room, session = Room(), AgentSession()
+        avatar = LipsyncAvatar(server.grpc_url)
+        await avatar.start(session, room)
+        await session.start(Agent(instructions="Only says what it is told."))
+
+        async def voice(frames: list[rtc.AudioFrame]) -> AsyncIterator[rtc.AudioFrame]:
+            for frame in frames:
+                yield frame
+
+        said = session.say("one", audio=voice(pieces(sound)))
+        await asyncio.wait_for(said.wait_for_playout(), SECONDS)
+        assert not said.interrupted
+        np.testing.assert_array_equal(heard(pushed), sound)
+        assert {track.kind for track in room.tracks} == {rtc.TrackKind.KIND_AUDIO, rtc.TrackKind.KIND_VIDEO}
+
+        del pushed[:]
+        said = session.say("two", audio=voice(pieces(np.tile(sound, 3))))
+        while len(heard(pushed)) < 5 * RATE // 25:
+            await asyncio.sleep(0.01)
+        await asyncio.wait_for(session.interrupt(), SECONDS)
+        await asyncio.wait_for(said.wait_for_playout(), SECONDS)
+        assert said.interrupted
+        del pushed[:]
+        while len(pushed) < 10:
+            await asyncio.sleep(0.01)
+        assert not heard(pushed).size
+        await session.aclose()
+        await avatar.aclose()
+
+    asyncio.run(asyncio.wait_for(main(), 2 * SECONDS))
