@@ -43,5 +43,5 @@ clean: ## remove the build output and .venv
 	@touch $@
 
 .venv/.test: pyproject.toml | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[server,web,train,evaluate,benchmark,test,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[server,web,pipecat,livekit,train,evaluate,benchmark,test,dev]'
 	@touch $@ .venv/.server
