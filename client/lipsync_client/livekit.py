@@ -32,6 +32,8 @@ __all__ = ["LipsyncAvatar", "LipsyncVideoGenerator"]
 
 logger = logging.getLogger(__name__)
 
+VIDEO_BITS_PER_S = 2_500_000  # at most
+
 
 class LipsyncVideoGenerator(VideoGenerator):
     """Speech in; pictures, their sound and the ends of speeches out. Open it before use.
@@ -114,6 +116,39 @@ class LipsyncVideoGenerator(VideoGenerator):
                     yield mark
 
 
+class _Runner(AvatarRunner):
+    """Publishes the picture once and at its full rate. LiveKit's default encodes a large one three times, in software,
+    and gives viewers of the smaller copies fewer frames."""
+
+    async def _publish_track(self) -> None:
+        async with self._lock:
+            await self._room_connected_fut
+            participant = self._room.local_participant
+            sound = rtc.LocalAudioTrack.create_audio_track("avatar_audio", self._audio_source)
+            self._audio_publication = await participant.publish_track(
+                sound, rtc.TrackPublishOptions(source=rtc.TrackSource.SOURCE_MICROPHONE)
+            )
+            await self._audio_publication.wait_for_subscription()
+            picture = rtc.LocalVideoTrack.create_video_track("avatar_video", self._video_source)
+            self._video_publication = await participant.publish_track(
+                picture,
+                rtc.TrackPublishOptions(
+                    source=rtc.TrackSource.SOURCE_CAMERA,
+                    video_codec=rtc.VideoCodec.H264,
+                    simulcast=False,
+                    video_encoding=rtc.VideoEncoding(
+                        max_bitrate=VIDEO_BITS_PER_S, max_framerate=self._options.video_fps
+                    ),
+                ),
+            )
+
+    def _on_clear_buffer(self) -> None:
+        super()._on_clear_buffer()
+        task = asyncio.create_task(self._av_sync.clear_queue())  # the last 0.1 s before the room is not said either
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
 class LipsyncAvatar:
     """Gives an agent a face from within its own process: what it says goes through the avatar into the room.
 
@@ -135,7 +170,7 @@ class LipsyncAvatar:
         """Call it before the agent session's own `start`. Raises LipsyncError if no server answers."""
         options = await self._generator.open()
         sink = QueueAudioOutput(sample_rate=options.audio_sample_rate, wait_playback_start=True)
-        self._runner = AvatarRunner(room, audio_recv=sink, video_gen=self._generator, options=options)
+        self._runner = _Runner(room, audio_recv=sink, video_gen=self._generator, options=options)
         await self._runner.start()
         agent_session.output.replace_audio_tail(sink)
 

@@ -15,7 +15,7 @@ pytest.importorskip("livekit.agents", reason="LiveKit Agents is not installed")
 from livekit import rtc
 from livekit.agents import Agent, AgentSession
 from livekit.agents.voice.avatar import AudioSegmentEnd
-from lipsync_client import ServerUnavailable, to_speech
+from lipsync_client import InvalidRequest, ServerUnavailable, to_speech
 from lipsync_client.agent import rgb
 from lipsync_client.livekit import LipsyncAvatar, LipsyncVideoGenerator
 from speech import real_speech
@@ -101,6 +101,17 @@ def test_clearing_the_buffer_leaves_nothing_of_the_speech(server, sound, footage
     asyncio.run(asyncio.wait_for(main(), 2 * SECONDS))
 
 
+def test_speech_at_another_rate_is_refused(server) -> None:
+    async def main() -> None:
+        generator = LipsyncVideoGenerator(server.grpc_url, sample_rate=16_000)
+        await generator.open()
+        with pytest.raises(InvalidRequest, match=r"24000.*16000.*sample_rate=24000"):
+            await generator.push_audio(rtc.AudioFrame(bytes(960), RATE, 1, 480))
+        await generator.aclose()
+
+    asyncio.run(asyncio.wait_for(main(), SECONDS))
+
+
 def test_without_a_server_it_does_not_open() -> None:
     async def main() -> None:
         with socket.socket() as taken:
@@ -118,14 +129,14 @@ class Room(rtc.EventEmitter):
 
     def __init__(self) -> None:
         super().__init__()
-        self.tracks: list[rtc.Track] = []
+        self.tracks: dict[int, rtc.TrackPublishOptions] = {}  # by kind
         self.local_participant = SimpleNamespace(publish_track=self._publish)
 
     def isconnected(self) -> bool:
         return True
 
     async def _publish(self, track, options) -> SimpleNamespace:
-        self.tracks.append(track)
+        self.tracks[track.kind] = options
 
         async def wait_for_subscription() -> None:
             return
@@ -156,7 +167,9 @@ def test_an_agent_session_speaks_through_the_avatar(server, sound, monkeypatch) 
         await asyncio.wait_for(said.wait_for_playout(), SECONDS)
         assert not said.interrupted
         np.testing.assert_array_equal(heard(pushed), sound)
-        assert {track.kind for track in room.tracks} == {rtc.TrackKind.KIND_AUDIO, rtc.TrackKind.KIND_VIDEO}
+        assert room.tracks.keys() == {rtc.TrackKind.KIND_AUDIO, rtc.TrackKind.KIND_VIDEO}
+        picture = room.tracks[rtc.TrackKind.KIND_VIDEO]
+        assert (picture.simulcast, picture.video_encoding.max_framerate) == (False, 25)
 
         del pushed[:]
         said = session.say("two", audio=voice(pieces(np.tile(sound, 3))))
@@ -165,6 +178,7 @@ def test_an_agent_session_speaks_through_the_avatar(server, sound, monkeypatch) 
         await asyncio.wait_for(session.interrupt(), SECONDS)
         await asyncio.wait_for(said.wait_for_playout(), SECONDS)
         assert said.interrupted
+        assert avatar._runner._audio_source.queued_duration == 0  # LiveKit's own queue
         del pushed[:]
         while len(pushed) < 10:
             await asyncio.sleep(0.01)
