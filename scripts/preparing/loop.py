@@ -15,6 +15,7 @@ STEP = 5  # frames between the lengths tried
 SIDE = 24  # pixels of a look
 SEAM = 1.5  # of an ordinary step from frame to frame: no jump is seen
 SHORTNESS = 0.3  # what the shortest loop costs, in units of unrest
+CUT, CUT_LEAST = 8.0, 8.0  # ordinary steps, and grey levels of all of a look: a larger step is a cut
 BACK = 0.15  # what walking back costs: a head that moves the same way back looks odd if one watches it
 
 
@@ -55,6 +56,19 @@ def unrest_of(mouths: list[NDArray[np.float32]]) -> NDArray[np.float32]:
     return (steps / max(float(np.percentile(steps, 90)), 1e-6)).clip(0, 1).astype(np.float32)
 
 
+def _steps(looks: NDArray[np.float32]) -> tuple[NDArray[np.float64], float]:
+    """How far each look is from the one before (0 for the first, NaN where there is none), and the ordinary step."""
+    steps = np.concatenate([[0.0], np.linalg.norm(np.diff(looks, axis=0), axis=1)])
+    known = steps[1:][np.isfinite(steps[1:])]
+    return steps, max(float(np.median(known)), 1e-6) if len(known) else 1.0
+
+
+def cuts_of(looks: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which frames do not go on from the one before: a cut, or a broken picture."""
+    steps, ordinary = _steps(looks)
+    return np.nan_to_num(steps, nan=0.0) > max(CUT * ordinary, CUT_LEAST * SIDE)
+
+
 def choose_loop(
     looks: NDArray[np.float32], unrest: NDArray[np.float32], usable: NDArray[np.bool_], longest: int = LONGEST
 ) -> Loop:
@@ -65,15 +79,15 @@ def choose_loop(
         unrest: [n], 0 where the mouth rests, 1 where it speaks.
         usable: [n], false where a frame must not be shown: also between two clips.
     """
-    speed = np.linalg.norm(np.diff(looks, axis=0), axis=1) if len(looks) > 1 else np.ones(1)
-    ordinary = max(float(np.median(speed[np.isfinite(speed)])), 1e-6) if np.isfinite(speed).any() else 1.0
+    steps, ordinary = _steps(looks)
+    usable = usable & ~cuts_of(looks)  # nothing goes across a cut
     best, lowest = None, np.inf
     for count in range(min(SHORTEST, longest), min(longest, len(looks)) + 1, STEP):
         starts = np.flatnonzero(_window_sum(~usable, count) == 0)
         if not len(starts):
             break
         cost = _window_sum(unrest, count)[starts] / count + SHORTNESS * (longest - count) / max(longest - SHORTEST, 1)
-        turns = (speed[starts] + speed[starts + count - 2]) / 2 / ordinary  # still ends: turning is not seen
+        turns = (steps[starts + 1] + steps[starts + count - 1]) / 2 / ordinary  # still ends: turning is not seen
         there_and_back = cost + 0.1 * turns + BACK
         if there_and_back.min() < lowest:
             at = int(np.argmin(there_and_back))
