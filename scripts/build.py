@@ -20,7 +20,8 @@ import stages
 from avatar_source import AvatarSource
 from filterbank import make_filterbank
 from graphs import expand_weights, served_encoder
-from package_avatar import INT8_ENCODER, SHARED_ENCODER, package_avatar, write_encoder
+from model_folders import INT8_ENCODER, SHARED_ENCODER, write_encoder
+from package_avatar import package_avatar
 
 SCRIPTS = Path(__file__).parent
 AVATARS = stages.ROOT / "avatars"
@@ -40,7 +41,7 @@ def build(repository: Path = stages.REPOSITORY, avatars: Path = AVATARS, report:
     """
     demo, encoder = avatars / "demo", avatars / "audio_encoder" / "encoder.onnx"
     packing = [
-        *_code("graphs", "package_avatar", "avatar_source", "quantize"),
+        *_code("graphs", "package_avatar", "model_folders", "stage_trial", "avatar_source", "quantize"),
         *sorted((repository / "composite/1").glob("*.py")),
         repository / "lipsync/config.template.pbtxt",
     ]

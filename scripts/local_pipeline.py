@@ -110,7 +110,8 @@ class _Network:
 
     def __init__(self, folder: Path, config: dict[str, Any]) -> None:
         kind = "GPU" if "CUDAExecutionProvider" in ort.get_available_providers() else "CPU"
-        self._network = open_network(config, folder / "1" / "model.onnx", kind, 0)
+        (path,) = folder.glob("[0-9]*/model.onnx")
+        self._network = open_network(config, path, kind, 0)
         self._outputs = [tensor["name"] for tensor in config["output"] if tensor["name"] != "embedding"]
 
     def __call__(self, **inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:

@@ -1,16 +1,16 @@
-"""Packs an avatar's source into a model repository: the network with the face crops inside, and composite's assets.
+"""Packs an avatar's source for a server: the network with the face crops inside, and composite's assets.
 
-python scripts/package_avatar.py avatars/demo --repository model_repository
+    python scripts/package_avatar.py avatars/anna                   into model_repository/, also while it is served
+    python scripts/package_avatar.py avatars/anna --to anna.zip     into a file, for `lipsync avatars add` elsewhere
+
+The packed network is loaded and run before anything is put in place; a version that is there is replaced as a whole.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-import re
-import shutil
-import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,15 +24,18 @@ from assets import key_name, write_assets
 from avatar import Avatar
 from avatar_source import AvatarSource, Picture, SourceError, face_crop
 from graphs import expand_weights, served_encoder, served_unet, served_unet_visual
+from lipsync_client.packed import PackedError, check_id, draft_in, folders_of, installed, pack_file
+from model_folders import (
+    INT8_ENCODER,
+    SHARED_ENCODER,
+    SHIPPED,
+    network_config,
+    place_shipped,
+    write_encoder,
+    write_ensemble,
+)
+from stage_trial import stage_memory_mb
 
-SHARED_ENCODER = "audio_encoder"
-INT8_ENCODER = "audio_encoder_int8"  # the shared one for avatars in INT8
-OWN_ENCODER = "_audio_encoder"  # <id>_audio_encoder, where an avatar brings its own
-SHIPPED = ("lipsync", "lipsync_ensemble")  # the demo's models, and the templates of every other avatar's
-RESERVED = {
-    *("mel_preprocess", SHARED_ENCODER, INT8_ENCODER, "composite", "lipsync_visual", "lipsync_visual_ensemble"),
-    *SHIPPED,
-}
 PRESETS = {  # width, INT8
     "low": ("half", True),
     "medium": ("half", False),
@@ -41,7 +44,6 @@ PRESETS = {  # width, INT8
 }
 FULL_WIDTH = 6_000_000  # parameters: the full network has 12.2 million, the half 3.1
 CALIBRATION = 64  # frames
-VALID_ID = re.compile(r"[a-z][a-z0-9_-]{0,47}")
 
 
 def model_names(avatar_id: str, shipped: bool = False) -> tuple[str, str]:
@@ -50,12 +52,13 @@ def model_names(avatar_id: str, shipped: bool = False) -> tuple[str, str]:
     Raises:
         SourceError: an id that is no safe folder name, or a stage's name.
     """
-    if not VALID_ID.fullmatch(avatar_id) or avatar_id in RESERVED or avatar_id.endswith(("_lipsync", OWN_ENCODER)):
-        raise SourceError(
-            f"id {avatar_id!r} cannot be used: 1 to 48 of a-z, 0-9, _ and -, starting with a letter, "
-            f"not ending in _lipsync or {OWN_ENCODER}, and none of {', '.join(sorted(RESERVED))}"
-        )
-    return SHIPPED if shipped else (f"{avatar_id}_lipsync", avatar_id)
+    if shipped:
+        return SHIPPED
+    try:
+        check_id(avatar_id)
+    except PackedError as error:
+        raise SourceError(str(error)) from None
+    return folders_of(avatar_id)[1], folders_of(avatar_id)[2]
 
 
 def choose_preset(network: onnx.ModelProto, wanted: str | None) -> str:
@@ -74,19 +77,21 @@ def choose_preset(network: onnx.ModelProto, wanted: str | None) -> str:
     return preset
 
 
-def package_avatar(source: AvatarSource, repository: Path, *, shipped: bool = False) -> int:
-    """Write the avatar's two model folders and its assets; an earlier version is replaced.
+def package_avatar(source: AvatarSource, repository: Path, *, shipped: bool = False, to: Path | None = None) -> int:
+    """Pack an avatar into a model repository, or into a file.
 
     Args:
         source: what to pack.
-        repository: a Triton model repository that has the shipped models' configs, the templates.
+        repository: a Triton model repository that has the shipped models' configs, the templates. An earlier version
+            there is replaced; a running server goes on with it until it loads the avatar again.
         shipped: pack it as the pair `lipsync` / `lipsync_ensemble`, with `lipsync_visual` beside it.
+        to: the file to write instead.
 
     Returns:
         the avatar's key, a hash of its content.
 
     Raises:
-        SourceError, ValueError: the source is broken; nothing was written.
+        SourceError, ValueError: the source is broken, or what was packed cannot be served; nothing has changed.
     """
     network_name, ensemble_name = model_names(source.id, shipped)
     network = expand_weights(onnx.load(source.folder / source.unet))
@@ -98,8 +103,9 @@ def package_avatar(source: AvatarSource, repository: Path, *, shipped: bool = Fa
     encoder = served_encoder(onnx.load(source.folder / source.encoder)) if source.encoder else None
     crops: list[Picture] = []
     boxes = source.read_boxes()
-    with tempfile.TemporaryDirectory(prefix=".pack-", dir=repository) as draft:
-        packed = Path(draft) / "avatar"
+    with draft_in(repository) as draft:
+        folder = draft / network_name
+        packed = folder / "avatar" / "packed"
         write_assets(
             packed,
             _collect_crops(source, boxes, crops),
@@ -116,37 +122,55 @@ def package_avatar(source: AvatarSource, repository: Path, *, shipped: bool = Fa
         key = _content_key(packed, network)
         while any(path.parent.parent.name != network_name for path in repository.glob(f"*/avatar/{key_name(key)}")):
             key += 1  # one in two thousand million: another avatar has it
+        packed.rename(assets := packed.with_name(key_name(key)))
+        version = "1" if shipped else _version(encoder, preset)
         model = served_unet(network, pictures, source.mask, source.loop, key)
-        # The crops lie beside the model: mapped from there, they cost no memory of their own.
-        crops_file = f"{key_name(key)}.crops"
-        onnx.save(
-            model, Path(draft) / "model.onnx", save_as_external_data=True, location=crops_file, size_threshold=2**20
-        )
-        config = _network_config(repository, network_name, preset, _facts(packed, key))
+        _write_network(repository, folder, version, model, preset, _facts(assets, key))
 
-        folder = repository / network_name
-        assets = folder / "avatar" / key_name(key)
-        assets.parent.mkdir(parents=True, exist_ok=True)
-        if not assets.exists():
-            packed.rename(assets)
-        assets.touch()  # the newest version, also where it was here before
-        _place(Path(draft) / crops_file, folder / "1" / crops_file)
-        _place(Path(draft) / "model.onnx", folder / "1" / "model.onnx")
-        _write_if_changed(folder / "config.pbtxt", config)
-        own_encoder = f"{source.id}{OWN_ENCODER}"
+        encoder_name = INT8_ENCODER if PRESETS[preset][1] else SHARED_ENCODER
         if encoder:
-            write_encoder(repository, own_encoder, encoder)
-            _write_ensemble(repository, network_name, ensemble_name, own_encoder)
-        else:
-            shared = INT8_ENCODER if PRESETS[preset][1] else SHARED_ENCODER
-            _write_ensemble(repository, network_name, ensemble_name, shared)
-            shutil.rmtree(repository / own_encoder, ignore_errors=True)  # an earlier version's
-        _remove_all_but_two(assets.parent.iterdir())
-        _remove_all_but_two((folder / "1").glob("*.crops"))
+            encoder_name = folders_of(source.id)[0]
+            write_encoder(repository, encoder_name, encoder, draft, version)
+        pinned = "-1" if shipped else version
+        write_ensemble(repository, draft, ensemble_name, network_name, encoder_name, pinned)
         if shipped:
-            onnx.save(served_unet_visual(network, key), Path(draft) / "visual.onnx")
-            _place(Path(draft) / "visual.onnx", repository / "lipsync_visual" / "1" / "model.onnx")
+            onnx.save(served_unet_visual(network, key), draft / "visual.onnx")
+            place_shipped(draft, repository)
+        elif to:
+            pack_file(draft, to)
+        else:
+            with installed(draft, source.id, repository):
+                pass  # whoever serves it loads it, and finds the old version in use until then
     return key
+
+
+def _write_network(
+    repository: Path, folder: Path, version: str, model: onnx.ModelProto, preset: str, facts: dict[str, str]
+) -> None:
+    """The network's model folder, and the proof that it can be served. The crops lie beside the model: mapped from
+    there, they cost no memory of their own."""
+    (folder / version).mkdir()
+    crops = f"{key_name(int(facts['avatar_key']))}.crops"
+    path = folder / version / "model.onnx"
+    onnx.save(model, path, save_as_external_data=True, location=crops, size_threshold=2**20)
+
+    def write_config(memory_mb: int) -> None:
+        stated = facts | {"preset": preset, "memory_mb": str(memory_mb)}
+        text = network_config(repository, folder.name, int8=PRESETS[preset][1], facts=stated)
+        (folder / "config.pbtxt").write_text(text)
+
+    write_config(0)
+    write_config(stage_memory_mb(folder))
+
+
+def _version(encoder: onnx.ModelProto | None, preset: str) -> str:
+    """The version folder of the network, and of its own encoder. It tells which encoder the network hears through, and
+    the ensemble asks for that version: while an avatar is replaced by one that hears otherwise, no request that began
+    with the old encoder can end in the new network."""
+    if encoder is None:
+        return "2" if PRESETS[preset][1] else "1"
+    digest = hashlib.sha256(encoder.SerializeToString(deterministic=True)).digest()
+    return str(3 + int.from_bytes(digest[:6], "big"))
 
 
 def _collect_crops(source: AvatarSource, boxes: list[tuple[int, int, int]], crops: list[Picture]) -> Iterator[Picture]:
@@ -156,15 +180,6 @@ def _collect_crops(source: AvatarSource, boxes: list[tuple[int, int, int]], crop
         if number < len(boxes):
             crops.append(face_crop(frame, boxes[number]))
         yield frame
-
-
-def _remove_all_but_two(versions: Iterable[Path]) -> None:
-    """Keep the newest and the one before it, which a running server may still serve until it loads the new one."""
-    for old in sorted(versions, key=lambda path: path.stat().st_mtime)[:-2]:
-        if old.is_dir():
-            shutil.rmtree(old)
-        else:
-            old.unlink()
 
 
 def _in_int8(
@@ -210,70 +225,27 @@ def _facts(packed: Path, key: int) -> dict[str, str]:
     }
 
 
-def _substitute(text: str, pattern: str, value: str) -> str:
-    result, count = re.subn(pattern, lambda match: f"{match[1]}{value}{match[2]}", text, flags=re.MULTILINE)
-    if count != 1:
-        raise SourceError(f"the template config.pbtxt must have {pattern} once, it has it {count} times")
-    return result
-
-
-def _network_config(repository: Path, name: str, preset: str, facts: dict[str, str]) -> str:
-    text = (repository / SHIPPED[0] / "config.template.pbtxt").read_text()
-    text = _substitute(text, r'^(name: ")[^"]*(")', name)
-    accelerator = '{ name: "openvino" }' if PRESETS[preset][1] else ""
-    text = _substitute(text, r"(cpu_execution_accelerator: \[ ).*?( \])", accelerator)
-    for key, value in (facts | {"preset": preset}).items():
-        text = _substitute(text, rf'(key: "{key}"\s+value {{ string_value: ")[^"]*(")', value)
-    return text
-
-
-def write_encoder(repository: Path, name: str, encoder: onnx.ModelProto) -> None:
-    """Write a served encoder as the model `name`, configured as the shared one."""
-    folder = repository / name
-    (folder / "1").mkdir(parents=True, exist_ok=True)
-    draft = folder / "1" / "model.draft"
-    onnx.save(encoder, draft)
-    draft.replace(folder / "1" / "model.onnx")
-    text = (repository / SHARED_ENCODER / "config.pbtxt").read_text()
-    _write_if_changed(folder / "config.pbtxt", _substitute(text, r'^(name: ")[^"]*(")', name))
-
-
-def _write_ensemble(repository: Path, network_name: str, ensemble_name: str, encoder_name: str) -> None:
-    text = (repository / SHIPPED[1] / "config.pbtxt").read_text()
-    text = _substitute(text, r'^(name: ")[^"]*(")', ensemble_name)
-    text = _substitute(text, rf'(model_name: "){SHIPPED[0]}(")', network_name)
-    text = _substitute(text, rf'(model_name: "){SHARED_ENCODER}(")', encoder_name)
-    (repository / ensemble_name / "1").mkdir(parents=True, exist_ok=True)
-    _write_if_changed(repository / ensemble_name / "config.pbtxt", text)
-
-
-def _write_if_changed(path: Path, text: str) -> None:
-    if not path.exists() or path.read_text() != text:
-        draft = path.with_suffix(".draft")
-        draft.write_text(text)
-        draft.replace(path)
-
-
-def _place(draft: Path, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft.replace(path)
-
-
 def main() -> None:
     import typer
 
-    def package(source: Path, repository: Path = stages.REPOSITORY, preset: str | None = None) -> None:
+    def package(
+        source: Path, repository: Path = stages.REPOSITORY, preset: str | None = None, to: Path | None = None
+    ) -> None:
         """Pack the avatar in the folder SOURCE (avatar.yaml, footage, boxes, network) into a model repository.
 
         PRESET: low (half width, INT8), medium (half width), high (full width, INT8) or exact (full width, FP32).
+        TO: a file to write instead, for `lipsync avatars add` on the server's machine.
         """
         try:
             avatar = AvatarSource.read(source)
             avatar = replace(avatar, preset=preset or avatar.preset)
-            key = package_avatar(avatar, repository, shipped=avatar.id == "demo")
-        except (SourceError, ValueError) as error:
+            shipped = avatar.id == "demo"
+            if shipped and to:
+                raise SourceError("the shipped avatar is in every repository: give yours another id in avatar.yaml")
+            key = package_avatar(avatar, repository, shipped=shipped, to=to)
+        except (SourceError, ValueError, OSError) as error:
             raise SystemExit(f"package_avatar: {error}") from None
-        print(f"{avatar.id}: packed into {repository}, key {key_name(key)}")
+        print(f"{avatar.id}: packed into {to or repository}, key {key_name(key)}")
 
     typer.run(package)
 
