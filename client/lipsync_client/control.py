@@ -3,72 +3,34 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import datetime, timezone
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tritonclient.grpc import InferenceServerClient
+from google.protobuf import json_format
+from tritonclient.grpc import InferenceServerClient, model_config_pb2
 from tritonclient.utils import InferenceServerException
 
 from . import wire
-from .errors import AvatarNotFound, ControlDenied, LipsyncError, LoadFailed
+from .errors import AvatarNotFound, InvalidRequest, LoadFailed, ServerError, Timeout
+from .locks import cache_folder
+from .states import (
+    AvatarOverview,
+    AvatarState,
+    AvatarStats,
+    ModelState,
+    ServerStatus,
+    avatar_stats,
+    avatars_in,
+    gpus_of,
+    memory_of,
+    models_in,
+)
 
-__all__ = ["AvatarState", "AvatarStats", "Control", "ModelState", "ServerStatus"]
+__all__ = ["AvatarOverview", "AvatarState", "AvatarStats", "Control", "ModelState", "ServerStatus"]
 
 KEY_HEADER = "triton-grpc-protocol-lipsync-control"  # Triton wants its prefix before the name that the server chose
-
-
-@dataclass(frozen=True)
-class ServerStatus:
-    """`ready`: the server answers and takes requests. `version`: Triton's."""
-
-    live: bool
-    ready: bool
-    version: str
-
-
-@dataclass(frozen=True)
-class ModelState:
-    """A model as Triton lists it: `state` is READY, LOADING, UNLOADING, UNAVAILABLE, or "" if it was never loaded."""
-
-    name: str
-    state: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class AvatarState:
-    """`loaded`: it takes requests. `reason`: why it is not, as far as the server says."""
-
-    id: str
-    loaded: bool
-    reason: str
-
-
-@dataclass(frozen=True)
-class AvatarStats:
-    """What a loaded avatar has done since it was loaded. Times are means over requests, in milliseconds.
-
-    Attributes:
-        requests: answered requests.
-        failures: failed ones.
-        request_ms: a whole request, all stages.
-        frames: frames that the U-Net made, the few of its warm-up too.
-        queue_ms: how long a request's frames wait for the U-Net.
-        compute_ms: how long it works on the batch that they are in.
-        last_used: the last request's time, None if there was none.
-    """
-
-    requests: int
-    failures: int
-    request_ms: float
-    frames: int
-    queue_ms: float
-    compute_ms: float
-    last_used: datetime | None
 
 
 class Control:
@@ -99,32 +61,46 @@ class Control:
 
     def models(self) -> list[ModelState]:
         """Every model in the server's repository, loaded or not, by name. Needs the key."""
-        index = self._ask(self._grpc.get_model_repository_index)
-        return sorted(
-            (ModelState(m.name, m.state, wire.plain(m.reason)) for m in index.models), key=lambda model: model.name
-        )
+        return models_in(self._ask(self._grpc.get_model_repository_index))
 
     def avatars(self) -> list[AvatarState]:
         """Every avatar in the server's repository. Needs the key."""
         return avatars_in(self.models())
 
+    def overview(self) -> list[AvatarOverview]:
+        """Every avatar in the server's repository, with what it does and did. Needs the key."""
+        states = self.avatars()
+        answer = self._ask(self._grpc.get_inference_statistics, key=False)
+        stats = {model.name: model for model in answer.model_stats}
+        found = []
+        for state in states:
+            whole, stage = (stats.get(name) for name in (wire.ensemble_of(state.id), wire.lipsync_of(state.id)))
+            if not state.loaded or whole is None or stage is None:
+                found.append(AvatarOverview(state))
+                continue
+            try:
+                config = self._ask(self._grpc.get_model_config, wire.lipsync_of(state.id), key=False).config
+            except AvatarNotFound:  # unloaded meanwhile
+                found.append(AvatarOverview(state))
+                continue
+            found.append(AvatarOverview(state, gpus_of(config), memory_of(config), avatar_stats(whole, stage)))
+        return found
+
     def load(self, avatar: str) -> None:
-        """Load an avatar, or load it anew if its files have changed. Needs the key.
+        """Load an avatar, or load it anew if its files have changed: it serves until then. Needs the key.
 
         Raises:
             AvatarNotFound: there is none of that name in the server's repository.
-            LoadFailed: it is broken; the text gives the reason.
+            LoadFailed: it is broken; the text gives the reason. A version that was loaded before goes on serving.
         """
-        self._known(avatar)
-        try:
-            self._ask(self._grpc.load_model, wire.ensemble_of(avatar))
-        except ControlDenied:
-            raise
-        except LipsyncError as error:
-            reason = self._known(avatar).reason
-            if not reason:
-                raise
-            raise LoadFailed(f"The server could not load {avatar!r}: {reason}") from error
+        # One by one: asked for the ensemble alone, Triton says nothing of a step that it could not load anew.
+        for model in self._models_of(avatar):
+            self._load(model, avatar)
+
+    def place(self, avatar: str, gpu: int) -> None:
+        """Move a loaded avatar's network to one GPU, by its number for the server. Needs the key. Raises LoadFailed."""
+        answer = self._ask(self._grpc.get_model_config, wire.lipsync_of(avatar), avatar=avatar, key=False)
+        self._load(wire.lipsync_of(avatar), avatar, config=on_gpu(answer.config, gpu))
 
     def unload(self, avatar: str) -> None:
         """Unload an avatar: requests on their way are finished, new ones refused. Needs the key.
@@ -132,10 +108,21 @@ class Control:
         Raises:
             AvatarNotFound: there is none of that name in the server's repository.
         """
-        self._known(avatar)
         # By name: "unload_dependents" would take the stages along that all avatars share.
-        for model in (wire.ensemble_of(avatar), wire.lipsync_of(avatar)):
+        for model in reversed(self._models_of(avatar)):
             self._ask(self._grpc.unload_model, model)
+
+    def wait_until_gone(self, avatar: str, seconds: float) -> None:
+        """Wait until nothing of an unloaded avatar is in the server's memory any more. Raises Timeout."""
+        deadline = time.monotonic() + seconds
+        while any(one.id == avatar and one.phase in ("unloading", "loading") for one in self.avatars()):
+            if time.monotonic() > deadline:
+                raise Timeout(f"The server at {self.url} still works for {avatar!r} after {seconds:.0f} s.")
+            time.sleep(0.1)
+
+    def ready(self, avatar: str) -> bool:
+        """Whether an avatar takes requests."""
+        return self._ask(self._grpc.is_model_ready, wire.ensemble_of(avatar), key=False)
 
     def stats(self, avatar: str = wire.SHIPPED_AVATAR) -> AvatarStats:
         """What an avatar has done since it was loaded. Raises AvatarNotFound if it is not loaded."""
@@ -143,16 +130,7 @@ class Control:
             self._ask(self._grpc.get_inference_statistics, model, avatar=avatar, key=False).model_stats[0]
             for model in (wire.ensemble_of(avatar), wire.lipsync_of(avatar))
         )
-        last = whole.last_inference
-        return AvatarStats(
-            requests=whole.inference_stats.success.count,
-            failures=whole.inference_stats.fail.count,
-            request_ms=_mean_ms(whole.inference_stats.success),
-            frames=stage.inference_count,
-            queue_ms=_mean_ms(stage.inference_stats.queue),
-            compute_ms=_mean_ms(stage.inference_stats.compute_infer),
-            last_used=datetime.fromtimestamp(last / 1000, timezone.utc) if last else None,
-        )
+        return avatar_stats(whole, stage)
 
     def close(self) -> None:
         self._grpc.close()
@@ -165,14 +143,28 @@ class Control:
     ) -> None:
         self.close()
 
-    def _known(self, avatar: str) -> AvatarState:
-        for state in (avatars := self.avatars()):
-            if state.id == avatar:
-                return state
-        names = ", ".join(state.id for state in avatars) or "none"
-        raise AvatarNotFound(
-            f"There is no avatar {avatar!r} in the repository of the server at {self.url}: it has {names}."
-        )
+    def _models_of(self, avatar: str) -> list[str]:
+        """The avatar's own models, each after those that it needs. Raises AvatarNotFound."""
+        models = self.models()
+        ids = [state.id for state in avatars_in(models)]
+        if avatar not in ids:
+            raise AvatarNotFound(
+                f"There is no avatar {avatar!r} in the repository of the server at {self.url}: "
+                f"it has {', '.join(ids) or 'none'}."
+            )
+        own = (wire.encoder_of(avatar), wire.lipsync_of(avatar), wire.ensemble_of(avatar))
+        there = {model.name for model in models}
+        return [name for name in own if name in there]
+
+    def _load(self, model: str, avatar: str, config: str | None = None) -> None:
+        try:
+            self._grpc.load_model(model, headers=self._headers, config=config, client_timeout=self._timeout)
+        except InferenceServerException as error:
+            failure = wire.translate(error, url=self.url, avatar=avatar)
+            if not isinstance(failure, (InvalidRequest, ServerError, AvatarNotFound)):
+                raise failure from None
+            reason = wire.load_failure(error.message() or "no reason given")
+            raise LoadFailed(f"The server could not load {avatar!r}: {reason}") from None
 
     def _ask(self, call: Callable[..., Any], *values: str, avatar: str = wire.SHIPPED_AVATAR, key: bool = True) -> Any:
         try:
@@ -185,32 +177,16 @@ def find_key() -> str | None:
     """The control key: LIPSYNC_CONTROL_KEY, or the private file that the server writes for its user; else None."""
     if key := os.environ.get("LIPSYNC_CONTROL_KEY"):
         return key
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     try:
-        return (Path(cache) / "lipsync" / "control.key").read_text().strip() or None
+        return (cache_folder() / "control.key").read_text().strip() or None
     except OSError:
         return None
 
 
-def avatars_in(models: list[ModelState]) -> list[AvatarState]:
-    """The avatars among models: X is one if there is a model X_lipsync; the shipped one is the model lipsync."""
-    by_name = {model.name: model for model in models}
-    suffix = "_lipsync"
-    names = [name.removesuffix(suffix) for name in by_name if name.endswith(suffix)]
-    if wire.lipsync_of(wire.SHIPPED_AVATAR) in by_name:
-        names.append(wire.SHIPPED_AVATAR)
-    return [_state(name, by_name) for name in sorted(names)]
-
-
-def _state(avatar: str, by_name: dict[str, ModelState]) -> AvatarState:
-    stage, whole = by_name[wire.lipsync_of(avatar)], by_name.get(wire.ensemble_of(avatar))
-    if whole is None:
-        return AvatarState(avatar, False, f"its ensemble {wire.ensemble_of(avatar)!r} is missing")
-    loaded = whole.state == "READY"
-    # The stage knows why it failed; the ensemble only that it did. "unloaded" is Triton's word for a wish fulfilled.
-    reasons = (model.reason for model in (stage, whole) if model.reason not in ("", "unloaded"))
-    return AvatarState(avatar, loaded, "" if loaded else next(reasons, ""))
-
-
-def _mean_ms(duration: Any) -> float:
-    return duration.ns / duration.count / 1e6 if duration.count else 0.0
+def on_gpu(config: Any, gpu: int) -> str:
+    """A model's config as Triton's load call takes it, with one instance, on one GPU."""
+    moved = type(config)()
+    moved.CopyFrom(config)
+    del moved.instance_group[:]
+    moved.instance_group.add(kind=model_config_pb2.ModelInstanceGroup.KIND_GPU, count=1, gpus=[gpu])
+    return json_format.MessageToJson(moved, preserving_proto_field_name=True)

@@ -9,10 +9,10 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
-from .control import AvatarState, AvatarStats, ModelState
+from .states import AvatarOverview, AvatarState, AvatarStats, ModelState
 from .wire import Frame, Timings
 
-__all__ = ["Watch", "avatars_table", "models_table", "stats_table"]
+__all__ = ["Watch", "avatars_table", "models_table", "overview_table", "stats_table"]
 
 
 class Watch:
@@ -71,6 +71,25 @@ def avatars_table(avatars: list[AvatarState]) -> Table:
     table = Table("avatar", "state", "reason", box=None)
     for avatar in avatars:
         table.add_row(escape(avatar.id), "loaded" if avatar.loaded else "not loaded", escape(avatar.reason))
+    return table
+
+
+def overview_table(avatars: list[AvatarOverview]) -> Table:
+    table = Table(box=None)
+    for column in ("avatar", "state", "device", "memory", "requests", "request", "queue", "compute", "last used"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("reason")
+    for one in avatars:
+        cells = [""] * 7
+        if one.stats and one.gpus is not None:
+            cells = [
+                f"GPU {', '.join(map(str, one.gpus))}" if one.gpus else "CPU",
+                f"{one.memory_mb} MiB" if one.memory_mb is not None else "unknown",
+                f"{one.stats.requests}" + (f", {one.stats.failures} failed" if one.stats.failures else ""),
+                *(f"{mean:.1f} ms" for mean in (one.stats.request_ms, one.stats.queue_ms, one.stats.compute_ms)),
+                f"{one.stats.last_used.astimezone():%Y-%m-%d %H:%M:%S}" if one.stats.last_used else "never",
+            ]
+        table.add_row(escape(one.state.id), one.state.phase, *cells, escape(one.state.reason))
     return table
 
 

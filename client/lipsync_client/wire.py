@@ -103,6 +103,11 @@ def lipsync_of(avatar: str) -> str:
     return "lipsync" if avatar == SHIPPED_AVATAR else f"{avatar}_lipsync"
 
 
+def encoder_of(avatar: str) -> str:
+    """The model with the avatar's own audio encoder, which few have."""
+    return f"{avatar}_audio_encoder"
+
+
 def parameters_of(answer: Any) -> dict[str, str]:
     """The string parameters of a model config answer (ModelConfigResponse)."""
     return {name: value.string_value for name, value in answer.config.parameters.items()}
@@ -231,3 +236,9 @@ def plain(text: str) -> str:
     text = re.sub(r"^Failed to process the request\(s\) for model [^:]*, message: ", "", text)
     text = re.sub(r"^Internal: (TritonModelException: )?", "", text)
     return text.split("\n\nAt:")[0]
+
+
+def load_failure(text: str) -> str:
+    """The reason in Triton's answer to a load that failed, as one line."""
+    text = re.sub(r"^load failed for model '[^']*': (version \d+ is at UNAVAILABLE state: )?", "", text.strip())
+    return " ".join(plain(text).rstrip("; ").split())

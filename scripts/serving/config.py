@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from lipsync_client.registry_settings import RegistrySettings, SettingsError, kept_of
 from serving.errors import ConfigError
 
 LOG_LEVELS = ("error", "warning", "info", "verbose")
@@ -51,6 +52,7 @@ class ServerConfig:
     control_key_file: str | None = None
     log: str = "warning"
     exit_timeout: int = 10
+    registry: RegistrySettings = field(default_factory=RegistrySettings)  # for whoever serves users, not for the server
 
     def __post_init__(self) -> None:
         names = "a list of model names"
@@ -88,6 +90,11 @@ class ServerConfig:
         settings = _known(cls, "", values)
         if "ports" in settings:
             settings["ports"] = Ports(**_known(Ports, "ports", settings["ports"]))
+        if "registry" in settings:
+            try:
+                settings["registry"] = RegistrySettings.from_dict(settings["registry"], kept_of(settings.get("load")))
+            except SettingsError as error:
+                raise ConfigError(str(error)) from None
         tuples: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in settings.items()}
         return cls(**tuples)
 

@@ -1,0 +1,268 @@
+"""Keeps the avatars loaded that are used: loads them when they are asked for, and unloads others to make room."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from . import wire
+from .control import Control
+from .errors import LipsyncError, LoadFailed
+from .locks import cache_folder, locked
+from .registry_places import Places
+from .registry_policy import choose_gpu
+from .registry_settings import RegistrySettings
+from .states import AvatarOverview, AvatarState
+
+__all__ = ["Registry", "leased"]
+
+LOAD_S = 600.0  # seconds that a load may take: a GPU may compile the network first
+PLACE_S = 20.0  # seconds that a lease waits for a place while every loaded avatar is in use
+TEND_S = 2.0  # seconds between two looks at what is idle, or was lost
+BACK_OFF_S = (5.0, 300.0)  # seconds before a failed load is tried again: at first, at most
+
+
+@dataclass
+class _Failure:
+    """A load that failed: why, what the server said of the avatar then, and when to try again."""
+
+    error: LoadFailed
+    state: AvatarState
+    until: float
+    delay: float
+
+
+@dataclass
+class _Entry:
+    """What the registry knows of an avatar."""
+
+    used: float  # when it was last seen in use
+    leases: int = 0
+    uses: int = 0  # as last seen
+    ensuring: asyncio.Task[None] | None = None  # makes it ready; all who wait for it share this
+    failure: _Failure | None = None
+
+
+class Registry:
+    """The one process that decides which avatars a server has loaded. For one event loop.
+
+    >>> async with Registry("127.0.0.1:8001", RegistrySettings(max_models=8)) as registry:
+    ...     async with registry.lease("anna"):  # loads it if it is not, and keeps it while the block runs
+    ...         ...
+
+    A second registry for a server would unload what the first one's callers use: on one machine and for one user, the
+    second is refused. What others load or unload by hand is noticed and counted.
+
+    Args:
+        url: host:port of the server's gRPC endpoint.
+        settings: limits and habits.
+        key: the server's control key; by default what `find_key` finds.
+        control: how to reach the server, instead of url and key.
+        clock: seconds that only grow.
+    """
+
+    def __init__(
+        self,
+        url: str = wire.DEFAULT_URL,
+        settings: RegistrySettings | None = None,
+        *,
+        key: str | None = None,
+        control: Control | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.url = url
+        self.settings = settings or RegistrySettings()
+        self._control = control or Control(url, key=key, timeout=LOAD_S)
+        self._clock = clock
+        self._entries: dict[str, _Entry] = {}
+        self._places = Places(self._control, self.settings, lambda avatar: self._entry(avatar).leases > 0, clock)
+        self._placed = 0  # on GPUs, so far
+        self._placing = asyncio.Lock()
+        self._held = ExitStack()
+        self._tending: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Become the server's registry and load the `preload` avatars.
+
+        Raises:
+            LipsyncError: there is another registry, or a preloaded avatar cannot be loaded.
+        """
+        try:
+            self._held.enter_context(locked(_lock_file(self.url), wait=False))
+        except BlockingIOError:
+            raise LipsyncError(
+                f"Another process manages the avatars of the server at {self.url} already: stop it first."
+            ) from None
+        try:
+            for avatar in self.settings.preload:
+                async with self.lease(avatar):
+                    pass
+        except BaseException:
+            await self.close()
+            raise
+        self._tending = asyncio.create_task(self._tend())
+
+    async def close(self) -> None:
+        """Let go of the server; its avatars stay loaded."""
+        if self._tending:
+            self._tending.cancel()
+            await asyncio.gather(self._tending, return_exceptions=True)
+        running = [entry.ensuring for entry in self._entries.values() if entry.ensuring]
+        await asyncio.gather(*running, return_exceptions=True)
+        self._places.close()
+        self._held.close()
+        self._control.close()
+
+    async def __aenter__(self) -> Registry:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    @asynccontextmanager
+    async def lease(self, avatar: str) -> AsyncIterator[None]:
+        """An avatar that is loaded, and stays so while the block runs.
+
+        Raises:
+            AvatarNotFound: there is none of that name in the server's repository.
+            LoadFailed: it is broken. It is tried again later, or once the server says something else of it.
+            Overloaded: every loaded avatar is in use, and stayed so for PLACE_S seconds.
+        """
+        entry = self._entry(avatar)
+        entry.leases += 1
+        try:
+            # Who gives up waiting does not stop the loading, which others may wait for.
+            await asyncio.shield(self._start(avatar, entry))
+            yield
+        finally:
+            entry.leases -= 1
+            entry.used = self._clock()
+            await self._places.tell()
+
+    async def load(self, avatar: str) -> None:
+        """Load an avatar now: also one that failed before, and anew if its files have changed. Errors as `lease`."""
+        self._entry(avatar).failure = None
+        async with self.lease(avatar):
+            await self._load(avatar)
+
+    async def unload(self, avatar: str) -> None:
+        """Unload an avatar. Raises LipsyncError if it is in use."""
+        if self._entry(avatar).leases:
+            raise LipsyncError(f"The avatar {avatar!r} is in use.")
+        await self._places.unload(avatar)
+
+    async def overview(self) -> list[AvatarOverview]:
+        """Every avatar in the server's repository."""
+        return await self._places.overview()
+
+    def uses(self, avatar: str) -> int:
+        """Requests that the server has answered for an avatar, as far as this registry saw: what `lfu` goes by."""
+        return self._places.uses(avatar)
+
+    async def tend(self) -> None:
+        """Look after what time brings: avatars that nobody used for long, and those in use that the server lost."""
+        for one in await self.overview():
+            name, entry = one.state.id, self._entry(one.state.id)
+            uses, now = self.uses(name), self._clock()
+            if entry.leases or uses != entry.uses:
+                entry.uses, entry.used = uses, now
+            if entry.leases and one.state.phase in ("not loaded", "failed"):
+                self._start(name, entry)
+            if self._is_idle(name, now - entry.used) and self._places.candidates([one]):
+                await self._places.unload(name)
+
+    def _entry(self, avatar: str) -> _Entry:
+        return self._entries.setdefault(avatar, _Entry(self._clock()))
+
+    def _is_idle(self, avatar: str, seconds: float) -> bool:
+        limit = self.settings.idle_timeout
+        return limit is not None and seconds > limit and avatar not in self.settings.preload
+
+    async def _tend(self) -> None:
+        while True:
+            await asyncio.sleep(TEND_S)
+            with contextlib.suppress(LipsyncError):  # a server that is away comes back, or the next lease tells
+                await self.tend()
+
+    def _start(self, avatar: str, entry: _Entry) -> asyncio.Task[None]:
+        """Begin to make it ready, or join those who did."""
+        if entry.ensuring is None or entry.ensuring.done():
+            entry.ensuring = asyncio.create_task(self._make_ready(avatar, entry))
+            entry.ensuring.add_done_callback(lambda task: task.cancelled() or task.exception())  # perhaps nobody waits
+        return entry.ensuring
+
+    async def _make_ready(self, avatar: str, entry: _Entry) -> None:
+        deadline = self._clock() + PLACE_S
+        await self._places.left(avatar)
+        if await self._places.do(self._control.ready, avatar):
+            entry.failure = None
+            return
+        await self._respect_failure(avatar, entry)
+        async with self._places.taken(avatar, deadline):
+            try:
+                await self._load(avatar)
+            except LoadFailed as error:
+                delay = min(entry.failure.delay * 2, BACK_OFF_S[1]) if entry.failure else BACK_OFF_S[0]
+                entry.failure = _Failure(error, await self._state(avatar), self._clock() + delay, delay)
+                raise
+        entry.failure = None
+
+    async def _load(self, avatar: str) -> None:
+        await self._places.do(self._control.load, avatar)
+        if not self.settings.gpus:
+            return
+        async with self._placing:
+            placed = {one.state.id: (one.gpus[0], one.memory_mb or 0) for one in await self.overview() if one.gpus}
+            placed.pop(avatar, None)
+            gpu = choose_gpu(self.settings.gpus, placed, self.settings.placement, self._placed)
+            self._placed += 1
+            try:
+                await self._places.do(self._control.place, avatar, gpu)
+            except LoadFailed:
+                await self._places.do(self._control.unload, avatar)
+                raise
+
+    async def _respect_failure(self, avatar: str, entry: _Entry) -> None:
+        """Raise an earlier failure again, unless it is time for another try, or the avatar has changed since."""
+        failure = entry.failure
+        if failure and self._clock() < failure.until and await self._state(avatar) == failure.state:
+            raise LoadFailed(f"{failure.error} (not tried again for {failure.until - self._clock():.0f} s)")
+
+    async def _state(self, avatar: str) -> AvatarState:
+        for state in await self._places.do(self._control.avatars):
+            if state.id == avatar:
+                return state
+        return AvatarState(avatar, False, "gone")
+
+
+@contextmanager
+def leased(avatar: str, registry: Registry) -> Iterator[None]:
+    """For programs without an event loop: be the server's registry, with one lease, while the block runs."""
+    with closing(asyncio.new_event_loop()) as loop:
+        loop.run_until_complete(registry.open())
+        try:
+            lease = registry.lease(avatar)
+            loop.run_until_complete(lease.__aenter__())
+            try:
+                yield
+            finally:
+                loop.run_until_complete(lease.__aexit__(None, None, None))
+        finally:
+            loop.run_until_complete(registry.close())
+
+
+def _lock_file(url: str) -> Path:
+    name = re.sub(r"[^a-z0-9.-]", "_", url.lower().replace("localhost", "127.0.0.1"))
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"registry-{name}.lock"

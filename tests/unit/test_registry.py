@@ -1,0 +1,437 @@
+"""What the registry decides and when, against a server that is only a dictionary. The real server has its own test."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+from lipsync_client import AvatarNotFound, LipsyncError, LoadFailed, Overloaded
+from lipsync_client.registry import BACK_OFF_S, PLACE_S, Registry, leased
+from lipsync_client.registry_policy import Candidate, Counters, choose_gpu, eviction_order
+from lipsync_client.registry_settings import RegistrySettings
+from lipsync_client.states import AvatarOverview, AvatarState, AvatarStats
+
+SECONDS = 30
+IDS = ("anna", "ben", "cleo", "dora", "emil", "fay")
+
+
+class FakeServer:
+    """Stands for `Control` and the server behind it. `broken`: avatars that fail to load, with the reason."""
+
+    url = "fake:1"
+
+    def __init__(self, *ids: str, memory_mb: int = 500) -> None:
+        self.phases = dict.fromkeys(ids, "not loaded")
+        self.requests = dict.fromkeys(ids, 0)
+        self.last = dict.fromkeys(ids, 0)
+        self.memory_mb = dict.fromkeys(ids, memory_mb)
+        self.gpus: dict[str, tuple[int, ...]] = {}
+        self.broken: dict[str, str] = {}
+        self.calls: list[str] = []
+        self.most = 0
+        self.slow = threading.Event()  # loads end when it is set
+        self.slow.set()
+        self.lasting = False  # unloaded avatars stay in memory for one more look
+        self._now = 0
+        self._lock = threading.RLock()
+
+    def use(self, avatar: str, times: int = 1) -> None:
+        with self._lock:
+            assert self.phases[avatar] == "loaded", f"{avatar} was taken away from its user"
+            self._now += 1
+            self.requests[avatar] += times
+            self.last[avatar] = self._now
+
+    def ready(self, avatar: str) -> bool:
+        return self.phases.get(avatar) == "loaded"
+
+    def avatars(self) -> list[AvatarState]:
+        return [one.state for one in self.overview()]
+
+    def overview(self) -> list[AvatarOverview]:
+        with self._lock:
+            found = [self._one(name) for name in self.phases]
+            for name, phase in self.phases.items():
+                if phase == "unloading":
+                    self.phases[name] = "not loaded"
+            return found
+
+    def _one(self, name: str) -> AvatarOverview:
+        phase = self.phases[name]
+        state = AvatarState(name, phase == "loaded", self.broken.get(name, "") if phase == "failed" else "", phase)
+        if phase != "loaded":
+            return AvatarOverview(state)
+        last = datetime.fromtimestamp(self.last[name], timezone.utc) if self.last[name] else None
+        stats = AvatarStats(self.requests[name], 0, 1.0, 1, 1.0, 1.0, last)
+        return AvatarOverview(state, self.gpus.get(name, ()), self.memory_mb[name], stats)
+
+    def load(self, avatar: str) -> None:
+        with self._lock:
+            self.calls.append(f"load {avatar}")
+            if self.phases[avatar] != "loaded":
+                self.phases[avatar] = "loading"
+                self.requests[avatar] = self.last[avatar] = 0
+            self.most = max(self.most, sum(phase in ("loaded", "loading") for phase in self.phases.values()))
+        assert self.slow.wait(SECONDS)
+        with self._lock:
+            if avatar in self.broken:
+                self.phases[avatar] = "failed"
+                raise LoadFailed(f"The server could not load {avatar!r}: {self.broken[avatar]}")
+            self.phases[avatar] = "loaded"
+
+    def place(self, avatar: str, gpu: int) -> None:
+        self.calls.append(f"place {avatar} {gpu}")
+        self.gpus[avatar] = (gpu,)
+
+    def unload(self, avatar: str) -> None:
+        with self._lock:
+            self.calls.append(f"unload {avatar}")
+            self.phases[avatar] = "unloading" if self.lasting else "not loaded"
+
+    def close(self) -> None:
+        pass
+
+    def loaded(self) -> set[str]:
+        return {name for name, phase in self.phases.items() if phase == "loaded"}
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+def run(server: FakeServer, settings: RegistrySettings, scenario: Callable[[Registry, Clock], Awaitable[None]]) -> None:
+    """A scenario in an event loop, with a registry whose clock stands still unless it is moved."""
+
+    async def all_of_it() -> None:
+        clock = Clock()
+        async with Registry(server.url, settings, control=server, clock=clock) as registry:  # type: ignore[arg-type]
+            await scenario(registry, clock)
+
+    asyncio.run(asyncio.wait_for(all_of_it(), SECONDS))
+
+
+def limits(**values: object) -> RegistrySettings:
+    return RegistrySettings(**{"keep": (), **values})  # type: ignore[arg-type]
+
+
+async def use(registry: Registry, server: FakeServer, avatar: str, times: int = 1) -> None:
+    async with registry.lease(avatar):
+        server.use(avatar, times)
+
+
+def test_concurrent_first_requests_load_once() -> None:
+    server = FakeServer("anna")
+    server.slow.clear()
+
+    async def scenario(registry: Registry, clock: Clock) -> None:
+        users = [asyncio.create_task(use(registry, server, "anna")) for _ in range(8)]
+        while not server.calls:
+            await asyncio.sleep(0)
+        server.slow.set()
+        await asyncio.gather(*users)
+        assert server.calls == ["load anna"]
+        assert server.requests["anna"] == 8
+
+    run(server, limits(), scenario)
+
+
+def test_who_gives_up_waiting_does_not_stop_a_load_that_others_wait_for() -> None:
+    server = FakeServer("anna")
+    server.slow.clear()
+
+    async def scenario(registry: Registry, clock: Clock) -> None:
+        first, second = (asyncio.create_task(use(registry, server, "anna")) for _ in range(2))
+        while not server.calls:
+            await asyncio.sleep(0)
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        server.slow.set()
+        await second
+        assert server.calls == ["load anna"]
+
+    run(server, limits(), scenario)
+
+
+@pytest.mark.parametrize("policy", ["lfu", "lru"])
+def test_eight_callers_at_random_never_see_more_loaded_than_allowed_nor_lose_theirs(policy: str) -> None:
+    server = FakeServer(*IDS)
+
+    async def scenario(registry: Registry, clock: Clock) -> None:
+        async def caller(number: int) -> None:
+            dice = random.Random(number)
+            for _ in range(25):
+                avatar = dice.choice(IDS)
+                async with registry.lease(avatar):
+                    server.use(avatar)
+                    await asyncio.sleep(0.001 * dice.random())
+                    server.use(avatar)  # still there
+
+        await asyncio.gather(*map(caller, range(8)))
+        assert server.most == 3
+        assert sum(map(registry.uses, IDS)) >= 350  # what was counted between the last look and an unloading is lost
+
+    run(server, limits(max_models=3, eviction=policy), scenario)
+
+
+def test_the_least_frequently_used_goes_first_counted_over_earlier_loads_too() -> None:
+    server = FakeServer(*IDS)
+
+    async def scenario(registry: Registry, clock: Clock) -> None:
+        for avatar, times in (("anna", 5), ("ben", 2), ("cleo", 3)):
+            await use(registry, server, avatar, times)
+        await use(registry, server, "dora", 1)
+        assert server.loaded() == {"anna", "cleo", "dora"}  # ben had 2
+        await use(registry, server, "ben", 2)
+        assert server.loaded() == {"anna", "cleo", "ben"}  # dora had 1, and ben has 4 now
+        assert registry.uses("ben") in (2, 4)
+        await use(registry, server, "dora", 1)
+        assert server.loaded() == {"anna", "dora", "ben"}  # cleo had 3
+
+    run(server, limits(max_models=3), scenario)
+
+
+def test_the_least_recently_used_goes_first_if_that_is_wanted() -> None:
+    server = FakeServer(*IDS)
+
+    async def scenario(registry: Registry, clock: Clock) -> None:
+        for avatar, times in (("anna", 9), ("ben", 2), ("cleo", 3), ("dora", 1)):
+            await use(registry, server, avatar, times)
+        assert server.loaded() == {"ben", "cleo", "dora"}
+
+    run(server, limits(max_models=3, eviction="lru"), scenario)
+
+
+def test_an_avatar_in_use_is_not_unloaded_and_who_finds_no_place_is_told_so() -> None:
+    server = FakeServer(*IDS)
+
+    async def scenario(registry: Registry, clock: Clock) -> None:
+        async with registry.lease("anna"), registry.lease("ben"):
+            with pytest.raises(LipsyncError, match="'anna' is in use"):
+                await registry.unload("anna")
+            late = asyncio.create_task(use(registry, server, "cleo"))
+            while "load ben" not in server.calls:
+                await asyncio.sleep(0)
+            await asyncio.sleep(0.01)
+            clock.now += PLACE_S + 1
+            with pytest.raises(Overloaded, match="is in use; try again later"):
+                await late
+            assert server.loaded() == {"anna", "ben"}
+        await use(registry, server, "cleo")
+
+    run(server, limits(max_models=2), scenario)
+
+
+def test_a_place_that_comes_free_goes_to_who_waits() -> None:
+    server = FakeServer(*IDS)
+
+    async def scenario(registry: Registry, clock: Clock) -> None:
+        async with registry.lease("anna"):
+            waiting = asyncio.create_task(use(registry, server, "ben"))
+            await asyncio.sleep(0.01)
+            assert not waiting.done()
+        await waiting
+        assert server.calls == ["load anna", "unload anna", "load ben"]
+
+    run(server, limits(max_models=1), scenario)
+
+
+def test_a_failed_load_tells_why_and_is_tried_again_only_when_that_may_help() -> None:
+    server = FakeServer("anna")
+    server.broken["anna"] = "model.onnx is broken"
+    tries = lambda: server.calls.count("load anna")  # noqa: E731
+
+    async def scenario(registry: Registry, clock: Clock) -> None:
+        for _ in range(5):
+            with pytest.raises(LoadFailed, match=r"model\.onnx is broken"):
+                await use(registry, server, "anna")
+        assert tries() == 1
+        clock.now += BACK_OFF_S[0] + 1
+        for _ in range(2):
+            with pytest.raises(LoadFailed):
+                await use(registry, server, "anna")
+        assert tries() == 2
+        clock.now += BACK_OFF_S[0] + 1  # the wait has doubled
+        with pytest.raises(LoadFailed, match="not tried again for 4 s"):
+            await use(registry, server, "anna")
+        assert tries() == 2
+        with pytest.raises(LoadFailed):
+            await registry.load("anna")  # asked for
+        assert tries() == 3
+        del server.broken["anna"]
+        server.phases["anna"] = "not loaded"  # somebody put it into the repository anew
+        await use(registry, server, "anna")
+        assert tries() == 4
+
+    run(server, limits(), scenario)
+
+
+def test_an_unknown_avatar_is_no_avatar() -> None:
+    async def scenario(registry: Registry, clock: Clock) -> None:
+        for bad in ("nobody", "../anna", ""):
+            with pytest.raises(AvatarNotFound):
+                await registry.lease(bad).__aenter__()
+
+    run(FakeServer("anna"), limits(), scenario)
+
+
+def test_the_idle_are_unloaded_but_for_those_that_were_preloaded_or_are_the_servers_own() -> None:
+    server = FakeServer(*IDS)
+    server.phases["fay"] = "loaded"  # by the server
+
+    async def scenario(registry: Registry, clock: Clock) -> None:
+        assert server.loaded() == {"anna", "fay"}
+        await use(registry, server, "ben")
+        async with registry.lease("cleo"):
+            await registry.tend()
+            clock.now += 61
+            server.use("ben")  # by somebody else
+            await registry.tend()
+            assert server.loaded() == {"anna", "ben", "cleo", "fay"}
+            clock.now += 61
+            await registry.tend()
+            assert server.loaded() == {"anna", "cleo", "fay"}
+        await registry.tend()
+        clock.now += 61
+        await registry.tend()
+        assert server.loaded() == {"anna", "fay"}
+
+    run(server, limits(preload=("anna",), keep=("fay",), idle_timeout=60), scenario)
+
+
+def test_memory_is_a_limit_too_and_what_leaves_counts_until_it_is_gone() -> None:
+    server = FakeServer(*IDS, memory_mb=1024)
+    server.lasting = True
+
+    async def scenario(registry: Registry, clock: Clock) -> None:
+        for avatar in ("anna", "ben", "cleo"):
+            await use(registry, server, avatar)
+        assert server.loaded() == {"ben", "cleo"}
+        assert server.calls == ["load anna", "load ben", "unload anna", "load cleo"]  # one was enough
+
+    run(server, limits(max_memory_gb=2.5), scenario)
+
+
+def test_what_the_server_lost_while_it_was_in_use_is_loaded_again() -> None:
+    server = FakeServer("anna")
+
+    async def scenario(registry: Registry, clock: Clock) -> None:
+        async with registry.lease("anna"):
+            server.phases["anna"] = "not loaded"  # as after a new start
+            await registry.tend()
+            while "anna" not in server.loaded():
+                await asyncio.sleep(0)
+
+    run(server, limits(), scenario)
+
+
+def test_what_others_loaded_counts_and_may_go() -> None:
+    server = FakeServer(*IDS)
+    server.phases |= {"anna": "loaded", "ben": "loaded"}
+
+    async def scenario(registry: Registry, clock: Clock) -> None:
+        await use(registry, server, "cleo")
+        assert server.loaded() == {"cleo"}
+
+    run(server, limits(max_models=1), scenario)
+
+
+def test_each_avatar_gets_one_gpu() -> None:
+    server = FakeServer(*IDS)
+
+    async def scenario(registry: Registry, clock: Clock) -> None:
+        for avatar in IDS[:3]:
+            await use(registry, server, avatar)
+        assert [call for call in server.calls if call.startswith("place")] == [
+            "place anna 0",
+            "place ben 1",
+            "place cleo 0",
+        ]
+
+    run(server, limits(gpus=(0, 1)), scenario)
+
+
+def test_the_least_loaded_gpu_is_the_one_with_least_memory_then_fewest_avatars() -> None:
+    placed = {"anna": (0, 500), "ben": (1, 200), "cleo": (1, 200)}
+    assert choose_gpu((0, 1), placed, "least_loaded", 0) == 1
+    assert choose_gpu((0, 1), placed | {"dora": (1, 100)}, "least_loaded", 0) == 0
+    assert choose_gpu((0, 1, 2), placed, "least_loaded", 0) == 2
+    assert [choose_gpu((3, 5), {}, "round_robin", turn) for turn in range(3)] == [3, 5, 3]
+
+
+def test_ties_are_broken_by_time_then_by_name() -> None:
+    some = [Candidate("c", 1, 5.0), Candidate("b", 1, 4.0), Candidate("a", 2, 0.0), Candidate("d", 1, 4.0)]
+    assert eviction_order(some, "lfu") == ["b", "d", "c", "a"]
+    assert eviction_order(some, "lru") == ["a", "b", "d", "c"]
+
+
+def test_counters_outlive_tritons() -> None:
+    server, counters = FakeServer("anna"), Counters()
+    for requests, loaded in ((0, True), (5, True), (0, False), (2, True), (1, True)):
+        server.phases["anna"], server.requests["anna"] = "loaded" if loaded else "not loaded", requests
+        counters.see(server.overview())
+    assert counters.uses("anna") == 5 + 2 + 1
+
+
+def test_a_second_registry_of_a_server_is_refused() -> None:
+    server = FakeServer("anna")
+
+    async def scenario(registry: Registry, clock: Clock) -> None:
+        with pytest.raises(LipsyncError, match=r"Another process manages the avatars of the server at fake:1"):
+            await Registry(server.url, limits(), control=server).open()  # type: ignore[arg-type]
+
+    run(server, limits(), scenario)
+    run(server, limits(), lambda registry, clock: use(registry, server, "anna"))  # the first one has let go
+
+
+def test_a_lease_without_an_event_loop() -> None:
+    server = FakeServer(*IDS)
+    with leased("anna", Registry(server.url, limits(), control=server)):  # type: ignore[arg-type]
+        server.use("anna")
+    with pytest.raises(AvatarNotFound), leased("nobody", Registry(server.url, limits(), control=server)):  # type: ignore[arg-type]
+        raise AssertionError("not reached")
+
+
+BAD = {
+    "max_models": (0, True, 2.5, "many", None),
+    "max_memory_gb": (0, -1, "8 GB"),
+    "eviction": ("fifo", None, 1),
+    "idle_timeout": (0, "never"),
+    "preload": ("anna", ["../anna"], [3]),
+    "gpus": ("all", [-1], [True]),
+    "placement": ("random",),
+    "colour": ("red",),
+}
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in BAD.items() for value in values])
+def test_a_wrong_setting_is_named(key: str, value: object) -> None:
+    with pytest.raises(ValueError, match=rf"registry\.{key}.*allowed"):
+        RegistrySettings.from_dict({key: value})
+
+
+def test_settings_come_from_the_servers_file(tmp_path: Path) -> None:
+    path = tmp_path / "server.yaml"
+    path.write_text(
+        "load: [lipsync_ensemble, lipsync_visual_ensemble, anna]\nregistry: {max_models: 3, preload: [ben]}\n"
+    )
+    expected = replace(RegistrySettings(), max_models=3, preload=("ben",), keep=("demo", "anna"))
+    assert RegistrySettings.from_yaml(path) == expected
+    path.write_text("registry: {max_models: 1, preload: [ben]}\n")
+    with pytest.raises(ValueError, match="max_models is 1, but ben, demo are to be loaded"):
+        RegistrySettings.from_yaml(path)
+    path.write_text("")
+    assert RegistrySettings.from_yaml(path) == RegistrySettings()
