@@ -102,11 +102,11 @@ async function begin(kind, open) {
 }
 
 function startMicrophone() {
-  let samples = 0;
+  let first = true;
   begin("microphone", async () => {
-    const stop = await openMicrophone(player.context, (piece) => {
-      if (!samples) meters.begin("microphone", piece.length / player.context.sampleRate);
-      samples += piece.length;
+    const stop = await openMicrophone(player.context, (piece, age) => {
+      if (first) meters.begin("microphone", age);
+      first = false;
       link.sound(player.context.sampleRate, piece);
     });
     if (!soundChosen) mute(true);

@@ -1,4 +1,4 @@
-// Runs in the audio thread: hands on the microphone's samples, 40 ms at a time.
+// Runs in the audio thread: hands on samples, 40 ms at a time, with the first one's place on the audio clock.
 
 class Recorder extends AudioWorkletProcessor {
   constructor() {
@@ -10,10 +10,12 @@ class Recorder extends AudioWorkletProcessor {
   }
 
   process([[samples]]) {
-    for (let i = 0; samples && i < samples.length; i++) {
-      this.piece[this.filled++] = samples[i];
+    const count = samples?.length ?? 128; // nothing comes in: silence
+    for (let i = 0; i < count; i++) {
+      if (!this.filled) this.at = currentFrame + i;
+      this.piece[this.filled++] = samples?.[i] ?? 0;
       if (this.filled === this.piece.length) {
-        this.port.postMessage(this.piece.slice());
+        this.port.postMessage({ at: this.at, samples: this.piece });
         this.filled = 0;
       }
     }

@@ -13,7 +13,10 @@ export function toInt16(values) {
   return samples;
 }
 
-/** Start the microphone. Gives a function that stops it. `onPiece(samples)` is called with 40 ms at a time. */
+/**
+ * Start the microphone. Gives a function that stops it. `onPiece(samples, age)` is called with 40 ms at
+ * a time, and how long ago they began, s.
+ */
 export async function openMicrophone(context, onPiece) {
   if (!navigator.mediaDevices || !context.audioWorklet)
     throw new SourceError(
@@ -36,7 +39,7 @@ export async function openMicrophone(context, onPiece) {
     await context.audioWorklet.addModule("recorder.js");
     const source = new MediaStreamAudioSourceNode(context, { mediaStream: stream });
     const recorder = new AudioWorkletNode(context, "recorder", { numberOfOutputs: 0, channelCount: 1, channelCountMode: "explicit" });
-    recorder.port.onmessage = (event) => onPiece(toInt16(event.data));
+    recorder.port.onmessage = ({ data: { at, samples } }) => onPiece(toInt16(samples), context.currentTime - at / context.sampleRate);
     source.connect(recorder);
     return () => {
       source.disconnect();

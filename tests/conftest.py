@@ -16,7 +16,10 @@ from tritonclient.utils import np_to_triton_dtype
 import stages
 from assets import key_name
 from avatar import Avatar
+from avatar_source import AvatarSource
 from build import build
+from lipsync_client import Control
+from package_avatar import package_avatar
 from serving import Ports, ServerConfig, TritonServer
 
 TYPES = {"AUDIO": np.float32, "AUDIO_END": np.bool_, "FRAME_COUNT": np.int32, "VISUAL_FRAMES": np.float32}
@@ -81,3 +84,16 @@ def demo(client, repository) -> tuple[int, Avatar]:
     answer = infer(client, "lipsync", audio_features=np.zeros((1, 32, 16, 16), np.float32), footage_position=[[0]])
     key = int(answer.avatar_key[0, 0])
     return key, Avatar.open(repository / "lipsync" / "avatar" / key_name(key))
+
+
+@pytest.fixture(scope="session")
+def quick(server, repository, tmp_path_factory) -> str:
+    """The demo packed as the fastest preset, `low`, and loaded: its id."""
+    source = tmp_path_factory.mktemp("sources") / "quick"
+    shutil.copytree(stages.ROOT / "avatars" / "demo", source)
+    text = (source / "avatar.yaml").read_text().replace("id: demo", "id: quick")
+    (source / "avatar.yaml").write_text(text + "\npreset: low\n")
+    package_avatar(AvatarSource.read(source), repository)
+    with Control(server.grpc_url, key=server.control_key) as control:
+        control.load("quick")
+    return "quick"
