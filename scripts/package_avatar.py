@@ -100,7 +100,7 @@ def package_avatar(source: AvatarSource, repository: Path, *, shipped: bool = Fa
         raise SourceError(
             f"{source.folder}: the shipped avatar has the shared encoder; take `encoder` out of avatar.yaml"
         )
-    encoder = served_encoder(onnx.load(source.folder / source.encoder)) if source.encoder else None
+    encoder = _own_encoder(source, repository)
     crops: list[Picture] = []
     boxes = source.read_boxes()
     with draft_in(repository) as draft:
@@ -161,6 +161,15 @@ def _write_network(
 
     write_config(0)
     write_config(stage_memory_mb(folder))
+
+
+def _own_encoder(source: AvatarSource, repository: Path) -> onnx.ModelProto | None:
+    """The encoder that the avatar was trained with; None if that is the one that all share."""
+    if not source.encoder:
+        return None
+    encoder = served_encoder(onnx.load(source.folder / source.encoder))
+    shared = repository / SHARED_ENCODER / "1" / "model.onnx"
+    return None if shared.exists() and onnx.load(shared) == encoder else encoder
 
 
 def _version(encoder: onnx.ModelProto | None, preset: str) -> str:

@@ -122,10 +122,9 @@ def test_an_avatars_own_encoder_is_the_one_that_hears(trained, imported, reposit
     network.load_state_dict({f"audio_encoder.{k}": v for k, v in state.items()})
     with torch.no_grad():
         np.testing.assert_allclose(got, network(torch.from_numpy(windows)).numpy(), atol=1e-4, rtol=0)
-    text = (imported / "avatar.yaml").read_text().replace("encoder: encoder.onnx\n", "")
-    without = Path(shutil.copytree(imported, repository.parent / "without"))
-    (without / "avatar.yaml").write_text(text)
-    package_avatar(AvatarSource.read(without), repository)
+    shared = repository / "audio_encoder" / "1" / "model.onnx"
+    onnx.save(served_encoder(onnx.load(imported / "encoder.onnx")), shared)
+    package_avatar(AvatarSource.read(imported), repository)  # all share that very encoder now: it needs none of its own
     assert not (repository / "anna_audio_encoder").exists()
     assert 'model_name: "audio_encoder"' in (repository / "anna" / "config.pbtxt").read_text()
 
