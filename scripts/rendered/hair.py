@@ -119,9 +119,9 @@ def thicken(guides: Strands, each: int, spread: float, rng: np.random.Generator)
 def grow_brow(tree: BVHTree, eye: NDArray[np.float64], side: int, rng: np.random.Generator) -> Strands:
     """An eyebrow above an eye: short fine hairs along an arch, upwards at the nose, outwards at the temple."""
     count = 700
-    along = np.sort(rng.beta(1.2, 1.15, count))
+    along = np.interp(np.sort(rng.random(count)), [0, 0.06, 0.94, 1], [0, 0.1, 0.91, 1])  # thinner at its ends
     arch_x = np.interp(along, [0, 1], [-0.2, 0.29])
-    arch_z = np.interp(along, [0, 0.3, 0.62, 0.82, 1], [0.196, 0.228, 0.258, 0.244, 0.205])
+    arch_z = np.interp(along, [0, 0.3, 0.62, 0.82, 1], [0.176, 0.216, 0.258, 0.252, 0.226])
     width = np.interp(along, [0, 0.2, 0.5, 0.8, 1], [0.016, 0.023, 0.02, 0.013, 0.004])
     across = np.clip(rng.normal(0, 0.5, count), -1.1, 1.1)
     x, z = eye[0] + side * arch_x, eye[2] + arch_z + width * across

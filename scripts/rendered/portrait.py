@@ -62,10 +62,10 @@ def background() -> NDArray[np.float32]:
     y, x = np.mgrid[0:HEIGHT, 0:WIDTH].astype(np.float32)
     wall = np.array([122, 128, 132], np.float32) + (x / WIDTH)[..., None] * np.array([-34, -36, -36], np.float32)
     light = np.exp(-(((x - 180) / 420) ** 2 + ((y - 210) / 360) ** 2))[..., None]
-    room = wall + light * np.array([86, 92, 94], np.float32)
+    room = wall + light * np.array([62, 67, 69], np.float32)
     blocks = np.zeros_like(room)
     for x0, y0, x1, y1, colour in (
-        (60, -40, 300, 480, (44, 50, 52)),  # window
+        (60, -40, 300, 480, (26, 30, 32)),  # window
         (330, -40, 400, 480, (34, 34, 30)),
         (960, 120, 1210, 250, (-26, -30, -34)),  # shelves
         (960, 290, 1210, 420, (-22, -28, -34)),

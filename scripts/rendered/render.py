@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("corpus", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--mouths", type=int, default=260)
-    parser.add_argument("--samples", type=int, default=32, help="of the portrait; a quarter of it for the mouths")
+    parser.add_argument("--samples", type=int, default=16, help="of the portrait; half of it for the mouths")
     options = parser.parse_args()
     out = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
@@ -42,10 +42,10 @@ def main() -> None:
     studio.show_hair(False)
     for number, blink in enumerate(LIDS):
         studio.pose({}, blink)
-        picture(f"lids_{number}", max(1, options.samples // 2), EYES_REGION)
+        picture(f"lids_{number}", options.samples, EYES_REGION)
     for number, mouth in enumerate(track(np.load(out / "mouths.npy"), description="mouths")):
         studio.pose(as_dict(mouth), 0.0)
-        picture(f"mouth_{number:03d}", max(1, options.samples // 4), MOUTH_REGION)
+        picture(f"mouth_{number:03d}", max(1, options.samples // 2), MOUTH_REGION)
 
 
 if __name__ == "__main__":
