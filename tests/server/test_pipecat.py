@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import importlib.util
 import socket
 import threading
+import wave
 from collections.abc import Awaitable, Callable
+from types import ModuleType, SimpleNamespace
 
+import av
 import numpy as np
 import pytest
+import stages
 
 pytest.importorskip("pipecat", reason="Pipecat is not installed")
 from pipecat.frames.frames import (
@@ -28,6 +33,8 @@ from pipecat.frames.frames import (
     TTSStartedFrame,
     TTSStoppedFrame,
     TTSTextFrame,
+    VADUserStartedSpeakingFrame,
+    VADUserStoppedSpeakingFrame,
 )
 from pipecat.metrics.metrics import TTFBMetricsData
 from pipecat.pipeline.pipeline import Pipeline
@@ -37,7 +44,7 @@ from pipecat.transports.base_output import BaseOutputTransport
 from pipecat.transports.base_transport import TransportParams
 from pipecat.utils.text.base_text_aggregator import TextType
 from pipecat.workers.runner import WorkerRunner
-from lipsync_client import AsyncClient, to_speech
+from lipsync_client import AsyncClient, read_audio, to_speech
 from lipsync_client.agent import rgb
 from lipsync_client.pipecat import CUSHION_FRAMES, LipsyncVideoService
 from relay import Relay
@@ -131,7 +138,10 @@ def has(kind: type, count: int = 1) -> Callable[[list[Frame]], bool]:
 
 
 async def run(
-    script: Callable[[PipelineWorker], Awaitable[None]], *processors: FrameProcessor, metrics: bool = False
+    script: Callable[[PipelineWorker], Awaitable[None]],
+    *processors: FrameProcessor,
+    metrics: bool = False,
+    first: Frame | None = None,
 ) -> None:
     """A pipeline from its start to its end, and what is done meanwhile."""
     worker = PipelineWorker(
@@ -149,6 +159,8 @@ async def run(
     async def play() -> None:
         await asyncio.wait_for(started.wait(), SECONDS)
         try:
+            if first:
+                await worker.queue_frame(first)
             await script(worker)
         except BaseException:
             await worker.cancel()
@@ -443,5 +455,52 @@ def test_a_real_output_transport_plays_it_and_falls_silent(server, demo, sound, 
         late = [data for kind, data in rest if kind == "sound" and data.strip(b"\0")]
         assert len(late) <= 1
         assert {data for kind, data in rest[5:] if kind == "picture"} <= footage
+
+    asyncio.run(main())
+
+
+def example(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, stages.ROOT / "examples" / "pipecat" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_file_example_writes_a_video_of_the_whole_speech(server, sound, tmp_path) -> None:
+    with wave.open(str(tmp_path / "said.wav"), "wb") as file:
+        file.setparams((1, 2, RATE, 0, "NONE", ""))
+        file.writeframes(sound)
+    path = tmp_path / "talk.mp4"
+    script = example("to_file")
+    asyncio.run(asyncio.wait_for(script.run(str(tmp_path / "said.wav"), path, server.grpc_url, "demo"), 2 * SECONDS))
+    with av.open(path) as file:
+        seconds = {stream.type: float(stream.duration * stream.time_base) for stream in file.streams}
+    assert seconds["video"] == pytest.approx(seconds["audio"], abs=0.1)
+    said, recorded = read_audio(tmp_path / "said.wav"), read_audio(path)
+    assert np.square(recorded).sum() == pytest.approx(np.square(said).sum(), rel=0.1)
+
+
+def test_the_example_bot_speaks_and_is_interrupted_by_its_user(server, monkeypatch) -> None:
+    """Without a key; the browser's side of the transport is a stand-in."""
+    bot = example("bot")
+    monkeypatch.setattr(bot, "SPEECH", str(stages.SAMPLE))
+
+    async def main() -> None:
+        sink = Sink()
+        transport = SimpleNamespace(input=Sink, output=lambda: sink)
+
+        async def script(worker: PipelineWorker) -> None:
+            await sink.until(has(TTSAudioRawFrame, 10))
+            await worker.queue_frame(VADUserStartedSpeakingFrame())
+            await sink.until(has(InterruptionFrame))
+            spoken_before = len(of(sink.frames, TTSAudioRawFrame))
+            await worker.queue_frame(VADUserStoppedSpeakingFrame())
+            await sink.until(has(TTSAudioRawFrame, spoken_before + 10))
+            await worker.cancel()
+
+        pipeline, first = bot.recording(transport, LipsyncVideoService(server.grpc_url))
+        await run(script, pipeline, first=first)
+        assert len(of(sink.frames, TTSStartedFrame)) == 2
+        assert not of(sink.frames, TTSStoppedFrame)
 
     asyncio.run(main())
