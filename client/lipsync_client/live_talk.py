@@ -74,8 +74,9 @@ class Talk:
         self._calls: set[asyncio.Task[None]] = set()
         self._next_id = 1
         self._stalls = 0  # how often frames of the present speech were late
-        self._stalled = False
-        self._latencies: deque[float] = deque([START_S], maxlen=3)  # s, of requests that had no frames ahead of them
+        self._stalled: float | None = None  # since when the next frame is late
+        # s, of requests that had no frames ahead of them, and by how much the answers to those that followed were late
+        self._latencies: deque[float] = deque([START_S], maxlen=5)
 
     @property
     def growing(self) -> Speech | None:
@@ -100,11 +101,11 @@ class Talk:
         """
         here = next((number for number, slot in enumerate(self._slots) if slot.jpeg is None), len(self._slots))
         if here:
-            wanted = min(self._pace.first_chunk << self._stalls, self._limit // 2) if self._stalled else 1
+            wanted = min(self._pace.first_chunk << self._stalls, self._limit // 2) if self._stalled is not None else 1
             return here >= wanted or not self._calls
         head = self.head
-        if head and head.frame and head.position == self.position + 1 and not self._stalled:
-            self._stalled = True
+        if head and head.frame and head.position == self.position + 1 and self._stalled is None:
+            self._stalled = self._clock.now()
             self._stalls += 1
         return False
 
@@ -128,7 +129,7 @@ class Talk:
         slot = self._slots.popleft()
         slot.speech.shown = slot.frame + 1
         self.position = slot.position
-        self._stalled = False
+        self._stalled = None
         if not slot.frame:
             self._stalls = 0
         if slot.speech.finished:
@@ -140,7 +141,7 @@ class Talk:
         """Forget every speech and frame that was not shown. Returns the cancelled requests."""
         self.drops += 1
         self.failure = failure or self.failure
-        self._stalled = False
+        self._stalled = None
         calls = list(self._calls)
         for call in calls:
             call.cancel()
@@ -213,5 +214,7 @@ class Talk:
                 self._footage.keep_silent(avatar, slot.position, frame.jpeg)
         if begins:
             self._latencies.append(self._clock.now() - sent)
+        elif self._stalled is not None and slots[0] is self.head:
+            self._latencies[-1] += self._clock.now() - self._stalled  # so much later this speech should have begun
         self._calls.discard(call)
         self.pump()

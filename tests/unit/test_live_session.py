@@ -302,13 +302,34 @@ def test_the_start_of_a_speech_is_placed_where_its_answer_is_expected(
 
     async def main() -> None:
         async with LiveSession(fake.url, clock=clock, **OPTIONS) as session:
-            for _ in range(4):
+            for _ in range(6):
                 await take(session, 5)
                 await say(session, SPEECH[:1000])
                 frames = await until_last(session)
             idle = [frame.footage_position for frame in frames if frame.speech_frame is None]
             assert len(idle) == frames_until_speech - 1
             assert [frame.footage_position for frame in frames] == list(range(idle[0], idle[0] + len(frames)))
+
+    run(main, clock)
+
+
+def test_what_was_late_in_one_speech_is_allowed_for_in_the_next(fake: LiveFake, clock: TestClock) -> None:
+    """Speech at its own pace from a server whose answers take longer now and then."""
+    clock.delay = lambda number: 0.45 if number % 5 == 4 else 0.05
+
+    async def main() -> None:
+        async with LiveSession(fake.url, clock=clock, **OPTIONS) as session:
+            late = []
+            for number in range(1, 9):
+                frames = []
+                for start in range(0, len(SPEECH), FRAME):
+                    await session.push(SPEECH[start : start + FRAME], RATE)
+                    frames += await take(session, 1)
+                await session.end_speech()
+                frames += await until_last(session)
+                check_speech(frames, SPEECH, number)
+                late.append(sum(frame.state == "speaking" and frame.speech_frame is None for frame in frames))
+        assert late[0] > 0 == max(late[4:])
 
     run(main, clock)
 
