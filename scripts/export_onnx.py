@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,8 @@ SMALLEST_CAST = 256  # values; smaller tensors stay FP32
 def _export(network: torch.nn.Module, inputs: dict[str, torch.Tensor], output: str) -> onnx.ModelProto:
     """Trace the network. The legacy exporter: its graph is plain and its batch norms are folded while it traces."""
     names = list(inputs)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
         path = Path(folder) / "model.onnx"
         torch.onnx.export(
             network.eval(),

@@ -21,6 +21,7 @@ from rich.progress import track
 import stages
 from assets import SMALLEST
 from avatar_source import Picture, SourceError, face_crop
+from blend import BLENDS
 from importing.mask import MASKS, detect_mask
 from importing.network_file import SUPPORTED, read_encoder, read_unet
 from package_avatar import choose_preset, model_names
@@ -61,6 +62,10 @@ def import_avatar(
         SourceError: a file is not what it should be; nothing was written.
     """
     model_names(target.name)
+    if mask not in (None, *MASKS):
+        raise SourceError(f"mask is {mask!r}: it must be {' or '.join(MASKS)}")
+    if blend not in BLENDS:
+        raise SourceError(f"blend is {blend!r}: it must be {' or '.join(BLENDS)}")
     network = read_unet(unet, audio_mode)
     own_encoder = read_encoder(encoder) if encoder else None
     data = read_dataset(footage)
@@ -70,8 +75,6 @@ def import_avatar(
         raise SourceError(
             f"{unet}: the network does not tell which mask it was trained with: say --mask {' or '.join(MASKS)}"
         )
-    if chosen not in MASKS:
-        raise SourceError(f"mask is {chosen!r}: it must be one of {', '.join(MASKS)}")
 
     def fill(folder: Path) -> None:
         part = data.frames(loop.first, loop.frames)

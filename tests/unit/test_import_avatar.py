@@ -30,8 +30,6 @@ from package_avatar import package_avatar  # noqa: E402
 from preparing.dataset import read_dataset  # noqa: E402
 from synctalk_dataset import BOX, FRAMES, write_dataset  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
@@ -329,3 +327,12 @@ toy (float[N,6,320,320] input, float[N,32,16,16] audio) => (float[N,3,320,320] o
     model.graph.initializer.append(onnx.numpy_helper.from_array(hidden, "hidden"))
     crops = np.random.default_rng(0).integers(0, 256, (3, 320, 320, 3), np.uint8)
     assert detect_mask(model, crops) == "corners"
+
+
+def test_a_mask_or_blend_that_is_none_is_refused(trained, tmp_path):
+    for wrong in ({"mask": "x"}, {"blend": "hard"}, {"mask": "reference", "first": 99}):
+        with pytest.raises(
+            SourceError, match=r"must be reference or corners|must be soft or reference|not in the footage"
+        ):
+            import_avatar(trained / "unet.pth", trained / "dataset", tmp_path / "anna", **wrong)
+    assert not (tmp_path / "anna").exists()
