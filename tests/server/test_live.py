@@ -207,3 +207,64 @@ def test_starved_speech_resumes_exactly(server, clock, sound) -> None:
             assert [frame.jpeg for frame in part] == [whole[frame.speech_frame] for frame in part]
 
     run(main, clock)
+
+
+def test_ten_minutes_do_not_drift_and_their_silence_is_not_rendered(server, client, clock, sound) -> None:
+    """Mostly digital silence, supplied in bursts with gaps: 15,000 frames in simulated time."""
+    random = np.random.default_rng(1)
+    speech = np.zeros(599 * RATE, np.int16)
+    places = [20 * RATE, 333 * RATE + 77, 590 * RATE + 1]
+    for place in places:
+        speech[place : place + 12_000] = sound[:12_000]
+
+    def rendered_frames() -> int:
+        return client.get_inference_statistics("lipsync").model_stats[0].inference_count
+
+    async def supply(session: LiveSession) -> None:
+        at = 0
+        while at < len(speech):
+            size = int(random.integers(RATE // 10, 8 * RATE))
+            await session.push(speech[at : at + size], RATE)
+            at += size
+            await clock.sleep_until(clock.time + float(random.uniform(0, size / RATE)))
+        await session.end_speech()
+
+    async def main() -> None:
+        async with LiveSession(server.grpc_url, clock=clock, timeout=SECONDS, sound_rate=RATE) as session:
+            supplying = asyncio.create_task(supply(session))
+            begin, heard = clock.time, []
+            for index in range(16_000):
+                frame = await anext(session)
+                assert clock.time - begin == pytest.approx(index / 25, abs=1e-6)
+                if frame.audio_span:
+                    assert frame.audio_span[0] == 640 * len(heard) == 640 * frame.speech_frame
+                    heard.append(frame.audio)
+                if frame.last:
+                    break
+            await supplying
+        assert frame.last and index > 14_900
+        np.testing.assert_array_equal(np.concatenate(heard), speech / np.float32(32768))
+
+    before = rendered_frames()
+    run(main, clock)
+    # Each footage frame of silence once; around each burst 0.5 s of sound and 0.85 s of context; some on their way.
+    assert rendered_frames() - before < 225 + 3 * 40 + 60
+
+
+def test_a_slow_consumer_slows_the_producer_and_loses_nothing(server, clock, sound) -> None:
+    async def main() -> None:
+        async with LiveSession(server.grpc_url, clock=clock, timeout=SECONDS, buffer_s=1.0) as session:
+            speaking = asyncio.create_task(say(session, np.tile(sound, 2), 4_800))
+            frames = []
+            while not (frames and frames[-1].last):
+                clock.time += 0.5  # it takes that long with every frame
+                frames += await take(session, 1)
+                assert session._talk.waiting <= 2 * 16_000
+            await speaking
+        speech = to_speech(np.tile(sound, 2), RATE)
+        heard = np.concatenate([frame.audio for frame in talking(frames)])
+        np.testing.assert_array_equal(heard[: len(speech)], speech)
+        times = [frame.time_s for frame in frames]
+        assert np.diff(times) == pytest.approx([0.04] * (len(times) - 1))
+
+    run(main, clock)
