@@ -10,22 +10,18 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from . import wire
+from . import cli_avatars, wire
 from .audio import read_audio
+from .cli_common import Config, Server, err, failing_clearly, loaded, out
 from .client import Client
-from .control import Control, avatars_in
+from .control import Control
 from .errors import ControlDenied, LipsyncError
-from .report import Watch, avatars_table, models_table, stats_table
+from .report import Watch, avatars_table, models_table
+from .states import avatars_in
 from .video import write_mp4
 from .web.command import web
-
-LOAD_TIMEOUT = 600.0  # seconds; a GPU may build its engine first
-
-out = Console()
-err = Console(stderr=True)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -42,14 +38,10 @@ Start a server first: `make serve`. Then, for example:
 
 Exit status: 0 done, 1 failed (one sentence says why), 2 wrong usage, 130 stopped with Ctrl-C.""",
 )
-avatars = typer.Typer(no_args_is_help=True, help="List, load, unload and measure the server's avatars.")
-app.add_typer(avatars, name="avatars")
+app.add_typer(cli_avatars.app, name="avatars")
 
-Server = Annotated[
-    str, typer.Option("--server", envvar="LIPSYNC_SERVER", help="host:port of the server's gRPC endpoint.")
-]
 Speech = Annotated[Path, typer.Argument(help="An audio or video file, of any format, rate and number of channels.")]
-AvatarName = Annotated[str, typer.Option("--avatar", help="Whose face; `lipsync avatars list` shows all.")]
+AvatarName = Annotated[str, typer.Option("--avatar", help="Whose face; `lipsync avatars` shows all.")]
 Chunk = Annotated[int, typer.Option("--chunk", min=1, help="Frames a request: more is faster, fewer come sooner.")]
 FirstChunk = Annotated[int, typer.Option("--first-chunk", min=1, help="Frames of the first request.")]
 InFlight = Annotated[int, typer.Option("--in-flight", min=1, help="Requests on the way at once.")]
@@ -66,6 +58,7 @@ def render(
     first_chunk: FirstChunk = 4,
     in_flight: InFlight = 3,
     timeout: TimeOut = 30.0,
+    config: Config = None,
 ) -> None:
     """Make a video of a talking face: MP4, with the sound of the speech.
 
@@ -78,6 +71,7 @@ def render(
             raise LipsyncError(f"{output} is the speech itself or a folder: name another file with -o.")
         with (
             Client(server, timeout=timeout) as client,
+            loaded(avatar, server, config),
             rendering(
                 client, speech, avatar=avatar, chunk=chunk, first_chunk=first_chunk, in_flight=in_flight
             ) as pictures,
@@ -97,6 +91,7 @@ def frames(
     first_chunk: FirstChunk = 4,
     in_flight: InFlight = 3,
     timeout: TimeOut = 30.0,
+    config: Config = None,
 ) -> None:
     """Write the pictures of a talking face as numbered JPEG files: frame_000000.jpg and so on.
 
@@ -107,6 +102,7 @@ def frames(
             raise LipsyncError(f"{output} is not an empty folder: name a new one with -o.")
         with (
             Client(server, timeout=timeout) as client,
+            loaded(avatar, server, config),
             rendering(
                 client, speech, avatar=avatar, chunk=chunk, first_chunk=first_chunk, in_flight=in_flight
             ) as pictures,
@@ -134,41 +130,6 @@ def status(server: Server = wire.DEFAULT_URL) -> None:
             raise typer.Exit(1)
 
 
-@avatars.command("list")
-def list_avatars(server: Server = wire.DEFAULT_URL) -> None:
-    """Show every avatar in the server's repository, loaded or not."""
-    with failing_clearly(), Control(server) as control:
-        out.print(avatars_table(control.avatars()))
-
-
-@avatars.command()
-def load(avatar: Annotated[str, typer.Argument(help="The avatar's name.")], server: Server = wire.DEFAULT_URL) -> None:
-    """Load an avatar, or load it anew after its files have changed."""
-    with failing_clearly(), Control(server, timeout=LOAD_TIMEOUT) as control:
-        control.load(avatar)
-        out.print(f"Loaded {avatar}", highlight=False)
-
-
-@avatars.command()
-def unload(
-    avatar: Annotated[str, typer.Argument(help="The avatar's name.")], server: Server = wire.DEFAULT_URL
-) -> None:
-    """Unload an avatar; the others stay."""
-    with failing_clearly(), Control(server) as control:
-        control.unload(avatar)
-        out.print(f"Unloaded {avatar}", highlight=False)
-
-
-@avatars.command()
-def stats(
-    avatar: Annotated[str, typer.Argument(help="The avatar's name.")] = wire.SHIPPED_AVATAR,
-    server: Server = wire.DEFAULT_URL,
-) -> None:
-    """Show what an avatar has done since it was loaded."""
-    with failing_clearly(), Control(server) as control:
-        out.print(stats_table(avatar, control.stats(avatar)))
-
-
 @contextmanager
 def rendering(
     client: Client, speech: Path, *, avatar: str, chunk: int, first_chunk: int, in_flight: int
@@ -181,23 +142,6 @@ def rendering(
     with closing(frames), Progress(*columns, console=err) as bar:
         task = bar.add_task("", total=timeline.frame_count(len(samples)))
         yield Watch(frames, lambda: bar.advance(task))
-
-
-@contextmanager
-def failing_clearly() -> Iterator[None]:
-    """Turn what may go wrong into one sentence and an exit status."""
-    try:
-        yield
-    except LipsyncError as error:
-        message, status = str(error), 1
-    except OSError as error:
-        message, status = f"{error.filename or 'The output'} cannot be written ({error.strerror or error}).", 1
-    except KeyboardInterrupt:
-        message, status = "Stopped.", 130
-    else:
-        return
-    err.print(message, highlight=False, markup=False, soft_wrap=True)
-    raise typer.Exit(status)
 
 
 app.command()(failing_clearly()(web))

@@ -98,7 +98,8 @@ class Registry:
             self._held.enter_context(locked(_lock_file(self.url), wait=False))
         except BlockingIOError:
             raise LipsyncError(
-                f"Another process manages the avatars of the server at {self.url} already: stop it first."
+                f"Another process manages the avatars of the server at {self.url} already, as `lipsync web` does: "
+                "let it load them, or stop it."
             ) from None
         try:
             for avatar in self.settings.preload:

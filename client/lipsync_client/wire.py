@@ -218,7 +218,7 @@ def translate(error: InferenceServerException, *, url: str, avatar: str = SHIPPE
     if status == "NOT_FOUND" or re.search(
         "unknown model|no available versions|requested model .* is not available", text
     ):
-        return AvatarNotFound(f"The server at {url} has no avatar {avatar!r} loaded; `lipsync avatars list` shows all.")
+        return AvatarNotFound(f"The server at {url} has no avatar {avatar!r} loaded; `lipsync avatars` shows all.")
     if status == "UNAVAILABLE" and "on the way already" in text:
         return Overloaded(f"The server at {url} has too much to do at the moment; try again later ({text}).")
     if status in ("UNAVAILABLE", "CANCELLED"):

@@ -115,18 +115,25 @@ def test_status_without_the_key_says_what_is_missing(lipsync: Shell) -> None:
 def test_avatars_are_loaded_measured_and_unloaded(server, lipsync: Shell) -> None:
     add_avatar(server.repository, "yve")
     try:
-        assert "not loaded" in _line(lipsync("avatars", "list")[1], "yve")
+        assert _line(lipsync("avatars")[1], "yve").split() == ["yve", "not", "loaded"]
         assert lipsync("avatars", "load", "yve")[:2] == (0, "Loaded yve\n")
-        assert "not loaded" not in _line(lipsync("avatars", "list")[1], "yve")
+        shown = _line(lipsync("avatars", "list")[1], "yve").split()
+        assert shown[1:3] == ["loaded", "CPU"] and int(shown[3]) > 50 and shown[4:6] == ["MiB", "0"]
         lipsync.write_wav("speech.wav", SPEECH)
         assert lipsync("render", "speech.wav", "-o", "talk.mp4", "--avatar", "yve")[0] == 0
         code, stdout, _ = lipsync("avatars", "stats", "yve")
         assert code == 0
         assert _line(stdout, "requests").split() == ["requests", "2"]
         assert lipsync("avatars", "unload", "yve")[:2] == (0, "Unloaded yve\n")
+        code, _, stderr = lipsync("render", "speech.wav", "-o", "again.mp4", "--avatar", "yve")  # on demand
+        assert code == 0, stderr
+        lipsync("avatars", "unload", "yve")
+        key, lipsync.environment["LIPSYNC_CONTROL_KEY"] = lipsync.environment["LIPSYNC_CONTROL_KEY"], ""
+        lipsync.environment["XDG_CACHE_HOME"] = str(lipsync.folder / "empty")
         code, _, stderr = lipsync("render", "speech.wav", "-o", "none.mp4", "--avatar", "yve")
         assert (code, "no avatar 'yve' loaded" in stderr) == (1, True)
-        assert lipsync.files() == ["speech.wav", "talk.mp4"]
+        lipsync.environment["LIPSYNC_CONTROL_KEY"] = key
+        assert lipsync.files() == ["again.mp4", "speech.wav", "talk.mp4"]
     finally:
         lipsync("avatars", "unload", "yve")
         remove_avatar(server.repository, "yve")

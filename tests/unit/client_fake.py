@@ -67,6 +67,9 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):
     def ServerReady(self, request, context):
         return service_pb2.ServerReadyResponse(ready=self.ready)
 
+    def ModelReady(self, request, context):
+        return service_pb2.ModelReadyResponse(ready=request.name == "lipsync_ensemble")
+
     def ModelConfig(self, request, context):
         known = {"mel_preprocess": {k: str(v) for k, v in vars(TIMELINE).items()}, "lipsync": AVATAR}
         if request.name not in known:

@@ -74,13 +74,17 @@ def write_source(folder: Path, **changes: str) -> Path:
     return folder
 
 
-@pytest.fixture
-def repository(tmp_path) -> Path:
+def bare_repository(folder: Path) -> Path:
     """The committed model repository, without build output."""
     generated = shutil.ignore_patterns(
         "model.onnx", "*.crops", "avatar", "configs", "*.npy", "__pycache__", ".*cache", ".build*"
     )
-    return Path(shutil.copytree(stages.REPOSITORY, tmp_path / "model_repository", ignore=generated))
+    return Path(shutil.copytree(stages.REPOSITORY, folder, ignore=generated))
+
+
+@pytest.fixture
+def repository(tmp_path) -> Path:
+    return bare_repository(tmp_path / "model_repository")
 
 
 def test_the_graph_gathers_loops_masks_and_truncates(tmp_path):
