@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import itertools
 import socket
 from collections.abc import AsyncIterator
-from types import SimpleNamespace
+from unittest.mock import AsyncMock, Mock
 
 import numpy as np
 import pytest
+import stages
 
 pytest.importorskip("livekit.agents", reason="LiveKit Agents is not installed")
 from livekit import rtc
 from livekit.agents import Agent, AgentSession
 from livekit.agents.voice.avatar import AudioSegmentEnd
-from lipsync_client import InvalidRequest, ServerUnavailable, to_speech
+from lipsync_client import InvalidRequest, ServerUnavailable, read_audio, to_speech
 from lipsync_client.agent import rgb
 from lipsync_client.livekit import LipsyncAvatar, LipsyncVideoGenerator
 from speech import real_speech
@@ -125,35 +127,62 @@ def test_without_a_server_it_does_not_open() -> None:
 
 
 class Room(rtc.EventEmitter):
-    """As much of a room as `AvatarRunner` needs."""
+    """As much of a room as an agent session and `AvatarRunner` need."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.name = "room"
         self.tracks: dict[int, rtc.TrackPublishOptions] = {}  # by kind
-        self.local_participant = SimpleNamespace(publish_track=self._publish)
+        self.connection_state = rtc.ConnectionState.CONN_CONNECTED
+        self.remote_participants: dict[str, rtc.RemoteParticipant] = {}
+        self.local_participant = AsyncMock(publish_track=self._publish, register_rpc_method=Mock())
+        for action, kind in itertools.product(("register", "unregister"), ("text", "byte")):
+            setattr(self, f"{action}_{kind}_stream_handler", Mock())
 
     def isconnected(self) -> bool:
         return True
 
-    async def _publish(self, track, options) -> SimpleNamespace:
+    async def _publish(self, track, options) -> AsyncMock:
         self.tracks[track.kind] = options
-
-        async def wait_for_subscription() -> None:
-            return
-
-        return SimpleNamespace(wait_for_subscription=wait_for_subscription)
+        return AsyncMock()
 
 
-def test_an_agent_session_speaks_through_the_avatar(server, sound, monkeypatch) -> None:
+@pytest.fixture
+def pushed(monkeypatch) -> list[rtc.VideoFrame | rtc.AudioFrame]:
+    """What LiveKit's synchroniser was given."""
+    frames = []
+    push = rtc.AVSynchronizer.push
+
+    async def recorded(self, frame, timestamp=None) -> None:
+        frames.append(frame)
+        await push(self, frame, timestamp)
+
+    monkeypatch.setattr(rtc.AVSynchronizer, "push", recorded)
+    return frames
+
+
+def test_the_example_agent_speaks_in_its_room(server, pushed, monkeypatch) -> None:
+    monkeypatch.setenv("LIPSYNC_SERVER", server.grpc_url)
+    monkeypatch.setenv("SPEECH", str(stages.SAMPLE))
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    spec = importlib.util.spec_from_file_location("agent", stages.ROOT / "examples" / "livekit" / "agent.py")
+    agent = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(agent)
+
     async def main() -> None:
-        pushed = []
-        push = rtc.AVSynchronizer.push
+        context = Mock(connect=AsyncMock(), room=Room())
+        await agent.entrypoint(context)
+        while len(heard(pushed)) < RATE // 2:
+            await asyncio.sleep(0.01)
+        said = (read_audio(stages.SAMPLE, rate=RATE)[: RATE // 2] * 32767).astype(np.int16)
+        np.testing.assert_allclose(heard(pushed)[: RATE // 2], said, atol=1)
+        await context.add_shutdown_callback.call_args.args[0]()
 
-        async def recorded(self, frame, timestamp=None) -> None:
-            pushed.append(frame)
-            await push(self, frame, timestamp)
+    asyncio.run(asyncio.wait_for(main(), 2 * SECONDS))
 
-        monkeypatch.setattr(rtc.AVSynchronizer, "push", recorded)
+
+def test_an_agent_session_speaks_through_the_avatar(server, sound, pushed) -> None:
+    async def main() -> None:
         room, session = Room(), AgentSession()
         avatar = LipsyncAvatar(server.grpc_url)
         await avatar.start(session, room)
