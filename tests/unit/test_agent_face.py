@@ -120,7 +120,10 @@ def test_an_interruption_drops_sound_and_gives_the_marks_back(fake: LiveFake, cl
             moments = []
             while not (moments and moments[-1].sound is not None):
                 moments += await take(face, 1)
-            assert [entry.value for entry in await face.interrupt() if isinstance(entry, Mark)] == [END]
+            dropped = await face.interrupt()
+            assert [entry.value for entry in dropped if isinstance(entry, Mark)] == [END]
+            rest = np.concatenate([entry.samples for entry in dropped if not isinstance(entry, Mark)])
+            np.testing.assert_array_equal(rest * 32768, SPEECH[len(heard(moments)) :])
             assert not face.pending
             after = await take(face, 40)
             assert not heard(after).size and not any(talks(moment) for moment in after)
@@ -267,6 +270,21 @@ def test_whatever_the_server_does_everything_is_heard_in_order(fake: LiveFake, c
             await speaking
         np.testing.assert_array_equal(heard(moments), np.concatenate(said))
         assert [mark for moment in moments for mark in moment.marks] == list(range(6))
+
+    run(main, clock)
+
+
+def test_speech_that_is_heard_without_a_face_is_taken_no_faster_than_it_is_heard(
+    fake: LiveFake, clock: TestClock
+) -> None:
+    async def main() -> None:
+        async with opened(NOBODY, sound_rate=RATE, clock=clock) as face:
+            speaking = asyncio.create_task(say(face, np.tile(SPEECH, 18)))  # 35.8 s
+            await take(face, 25)
+            assert not speaking.done()
+            assert face.waiting_s <= 30.1
+            await take(face, 12 * 25)
+            assert speaking.done()
 
     run(main, clock)
 
