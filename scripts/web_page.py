@@ -61,19 +61,30 @@ WATCH = """async () => {
   const recorder = new AudioWorkletNode(player.context, "recorder", options);
   recorder.port.onmessage = ({ data: { at, samples } }) => {
     start ??= at;
-    if (at !== start + heard.length) throw new Error("the recording has a gap");
-    samples.forEach((sample) => heard.push(sample));
+    samples.forEach((sample, i) => (heard[at - start + i] = sample));
   };
   player.volume.connect(recorder);
-  // The greatest difference between what was heard at a frame's time and the frame's own sound, and frames compared.
+  // Of how many frames all was recorded; and of how many it was the frame's own sound at the frame's own time.
   const compare = () => {
-    const through = sounds.filter(([at, sound]) => at >= start && at + sound.length <= start + heard.length);
-    let worst = 0;
-    for (const [at, sound] of through)
-      sound.forEach((value, i) => (worst = Math.max(worst, Math.abs(value / 32768 - heard[at + i - start]))));
-    return { worst, count: through.length };
+    let recorded = 0, right = 0;
+    for (const [at, sound] of sounds) {
+      const differences = Array.from(sound, (value, i) => Math.abs(value / 32768 - heard[at - start + i]));
+      recorded += differences.every((difference) => difference >= 0);
+      right += differences.every((difference) => difference < 1e-4);
+    }
+    return { recorded, right };
   };
-  globalThis.watch = { player, drawn, compare };
+  globalThis.watch = { player, drawn, sounds, compare };
+}"""
+
+# Presses Escape: how long until a picture of the resting face is drawn, and talking ones that were drawn after.
+INTERRUPT = """async () => {
+  const drawn = watch.drawn.length, pressed = performance.now();
+  window.dispatchEvent(new KeyboardEvent("keydown", { key: "Escape" }));
+  while (!watch.drawn.slice(drawn).some(([, frame]) => frame < 0)) await new Promise(requestAnimationFrame);
+  const ms = performance.now() - pressed;
+  await new Promise((done) => setTimeout(done, 2000));
+  return { ms, talking: watch.drawn.slice(drawn).filter(([, frame]) => frame >= 0).length };
 }"""
 
 
@@ -201,14 +212,18 @@ def measure(seconds: float) -> None:
             page.click("#sound")
             page.click("#sound")  # on, by choice: also while the microphone is on
             page.click("#microphone")
-            page.wait_for_timeout(seconds * 1000 + 3000)
+            page.wait_for_timeout(seconds * 1000)
             offsets, match = offsets_of(page), page.evaluate("watch.compare()")
+            silenced = page.evaluate(INTERRUPT)
             for name in ("fps", "delay", "offset"):
                 print(f"{name}: {page.inner_text(f'#{name}')} ({page.inner_text(f'#{name}-note')})")
+    print(
+        f"interrupted: {silenced['talking']} talking pictures drawn after, the face rests after {silenced['ms']:.0f} ms"
+    )
     print(f"{len(offsets)} talking pictures in {seconds:g} s of speech")
     print(f"offset, ms: median {np.median(offsets):.1f}, least {offsets.min():.1f}, most {offsets.max():.1f}")
     print(f"beyond 40 ms: {np.count_nonzero(np.abs(offsets) > 40)}")
-    print(f"sound of {match['count']} frames heard at its time to within {match['worst']:.1e} of full scale")
+    print(f"sound: {match['recorded']} frames heard, {match['right']} of them exactly at their time")
 
 
 def screenshot(target: Path) -> None:

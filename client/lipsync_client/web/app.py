@@ -87,7 +87,8 @@ class Site:
             try:
                 hello = await connection.hello()
                 if self._sessions >= self.settings.max_sessions:
-                    text = f"All {self.settings.max_sessions} places are taken."
+                    places = self.settings.max_sessions
+                    text = f"{places} of {places} places are taken; the page tries again by itself."
                     raise Refused("full", text, Close.TRY_LATER)
                 self._sessions += 1
                 try:

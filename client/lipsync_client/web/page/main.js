@@ -21,6 +21,7 @@ let source = null; // what speaks: {kind, stop?, sender?}; one at a time
 let speaking = false; // a talking frame was drawn last
 let hushed = 0; // interruptions that the server has not answered yet: talking frames until then are old
 let soundChosen = false; // the person has pressed Sound
+let shown = ""; // by `show`
 let opening = 0; // which press of a button is being carried out: an older one gives way
 
 link.token = new URLSearchParams(location.hash.slice(1)).get("token") ?? "";
@@ -36,6 +37,7 @@ function welcome(message) {
   $("stage").style.setProperty("--ratio", message.width / message.height);
   $("face").setAttribute("aria-label", `The face of ${message.avatar}`);
   $("avatar").replaceChildren(...message.avatars.map((name) => new Option(name, name, false, name === message.avatar)));
+  $("avatars").hidden = message.avatars.length < 2;
   $("text").maxLength = message.text_chars;
   $("no-voice").hidden = Boolean(message.voice);
   enable(true);
@@ -69,9 +71,9 @@ function told(message) {
   if (source) interrupt(true);
 }
 
-function drawn({ frame, offset, ahead }) {
-  meters.drawn(frame, offset, ahead, player.fps);
-  seen(frame);
+function drawn(now) {
+  meters.drawn(now, player.fps);
+  seen(now.frame);
 }
 
 function seen(frame) {
@@ -83,20 +85,24 @@ function seen(frame) {
   show();
 }
 
-/** Make room for another source. False if a later press has come in between. */
-async function begin(kind, open) {
+/**
+ * Make room for another source. `prepare` gives {start, stop}: `start` makes it speak. If a later press comes while it
+ * prepares, it gives way.
+ */
+async function begin(kind, prepare) {
   player.resume();
   interrupt();
   const mine = ++opening;
   say("");
   try {
-    const ready = await open();
-    if (mine !== opening || !link.ready) return ready?.stop?.();
+    const ready = await prepare();
+    if (mine !== opening || !link.ready) return ready.stop?.();
     source = { kind, ...ready };
     meters.begin(kind);
+    source.start?.();
   } catch (error) {
     if (!(error instanceof SourceError)) throw error;
-    say(error.message, "error");
+    if (mine === opening) say(error.message, "error");
   }
   show();
 }
@@ -105,14 +111,17 @@ function startMicrophone() {
   let first = true;
   begin("microphone", async () => {
     const stop = await openMicrophone(player.context, (piece, age) => {
+      if (source?.stop !== stop) return;
       if (first) meters.begin("microphone", age);
       first = false;
       link.sound(player.context.sampleRate, piece);
     });
-    if (!soundChosen) mute(true);
-    const how = soundChosen ? "" : " Your voice is not played back, so that it does not echo; with headphones, press Sound.";
-    say(`Listening.${how}`);
-    return { stop };
+    const start = () => {
+      if (!soundChosen) hear(false);
+      const how = soundChosen ? "" : " Your voice is not played back, so that it does not echo; with headphones, turn Sound on.";
+      say(`Listening.${how}`);
+    };
+    return { start, stop };
   });
 }
 
@@ -121,9 +130,12 @@ function startFile(file) {
   begin("file", async () => {
     say(`Reading ${file.name}`);
     const sound = await readFile(player.context, file);
-    say(`Speaking ${file.name} (${Math.round(sound.samples.length / sound.rate)} s)`);
-    unmute();
-    return { sender: new FileSender(link, sound) };
+    const start = () => {
+      say(`Speaking ${file.name} (${Math.round(sound.samples.length / sound.rate)} s)`);
+      if (!soundChosen) hear(true);
+      source.sender = new FileSender(link, sound);
+    };
+    return { start };
   });
 }
 
@@ -131,8 +143,8 @@ function startText() {
   const text = $("text").value.trim();
   if (!text) return say("Write something to speak first.", "error");
   begin("text", async () => {
-    unmute();
-    link.tell("say", { text });
+    if (!soundChosen) hear(true);
+    return { start: () => link.tell("say", { text }) };
   });
 }
 
@@ -155,24 +167,22 @@ function endSource() {
   source = null;
 }
 
-function mute(muted) {
-  player.muted = muted;
-  $("sound").setAttribute("aria-pressed", String(!muted));
-  $("sound").lastElementChild.textContent = muted ? "Sound off" : "Sound on";
-}
-
-function unmute() {
-  if (!soundChosen) mute(false);
+function hear(on) {
+  player.muted = !on;
+  $("sound").dataset.on = on;
+  $("sound").lastElementChild.textContent = on ? "Sound on" : "Sound off";
 }
 
 function show() {
-  const listening = source?.kind === "microphone";
-  $("microphone").setAttribute("aria-pressed", String(listening));
-  $("microphone").lastElementChild.textContent = listening ? "Stop" : "Microphone";
-  $("interrupt").disabled = !link.ready || !(source || speaking);
-  const [kind, name] = listening ? ["listening", "Live"] : speaking ? ["speaking", "Speaking"] : ["idle", "Idle"];
+  const kind = source?.kind === "microphone" ? "listening" : speaking ? "speaking" : "idle";
+  const stoppable = link.ready && Boolean(source || speaking);
+  if (shown === kind + stoppable) return;
+  shown = kind + stoppable;
+  $("microphone").dataset.on = kind === "listening";
+  $("microphone").lastElementChild.textContent = kind === "listening" ? "Stop" : "Microphone";
+  $("interrupt").disabled = !stoppable;
   $("state").dataset.kind = kind;
-  $("state").textContent = name;
+  $("state").textContent = { listening: "Live", speaking: "Speaking", idle: "Idle" }[kind];
 }
 
 function say(text, kind = "") {
@@ -187,7 +197,7 @@ function pill(kind, text) {
 }
 
 function enable(on) {
-  for (const id of ["avatar", "speak", "microphone", "file"]) $(id).disabled = !on;
+  for (const id of ["speak", "microphone", "file"]) $(id).disabled = !on;
 }
 
 $("say").onsubmit = (event) => {
@@ -213,7 +223,7 @@ $("file-input").onchange = (event) => {
 };
 $("sound").onclick = () => {
   soundChosen = true;
-  mute($("sound").getAttribute("aria-pressed") === "true");
+  hear($("sound").dataset.on !== "true");
 };
 $("interrupt").onclick = () => interrupt();
 $("avatar").onchange = (event) => {
@@ -238,4 +248,4 @@ window.ondrop = (event) => {
   $("drop").hidden = true;
   startFile(event.dataTransfer.files[0]);
 };
-mute(false);
+hear(true);

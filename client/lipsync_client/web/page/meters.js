@@ -19,13 +19,15 @@ export class Meters {
     this.begun = performance.now() - since * 1000;
     this.delay = this.first = this.offset = null;
     this.worst = 0;
+    this.before = this.skipped ?? 0;
   }
 
   /** A picture was drawn `offset` seconds after its sound began to be heard. */
-  drawn(frame, offset, ahead, fps) {
+  drawn({ frame, offset, ahead, skipped }, fps) {
     const now = performance.now();
     this.times.push(now);
-    this.ahead = ahead;
+    Object.assign(this, { ahead, skipped });
+    this.before = Math.min(this.before, skipped);
     if (frame.speechFrame < 0 || !this.kind) return;
     this.delay = (now - this.begun) / 1000 - frame.speechFrame / fps;
     this.first ??= this.delay;
@@ -42,9 +44,9 @@ export class Meters {
     else if (this.kind === "microphone")
       write("delay", seconds(this.delay), `${seconds(this.lookAhead)} look-ahead, the rest computing`);
     else write("delay", seconds(this.first), "look-ahead hidden: the sound was there");
-    $("delay-name").textContent = this.kind === "microphone" ? "Behind your voice" : "First picture after";
+    $("delay-name").textContent = { null: "Delay", microphone: "Behind your voice" }[this.kind] ?? "First picture after";
     if (this.offset === null) write("offset", "–", "speak to measure");
-    else write("offset", `${this.offset < 0 ? "−" : "+"}${ms(Math.abs(this.offset))}`, `at most ${ms(this.worst)} in this speech`);
+    else write("offset", `${this.offset < 0 ? "−" : "+"}${ms(Math.abs(this.offset))}`, `at most ${ms(this.worst)}, ${this.skipped - this.before} left out`);
   }
 }
 

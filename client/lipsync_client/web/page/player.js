@@ -4,13 +4,15 @@ const FIRST_AHEAD_S = 0.1, MOST_AHEAD_S = 0.5; // how long a frame waits here, t
 const STEP_S = 0.04;
 const SCHEDULE_S = 0.01; // sound must be handed over so long before it begins
 const EARLY_S = 0.008; // half a refresh of the screen: a picture is drawn at the refresh nearest to its time
+const LATE_S = 0.04; // a talking picture that is later than this is left out
 const CALM_FRAMES = 250; // so many frames without a late one, and the wait may shrink
 
 export class Player {
   /**
    * @param {HTMLCanvasElement} canvas
-   * @param {(drawn: {frame, offset, ahead}) => void} onDrawn after each picture: how long after its sound began to be
-   *     heard (s; null if sound is not running), and how long frames wait here (s)
+   * @param {(drawn: {frame, offset, ahead, skipped}) => void} onDrawn after each picture: how long after its sound began
+   *     to be heard (s; null if sound is not running), how long frames wait here (s), and talking pictures left out
+   *     since the last connection
    */
   constructor(canvas, onDrawn) {
     this.canvas = canvas;
@@ -43,8 +45,9 @@ export class Player {
     this.queue?.forEach((item) => item.bitmap?.close());
     this.queue = []; // {frame, at, bitmap}; in the order of showing
     this.start = null; // when frame 0 would be heard, s
-    this.calm = 0;
-    this.least = Infinity;
+    this.skipped = 0;
+    this.slow = false; // a picture was not ready in time
+    this.#steady();
   }
 
   /** Drop all talking frames and their sound, at once. */
@@ -106,13 +109,12 @@ export class Player {
       this.ahead = Math.min(this.ahead + STEP_S, MOST_AHEAD_S);
       this.#begin(now + this.ahead - place);
       spare = this.ahead;
-      this.calm = 0;
-      this.least = Infinity;
+    } else if (this.slow && !frame.speaking) {
+      this.ahead = Math.min(this.ahead + STEP_S, MOST_AHEAD_S);
+      this.#begin(this.start + STEP_S);
     } else if (this.calm > CALM_FRAMES && !frame.speaking && this.least > FIRST_AHEAD_S) {
       this.ahead = Math.max(this.ahead - STEP_S, FIRST_AHEAD_S);
       this.#begin(this.start - STEP_S);
-      this.calm = 0;
-      this.least = Infinity;
     }
     this.calm += 1;
     this.least = Math.min(this.least, spare);
@@ -121,6 +123,13 @@ export class Player {
 
   #begin(time) {
     this.start = Math.round(time * this.soundRate) / this.soundRate; // whole samples: frames join without a seam
+    this.slow = false;
+    this.#steady();
+  }
+
+  #steady() {
+    this.calm = 0; // frames since the waiting was changed
+    this.least = Infinity; // how early the latest of them came, s
   }
 
   #play(samples, at) {
@@ -138,12 +147,18 @@ export class Player {
     let due = -1;
     for (let i = 0; i < this.queue.length && this.queue[i].at <= now + EARLY_S; i++) if (this.queue[i].bitmap) due = i;
     if (due < 0) return;
-    const drawn = this.queue.splice(0, due + 1);
-    const { frame, at, bitmap } = drawn[due];
-    if (this.canvas.width !== bitmap.width) this.canvas.width = bitmap.width;
-    if (this.canvas.height !== bitmap.height) this.canvas.height = bitmap.height;
-    this.picture.drawImage(bitmap, 0, 0);
-    drawn.forEach((item) => item.bitmap?.close());
-    this.onDrawn({ frame, offset: this.#sounding ? this.heard() - at : null, ahead: this.ahead });
+    const passed = this.queue.splice(0, due + 1);
+    const { frame, at, bitmap } = passed[due];
+    const talking = passed.filter((item) => item.frame.sound.length).length;
+    const late = this.#sounding && frame.sound.length && now - at > LATE_S;
+    this.slow ||= late;
+    this.skipped += late || !frame.sound.length ? talking : talking - 1;
+    if (!late) {
+      if (this.canvas.width !== bitmap.width) this.canvas.width = bitmap.width;
+      if (this.canvas.height !== bitmap.height) this.canvas.height = bitmap.height;
+      this.picture.drawImage(bitmap, 0, 0);
+      this.onDrawn({ frame, offset: this.#sounding ? this.heard() - at : null, ahead: this.ahead, skipped: this.skipped });
+    }
+    passed.forEach((item) => item.bitmap?.close());
   }
 }

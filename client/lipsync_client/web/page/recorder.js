@@ -10,16 +10,18 @@ class Recorder extends AudioWorkletProcessor {
   }
 
   process([[samples]]) {
-    const count = samples?.length ?? 128; // nothing comes in: silence
-    for (let i = 0; i < count; i++) {
+    if (this.filled && currentFrame !== this.at + this.filled) this.#post(); // an overloaded browser leaves some out
+    for (let i = 0; i < 128; i++) {
       if (!this.filled) this.at = currentFrame + i;
-      this.piece[this.filled++] = samples?.[i] ?? 0;
-      if (this.filled === this.piece.length) {
-        this.port.postMessage({ at: this.at, samples: this.piece });
-        this.filled = 0;
-      }
+      this.piece[this.filled++] = samples?.[i] ?? 0; // nothing comes in: silence
+      if (this.filled === this.piece.length) this.#post();
     }
     return this.running;
+  }
+
+  #post() {
+    this.port.postMessage({ at: this.at, samples: this.piece.slice(0, this.filled) });
+    this.filled = 0;
   }
 }
 
