@@ -1,0 +1,250 @@
+"""The registry and a real server: many avatars, few places, many callers, and replacements while all that goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import av
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+import stages
+from avatar_source import AvatarSource
+from lipsync_client import AsyncClient, Control, LoadFailed
+from lipsync_client.control import KEY_HEADER, on_gpu
+from lipsync_client.packed import draft_in, installed, remove, unpack_file
+from lipsync_client.registry import Registry
+from lipsync_client.registry_settings import RegistrySettings
+from lipsync_client.wire import encoder_of, lipsync_of
+from package_avatar import package_avatar
+from serving import environment
+from speech import real_speech
+
+SECONDS = 200
+FOOTAGE = 10  # frames
+IDS = ("reg-a", "reg-b", "reg-c")
+SPEECH = np.pad(real_speech()[:32000], (0, 7240))
+PIECES = [(first, 2) for first in range(0, 24, 4)]
+
+
+def write_small_source(folder: Path, avatar: str, **changes: object) -> Path:
+    """The demo with the first frames of its footage only, under another id."""
+    demo = AvatarSource.read(stages.ROOT / "avatars" / "demo")
+    folder.mkdir(parents=True)
+    shutil.copy2(demo.folder / demo.unet, folder / "unet.onnx")
+    rows = (demo.folder / demo.boxes).read_text().splitlines()[: FOOTAGE + 1]
+    (folder / "boxes.csv").write_text("\n".join(rows) + "\n")
+    with av.open(str(folder / "footage.mp4"), "w") as video:
+        for _, frame in zip(range(FOOTAGE), demo.frames(), strict=False):
+            if not video.streams:
+                stream = video.add_stream("libx264", rate=25, options={"qp": "0", "preset": "ultrafast"})
+                stream.height, stream.width, stream.pix_fmt = *frame.shape[:2], "yuv420p"
+            video.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="bgr24")))
+        video.mux(stream.encode())
+    stated = {"id": avatar, "name": avatar, "licence": "as the demo", "provenance": "the demo", "loop": "pingpong"}
+    files = {"footage": "footage.mp4", "boxes": "boxes.csv", "unet": "unet.onnx"}
+    text = "".join(f"{key}: {value}\n" for key, value in {**stated, **files, **changes}.items())
+    (folder / "avatar.yaml").write_text(text)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def control(server):
+    with Control(server.grpc_url, key=server.control_key, timeout=SECONDS) as connected:
+        yield connected
+
+
+@pytest.fixture(scope="module")
+def avatars(repository, control, tmp_path_factory):
+    """Three avatars in the running server's repository, each with pictures of its own, none loaded."""
+    folder = tmp_path_factory.mktemp("sources")
+    for number, avatar in enumerate(IDS):
+        source = write_small_source(folder / avatar, avatar, jpeg_quality=60 + 10 * number)
+        package_avatar(AvatarSource.read(source), repository)
+    yield IDS
+    for avatar in IDS:
+        control.unload(avatar)
+        control.wait_until_gone(avatar, SECONDS)
+        remove(avatar, repository)
+
+
+@asynccontextmanager
+async def managed(server, control, **settings) -> AsyncIterator[tuple[Registry, AsyncClient]]:
+    """A registry with two places besides the avatars that other tests have loaded, and a client."""
+    kept = tuple(state.id for state in control.avatars() if state.loaded and state.id not in IDS)
+    limits = RegistrySettings(max_models=len(kept) + 2, keep=kept, **settings)
+    async with (
+        Registry(server.grpc_url, limits, key=server.control_key) as registry,
+        AsyncClient(server.grpc_url, timeout=SECONDS) as client,
+    ):
+        yield registry, client
+
+
+async def piece(client: AsyncClient, avatar: str, first: int, count: int) -> tuple[bytes, ...]:
+    result = await client.infer(SPEECH, avatar=avatar, audio_end=False, first_frame=first, frame_count=count)
+    assert result.frame_index == tuple(range(first, first + count))
+    return result.frames
+
+
+def run(scenario) -> None:
+    asyncio.run(asyncio.wait_for(scenario, SECONDS))
+
+
+def test_callers_at_random_get_the_right_frames_and_no_more_than_allowed_are_loaded(server, control, avatars) -> None:
+    async def caller(registry, client, serial, number: int) -> None:
+        dice = random.Random(number)
+        for _ in range(5):
+            avatar, asked = dice.choice(IDS), dice.choice(PIECES)
+            async with registry.lease(avatar):
+                assert await piece(client, avatar, *asked) == serial[avatar, asked]
+
+    async def stream(client, serial, over: asyncio.Event) -> int:
+        """Of an avatar that stays loaded."""
+        count = 0
+        while not over.is_set():
+            for asked in PIECES[:2]:
+                assert await piece(client, "demo", *asked) == serial["demo", asked]
+                count += 1
+        return count
+
+    async def watch(over: asyncio.Event) -> int:
+        most = 0
+        while not over.is_set():
+            states = await asyncio.to_thread(control.avatars)
+            most = max(most, sum(state.loaded for state in states))
+            await asyncio.sleep(0.05)
+        return most
+
+    async def scenario() -> None:
+        async with managed(server, control) as (registry, client):
+            serial, over = {}, asyncio.Event()
+            for avatar in ("demo", *IDS):
+                async with registry.lease(avatar):
+                    serial |= {(avatar, asked): await piece(client, avatar, *asked) for asked in PIECES}
+            assert len(set(serial.values())) == len(serial)  # no two avatars look the same
+            others = [asyncio.create_task(stream(client, serial, over)), asyncio.create_task(watch(over))]
+            try:
+                await asyncio.gather(*(caller(registry, client, serial, number) for number in range(6)))
+            finally:
+                over.set()
+            streamed, most = await asyncio.gather(*others)
+            assert streamed >= 2
+            assert most <= registry.settings.max_models
+
+    run(scenario())
+
+
+def test_the_least_frequently_used_is_unloaded_by_tritons_own_counters(server, control, avatars) -> None:
+    async def scenario() -> None:
+        async with managed(server, control) as (registry, client):
+            for avatar in IDS:
+                await registry.unload(avatar)
+            used: dict[str, int] = {}
+            there: list[str] = []
+            for avatar, times in (("reg-a", 3), ("reg-b", 1), ("reg-c", 5), ("reg-b", 1), ("reg-a", 1), ("reg-b", 3)):
+                async with registry.lease(avatar):
+                    if avatar not in there:
+                        if len(there) == 2:
+                            there.remove(min(there, key=lambda name: used[name]))
+                        there.append(avatar)
+                    loaded = {state.id for state in await asyncio.to_thread(control.avatars) if state.loaded}
+                    assert loaded & set(IDS) == set(there)
+                    for asked in PIECES[:times]:
+                        await piece(client, avatar, *asked)
+                        used[avatar] = used.get(avatar, 0) + 1
+
+    run(scenario())
+
+
+def heard_otherwise(encoder: Path, path: Path) -> Path:
+    """The encoder with its first weights changed: mouths move otherwise."""
+    model = onnx.load(encoder)
+    first = next(tensor for tensor in model.graph.initializer if len(tensor.dims) == 4)
+    changed = numpy_helper.to_array(first) * 0.5
+    first.CopyFrom(numpy_helper.from_array(changed.astype(numpy_helper.to_array(first).dtype), first.name))
+    onnx.save(model, path)
+    return path
+
+
+def install(file: Path, repository: Path, control: Control, *, broken: bool = False) -> None:
+    with draft_in(repository) as draft:
+        avatar = unpack_file(file, draft)
+        if broken:
+            (network,) = (draft / lipsync_of(avatar)).glob("*/model.onnx")
+            network.write_bytes(b"not a network")
+        with installed(draft, avatar, repository):
+            control.load(avatar)
+
+
+def test_a_replacement_mixes_nothing_loses_nothing_and_if_it_fails_changes_nothing(
+    server, control, avatars, repository, tmp_path
+) -> None:
+    """Also where the new version hears through another encoder than the old one."""
+    source = write_small_source(tmp_path / "new", "reg-a", jpeg_quality=85, encoder="encoder.onnx")
+    heard_otherwise(stages.ROOT / "avatars/audio_encoder/encoder.onnx", source / "encoder.onnx")
+    package_avatar(AvatarSource.read(source), repository, to=tmp_path / "new.zip")
+    over = asyncio.Event()
+
+    async def stream(client, old, new) -> tuple[int, int]:
+        counts = [0, 0]
+        while not over.is_set():
+            for asked in PIECES:
+                frames = await piece(client, "reg-a", *asked)
+                assert frames in (old[asked], new.get(asked, frames))
+                counts[frames != old[asked]] += 1
+                if frames != old[asked]:
+                    assert new.setdefault(asked, frames) == frames
+                else:
+                    assert not counts[1]  # once new, never old
+        return counts[0], counts[1]
+
+    async def scenario() -> None:
+        over.clear()
+        async with managed(server, control) as (registry, client), registry.lease("reg-a"):
+            old = {asked: await piece(client, "reg-a", *asked) for asked in PIECES}
+            news: list[dict] = [{}, {}]
+            streams = [asyncio.create_task(stream(client, old, new)) for new in news]
+            try:
+                with pytest.raises(LoadFailed, match=r"'reg-a'.*model\.onnx"):
+                    await asyncio.to_thread(install, tmp_path / "new.zip", repository, control, broken=True)
+                await asyncio.to_thread(control.load, "reg-a")  # as `lipsync avatars add` does
+                assert {asked: await piece(client, "reg-a", *asked) for asked in PIECES} == old
+                assert not any(news)
+                await asyncio.to_thread(install, tmp_path / "new.zip", repository, control)
+                new = {asked: await piece(client, "reg-a", *asked) for asked in PIECES}
+                assert not set(new.values()) & set(old.values())
+            finally:
+                over.set()
+            for (before, _), seen in zip(await asyncio.gather(*streams), news, strict=True):
+                assert before and all(seen[asked] == new[asked] for asked in seen)
+            states = {model.name: model.state for model in await asyncio.to_thread(control.models)}
+            assert states[encoder_of("reg-a")] == "READY"
+
+    run(scenario())
+
+
+def test_a_network_is_moved_by_the_config_that_a_load_call_carries(server, control, avatars, client) -> None:
+    """There is no GPU here: one for the CPU is taken as it is, one for a GPU refused, and what served goes on."""
+    control.load("reg-b")
+    config = client.get_model_config(lipsync_of("reg-b")).config
+    on_cpu = json.loads(on_gpu(config, 0))
+    assert on_cpu["instance_group"] == [{"count": 1, "gpus": [0], "kind": "KIND_GPU"}]
+    on_cpu["instance_group"] = [{"count": 2, "kind": "KIND_CPU"}]
+    headers = {KEY_HEADER: server.control_key}
+    client.load_model(lipsync_of("reg-b"), config=json.dumps(on_cpu), headers=headers, client_timeout=SECONDS)
+    (group,) = client.get_model_config(lipsync_of("reg-b")).config.instance_group
+    assert group.count == 2
+    control.load("reg-b")  # the files are as before, so that it stays where it was moved
+    assert client.get_model_config(lipsync_of("reg-b")).config.instance_group[0].count == 2
+    if environment.use_gpu("all"):
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(LoadFailed, match="reg-b"):
+        control.place("reg-b", 0)
+    assert control.ready("reg-b")
