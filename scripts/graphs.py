@@ -36,22 +36,38 @@ back (float[R,512] features, float[R,1] window_mask) => (float[R,512] embedding,
 
 # Footage position -> footage frame, the same walk as composite's.
 LOOPS = {
-    "forward": "frame = Mod(position, length)",
-    "pingpong": """there = Mod(position, length)
-  back = Sub(length, there)
+    "forward": "frame = Identity(there)",
+    "pingpong": """back = Sub(length, there)
   frame = Min(there, back)""",
 }
+DIGIT = 1024  # of a position
+MAX_LENGTH = 2**24 // DIGIT - 1  # of a loop: 16,383 positions, 11 minutes
 
+# `there` is the position modulo the loop's length, digit by digit: OpenVINO divides whole numbers in FP32, which is exact
+# below 2**24 only, a week of frames. A wrong `high` or `top` would not matter: the digit below makes up for it.
 RESIDENT_FRONT = """
 front (float[B,32,16,16] audio_features, int64[B,1] footage_position)
   => (float[B,6,320,320] input, float[B,32,16,16] audio, int64[B,1] avatar_key)
-<int64[1] flat = {-1}, int64 length = {%(length)d}, float full = {255},
+<int64[1] flat = {-1}, int64 length = {%(length)d}, int64 digit = {%(digit)d}, float full = {255},
  int64[1,1] key = {%(key)d}>
 {
   audio = Identity(audio_features)
   batch = Shape(footage_position)
   avatar_key = Expand(key, batch)
   position = Reshape(footage_position, flat)
+  high = Div(position, digit)
+  high_only = Mul(high, digit)
+  low = Sub(position, high_only)
+  top = Div(high, digit)
+  top_only = Mul(top, digit)
+  middle = Sub(high, top_only)
+  top_rest = Mod(top, length)
+  top_raised = Mul(top_rest, digit)
+  high_sum = Add(top_raised, middle)
+  high_rest = Mod(high_sum, length)
+  high_raised = Mul(high_rest, digit)
+  sum = Add(high_raised, low)
+  there = Mod(sum, length)
   %(loop)s
   crop_bytes = Gather<axis = 0>(crops, frame)
   crop_levels = Cast<to = 1>(crop_bytes)
@@ -177,12 +193,14 @@ def served_unet(
         audio_features [B,32,16,16] and footage_position INT64 [B,1] -> mouth UINT8 [B,320,320,3], avatar_key [B,1].
 
     Raises:
-        ValueError: the network has other inputs or outputs.
+        ValueError: the network has other inputs or outputs, or the footage is too long.
     """
     _check_interface(network, "the U-Net", {"input", "audio"}, {"output"})
     count = len(crops)
     length = count if loop == "forward" else max(1, 2 * count - 2)  # there and back shares both ends
-    facts = {"length": length, "key": key, "loop": LOOPS[loop]}
+    if length > MAX_LENGTH:
+        raise ValueError(f"the footage has {count} frames and loops {loop}: its loop must have at most {MAX_LENGTH}")
+    facts = {"length": length, "digit": DIGIT, "key": key, "loop": LOOPS[loop]}
     front = _like(network, RESIDENT_FRONT % facts)
     x, y, width, height = mask
     visible = np.ones((1, 1, CROP, CROP), np.float32)

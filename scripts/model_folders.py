@@ -13,6 +13,11 @@ from avatar_source import SourceError
 SHARED_ENCODER = "audio_encoder"
 INT8_ENCODER = "audio_encoder_int8"  # the shared one for avatars in INT8
 SHIPPED = ("lipsync", "lipsync_ensemble")  # the demo's models, and the templates of every other avatar's
+ACCELERATORS = {  # by arithmetic on a CPU
+    "FP32": "",  # ONNX Runtime is as fast as OpenVINO
+    "INT8": '{ name: "openvino" }',
+    "BF16": '{ name: "openvino" parameters { key: "precision" value: "BF16" } }',
+}
 
 
 def place_shipped(draft: Path, repository: Path) -> None:
@@ -49,12 +54,11 @@ def _substitute(text: str, pattern: str, value: str) -> str:
     return result
 
 
-def network_config(repository: Path, name: str, *, int8: bool, facts: dict[str, str]) -> str:
-    """The config.pbtxt of an avatar's network: the template with its name, its accelerator and its facts."""
+def network_config(repository: Path, name: str, *, arithmetic: str, facts: dict[str, str]) -> str:
+    """The config.pbtxt of an avatar's network: the template with its name, its arithmetic on a CPU and its facts."""
     text = (repository / SHIPPED[0] / "config.template.pbtxt").read_text()
     text = _substitute(text, r'^(name: ")[^"]*(")', name)
-    accelerator = '{ name: "openvino" }' if int8 else ""
-    text = _substitute(text, r"(cpu_execution_accelerator: \[ ).*?( \])", accelerator)
+    text = _substitute(text, r"(cpu_execution_accelerator: \[ ).*?( \])", ACCELERATORS[arithmetic])
     for key, value in facts.items():
         text = _substitute(text, rf'(key: "{key}"\s+value {{ string_value: ")[^"]*(")', value)
     return text

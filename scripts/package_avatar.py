@@ -36,11 +36,11 @@ from model_folders import (
 )
 from stage_trial import stage_memory_mb
 
-PRESETS = {  # width, INT8
-    "low": ("half", True),
-    "medium": ("half", False),
-    "high": ("full", True),
-    "exact": ("full", False),
+PRESETS = {  # width, arithmetic on a CPU
+    "low": ("half", "INT8"),
+    "medium": ("half", "BF16"),  # FP32 on CPUs that do not compute in BF16
+    "high": ("full", "INT8"),
+    "exact": ("any", "FP32"),
 }
 FULL_WIDTH = 6_000_000  # parameters: the full network has 12.2 million, the half 3.1
 CALIBRATION = 64  # frames
@@ -71,8 +71,8 @@ def choose_preset(network: onnx.ModelProto, wanted: str | None) -> str:
     preset = wanted or {"half": "medium", "full": "high"}[width]
     if preset not in PRESETS:
         raise SourceError(f"preset is {preset!r}: it must be one of {', '.join(PRESETS)}")
-    if PRESETS[preset][0] != width:
-        fitting = [name for name, (needed, _) in PRESETS.items() if needed == width]
+    if PRESETS[preset][0] not in (width, "any"):
+        fitting = [name for name, (needed, _) in PRESETS.items() if needed in (width, "any")]
         raise SourceError(f"preset is {preset}, but the network has {width} width: use {' or '.join(fitting)}")
     return preset
 
@@ -117,7 +117,7 @@ def package_avatar(source: AvatarSource, repository: Path, *, shipped: bool = Fa
             quality=source.jpeg_quality,
         )
         pictures = np.stack(crops)
-        if PRESETS[preset][1]:
+        if _is_int8(preset):
             network = _in_int8(network, pictures, source, repository, encoder)
         key = _content_key(packed, network)
         while any(path.parent.parent.name != network_name for path in repository.glob(f"*/avatar/{key_name(key)}")):
@@ -127,7 +127,7 @@ def package_avatar(source: AvatarSource, repository: Path, *, shipped: bool = Fa
         model = served_unet(network, pictures, source.mask, source.loop, key)
         _write_network(repository, folder, version, model, preset, _facts(assets, key))
 
-        encoder_name = INT8_ENCODER if PRESETS[preset][1] else SHARED_ENCODER
+        encoder_name = INT8_ENCODER if _is_int8(preset) else SHARED_ENCODER
         if encoder:
             encoder_name = folders_of(source.id)[0]
             write_encoder(repository, encoder_name, encoder, draft, version)
@@ -156,7 +156,7 @@ def _write_network(
 
     def write_config(memory_mb: int) -> None:
         stated = facts | {"preset": preset, "memory_mb": str(memory_mb)}
-        text = network_config(repository, folder.name, int8=PRESETS[preset][1], facts=stated)
+        text = network_config(repository, folder.name, arithmetic=PRESETS[preset][1], facts=stated)
         (folder / "config.pbtxt").write_text(text)
 
     write_config(0)
@@ -177,9 +177,13 @@ def _version(encoder: onnx.ModelProto | None, preset: str) -> str:
     the ensemble asks for that version: while an avatar is replaced by one that hears otherwise, no request that began
     with the old encoder can end in the new network."""
     if encoder is None:
-        return "2" if PRESETS[preset][1] else "1"
+        return "2" if _is_int8(preset) else "1"
     digest = hashlib.sha256(encoder.SerializeToString(deterministic=True)).digest()
     return str(3 + int.from_bytes(digest[:6], "big"))
+
+
+def _is_int8(preset: str) -> bool:
+    return PRESETS[preset][1] == "INT8"
 
 
 def _collect_crops(source: AvatarSource, boxes: list[tuple[int, int, int]], crops: list[Picture]) -> Iterator[Picture]:
@@ -242,7 +246,7 @@ def main() -> None:
     ) -> None:
         """Pack the avatar in the folder SOURCE (avatar.yaml, footage, boxes, network) into a model repository.
 
-        PRESET: low (half width, INT8), medium (half width), high (full width, INT8) or exact (full width, FP32).
+        PRESET: low (half width, INT8), medium (half width, BF16), high (full width, INT8) or exact (FP32).
         TO: a file to write instead, for `lipsync avatars add` on the server's machine.
         """
         try:

@@ -1,6 +1,7 @@
 """An ONNX model run by the `openvino` wheel, where onnxruntime has no OpenVINO execution provider of its own.
 
-On CPUs with VNNI it runs INT8 networks about twice as fast as ONNX Runtime.
+On CPUs with VNNI it runs INT8 networks about twice as fast as ONNX Runtime; on CPUs with BF16 instructions it computes
+FP32 networks in BF16, about twice as fast as in FP32.
 """
 
 from __future__ import annotations
@@ -17,8 +18,13 @@ INT32_MAX = 2**31 - 1  # the CPU plugin computes INT64 tensors in 32 bits, and s
 Shapes = Mapping[str, Sequence[int]]
 
 
+def computes_bf16() -> bool:
+    """Whether this CPU has instructions for BF16; without them it would only be emulated."""
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
 def open_openvino(
-    path: Path, shapes: Shapes, callers: int, threads: int
+    path: Path, shapes: Shapes, callers: int, threads: int, precision: str
 ) -> Callable[[list[str], dict[str, np.ndarray]], list[np.ndarray]]:
     """Load a model for exactly these input shapes: a network of fixed shape is a third faster than a dynamic one.
 
@@ -27,6 +33,7 @@ def open_openvino(
         shapes: of every input; -1 stays dynamic.
         callers: how many threads may call `run` at once; one more waits.
         threads: cores for each caller.
+        precision: "f32" or "bf16", for what is not quantised.
 
     Returns:
         `run(names of outputs, inputs)`, as `InferenceSession.run`.
@@ -36,7 +43,7 @@ def open_openvino(
     settings: dict[str, Any] = {
         "NUM_STREAMS": callers,
         "INFERENCE_NUM_THREADS": callers * threads,
-        "INFERENCE_PRECISION_HINT": "f32",  # what is not quantised stays exact
+        "INFERENCE_PRECISION_HINT": precision,
         "ENABLE_CPU_PINNING": False,  # the stages share the cores
     }
     compiled = openvino.compile_model(model, "CPU", settings)

@@ -142,11 +142,33 @@ def providers(config: Mapping[str, Any], kind: str, device: int, available: Sequ
         elif name == "cuda":
             result.append(_cuda(entry.get("parameters", {}) | parameters(config), device))
         else:
-            result.append((ACCELERATORS[name], dict(entry.get("parameters", {}))))
+            stated = entry.get("parameters", {})
+            result.append((ACCELERATORS[name], {key: value for key, value in stated.items() if key != "precision"}))
     # KIND_AUTO becomes GPU wherever there is one; with the CPU build of onnxruntime the CPU serves.
     if kind == "GPU" and ACCELERATORS["cuda"] in available and ACCELERATORS["cuda"] not in dict(result):
         result.append(_cuda(parameters(config), device))
     return [*result, ("CPUExecutionProvider", {})]
+
+
+def _openvino_precision(config: Mapping[str, Any], kind: str, available: Sequence[str]) -> str | None:
+    """What the openvino wheel is to compute in, "f32" or "bf16"; None: ONNX Runtime runs the network.
+
+    Raises:
+        ValueError: the accelerator's `precision` is not BF16.
+    """
+    entry = next((entry for entry in _accelerators(config, kind) if entry["name"] == "openvino"), None)
+    if entry is None:
+        return None
+    stated = entry.get("parameters", {}).get("precision")
+    if stated not in (None, "BF16"):
+        raise ValueError(f"precision of the accelerator openvino is {stated!r}: it must be 'BF16', or not be stated")
+    if ACCELERATORS["openvino"] in available or not importlib.util.find_spec("openvino"):
+        return None
+    if stated is None:
+        return "f32"  # what is not quantised stays exact
+    from openvino_network import computes_bf16
+
+    return "bf16" if computes_bf16() else None
 
 
 def open_network(config: Mapping[str, Any], path: Path, kind: str, device: int) -> Network:
@@ -161,13 +183,14 @@ def open_network(config: Mapping[str, Any], path: Path, kind: str, device: int) 
     workers, threads = thread_budget(config)
     batches = config["max_batch_size"] > 0
     pool = ThreadPoolExecutor(workers) if batches else None
-    accelerated = any(entry["name"] == "openvino" for entry in _accelerators(config, kind))
-    if accelerated and ACCELERATORS["openvino"] not in available and importlib.util.find_spec("openvino"):
+    precision = _openvino_precision(config, kind, available)
+    if precision:
         from openvino_network import open_openvino
 
         one_row = [1] if batches else []
         shapes = {tensor["name"]: [*one_row, *map(int, tensor["dims"])] for tensor in config["input"]}
-        return Network(open_openvino(path, shapes, workers, threads), "OpenVINO", pool)
+        run = open_openvino(path, shapes, workers, threads, precision)
+        return Network(run, f"OpenVINO, {precision}", pool)
 
     chosen = providers(config, kind, device, available)
     session = ort.InferenceSession(str(path), session_options(config, threads), providers=chosen)

@@ -43,6 +43,24 @@ def pool():
         yield workers
 
 
+CONVOLUTION = {
+    "max_batch_size": 8,
+    "input": [{"name": "x", "dims": ["16", "20", "20"]}],
+    "output": [{"name": "y", "dims": ["16", "18", "18"]}],
+}
+
+
+def convolution(folder):
+    weights = np.random.default_rng(1).standard_normal((16, 16, 3, 3)).astype(np.float32)
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        convolution (float[B,16,20,20] x) => (float[B,16,18,18] y) { y = Conv(x, w) }"""
+    )
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weights, "w"))
+    onnx.save(model, folder / "model.onnx")
+    return folder / "model.onnx"
+
+
 def rows(*numbers):
     return {"index": np.array(numbers, np.int64)[:, None]}
 
@@ -103,9 +121,11 @@ def test_configured_threads_and_graph_level_reach_the_session():
     assert not options.enable_cpu_mem_arena
 
 
-def test_wrong_settings_are_refused_by_name():
+def test_wrong_settings_are_refused_by_name(model):
     with pytest.raises(ValueError, match=r"intra_op_thread_count is 'two'"):
         thread_budget({"max_batch_size": 8, "parameters": {"intra_op_thread_count": {"string_value": "two"}}})
+    with pytest.raises(ValueError, match=r"precision of the accelerator openvino is 'INT4'"):
+        open_network(CONFIG | accelerated("cpu", "openvino", precision="INT4"), model, "CPU", 0)
     with pytest.raises(ValueError, match=r"graph\.level is 7"):
         session_options({"optimization": {"graph": {"level": 7}}}, 1)
 
@@ -162,10 +182,32 @@ def test_openvino_runs_the_same_network_row_by_row_from_its_own_wheel_or_onnxrun
     assert plain.device == "ONNX Runtime, CPUExecutionProvider"
     pytest.importorskip("openvino")
     network = open_network(config, model, "CPU", 0)
-    assert network.device == "OpenVINO"
+    assert network.device == "OpenVINO, f32"
     for each in (plain, network):
         got = run_in_parts(lambda x, each=each: {"value": each.run(["value"], x)[0]}, rows(3, 0, 2, 1), each.pool)
         assert got["value"].ravel().tolist() == [13, 10, 12, 11]
+
+
+def test_bf16_is_used_where_the_cpu_has_it_and_else_onnxruntime_computes_in_fp32(tmp_path, monkeypatch):
+    openvino_network = pytest.importorskip("openvino_network", reason="OpenVINO is not installed")
+    path, config = convolution(tmp_path), CONVOLUTION | accelerated("cpu", "openvino", precision="BF16")
+    picture = {"x": np.random.default_rng(0).standard_normal((3, 16, 20, 20)).astype(np.float32)}
+
+    def computed():
+        network = open_network(config, path, "CPU", 0)
+        got = run_in_parts(lambda x: {"y": network.run(["y"], x)[0]}, picture, network.pool)["y"]
+        return network.device, got
+
+    monkeypatch.setattr(openvino_network, "computes_bf16", lambda: False)
+    device, exact = computed()
+    assert device == "ONNX Runtime, CPUExecutionProvider"
+    monkeypatch.undo()
+    if not openvino_network.computes_bf16():
+        pytest.skip("this CPU does not compute in BF16")
+    device, rounded = computed()
+    assert device == "OpenVINO, bf16"
+    difference = np.abs(rounded - exact).max() / np.abs(exact).max()
+    assert 1e-5 < difference < 0.02  # BF16 has 8 bits
 
 
 def test_a_missing_file_and_a_wrong_tensor_name_are_named(model):
