@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import stages
+from lipsync_client import Control
 from web_page import CHROMIUM, WATCH, LipsyncWeb, browsing, offsets_of, opened, serving_page, until, write_speech
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium (Debian: apt-get install chromium)")
@@ -117,6 +118,15 @@ def test_text_is_spoken_by_keyboard_alone_if_the_machine_can(web, context, quick
     until_idle(page)
 
 
+def test_an_avatar_that_is_not_loaded_is_loaded_when_it_is_chosen(server, web, context, quick) -> None:
+    page = opened(context, web.url, "demo")
+    with Control(server.grpc_url, key=server.control_key) as control:
+        control.unload(quick)
+        page.select_option("#avatar", quick)
+        page.wait_for_selector(f"#face[aria-label='The face of {quick}']")
+        assert control.ready(quick)
+
+
 def test_the_page_comes_back_by_itself_after_its_server_did(server, quick, context) -> None:
     with LipsyncWeb("--server", server.grpc_url, "--avatar", quick) as web:
         page = opened(context, web.url)
@@ -152,7 +162,7 @@ import socket, sys
 from lipsync_client.web.command import _serve
 from lipsync_client.web.faces import Faces
 from lipsync_client.web.settings import Settings
-_serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2], Faces("", ["demo"]), Settings("secret", loopback=False))
+_serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2], Faces(), Settings("secret", loopback=False))
 """
 
 

@@ -6,6 +6,7 @@ import asyncio
 import re
 import shutil
 import socket
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 from web_fake import WebFake, serving
 from lipsync_client import LipsyncError, web
 from lipsync_client.cli import app
+from lipsync_client.states import AvatarOverview, AvatarState
 from lipsync_client.web import command
 from lipsync_client.web.faces import Faces
 from lipsync_client.web.voice import PROGRAMS, Voice
@@ -101,12 +103,90 @@ def test_a_synthesiser_speaks_text_and_takes_nothing_in_it_for_an_option(name: s
     asyncio.run(main())
 
 
-def test_without_a_control_key_the_shipped_avatar_is_offered_and_with_names_those(monkeypatch, tmp_path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.delenv("LIPSYNC_CONTROL_KEY", raising=False)
-    with running(WebFake()) as fake:
-        assert asyncio.run(Faces(fake.url).names()) == ["demo"]
-        assert asyncio.run(Faces(fake.url, ["anna", "ben"]).names()) == ["anna", "ben"]
+def test_without_a_registry_the_shipped_avatar_is_offered_and_with_names_those() -> None:
+    assert asyncio.run(Faces().names()) == ["demo"]
+    assert asyncio.run(Faces(["anna", "ben"]).names()) == ["anna", "ben"]
+
+
+class FakeRegistry:
+    """`broken`: what `lease` and `open` raise."""
+
+    def __init__(self, broken: LipsyncError | None = None) -> None:
+        self.broken = broken
+        self.events: list[str] = []
+        self.loading = asyncio.Event()
+        self.loading.set()
+
+    async def open(self) -> None:
+        self.events.append("open")
+
+    async def close(self) -> None:
+        self.events.append("close")
+
+    async def overview(self) -> list[AvatarOverview]:
+        phases = {"zoe": "loaded", "anna": "not loaded", "demo": "loaded", "bad": "failed"}
+        return [AvatarOverview(AvatarState(name, phase == "loaded", "", phase)) for name, phase in phases.items()]
+
+    @asynccontextmanager
+    async def lease(self, avatar: str):
+        if self.broken:
+            raise self.broken
+        self.events.append(f"lease {avatar}")
+        try:
+            await self.loading.wait()
+            yield
+        finally:
+            self.events.append(f"release {avatar}")
+
+
+def served(scenario, registry: FakeRegistry, **settings) -> None:
+    clock = TestClock()
+
+    async def main() -> None:
+        with running(WebFake()) as fake:
+            async with serving(fake, clock, faces=Faces(registry=registry), **settings) as server:  # type: ignore[arg-type]
+                await scenario(server)
+
+    run(main, clock)
+
+
+def test_an_avatar_is_leased_while_a_page_shows_it_and_broken_ones_are_not_offered() -> None:
+    registry = FakeRegistry()
+
+    async def scenario(server) -> None:
+        async with server.open() as browser:
+            assert (await browser.hello(avatar="bad"))["avatars"] == ["demo", "anna", "zoe"]
+            assert registry.events == ["open", "lease demo"]
+
+    served(scenario, registry)
+    assert registry.events == ["open", "lease demo", "release demo", "close"]
+
+
+def test_a_page_that_goes_while_its_avatar_is_loaded_leaves_its_place() -> None:
+    registry = FakeRegistry()
+    registry.loading.clear()
+
+    async def scenario(server) -> None:
+        async with server.open() as browser:
+            await browser.tell("hello", version=1, sound_rate=8000)
+            while "lease demo" not in registry.events:
+                await asyncio.sleep(0.01)
+        while "release demo" not in registry.events:
+            await asyncio.sleep(0.01)
+        registry.loading.set()
+        async with server.open() as browser:
+            await browser.hello()
+
+    served(scenario, registry, max_sessions=1)
+
+
+def test_an_avatar_that_cannot_be_loaded_is_explained() -> None:
+    async def scenario(server) -> None:
+        async with server.open() as browser:
+            await browser.tell("hello", version=1, sound_rate=8000)
+            assert await browser.until_closed() == (1013, "The server could not load 'demo': no memory.")
+
+    served(scenario, FakeRegistry(LipsyncError("The server could not load 'demo': no memory.")))
 
 
 def test_a_port_that_is_taken_is_named_with_what_to_do(capfd) -> None:

@@ -128,11 +128,13 @@ class WebServer:
 
 
 @asynccontextmanager
-async def serving(fake: LiveFake, clock: TestClock, *, voice: Any = None, **settings: Any) -> AsyncIterator[WebServer]:
+async def serving(
+    fake: LiveFake, clock: TestClock, *, voice: Any = None, faces: Faces | None = None, **settings: Any
+) -> AsyncIterator[WebServer]:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         app = create_app(
             AsyncClient(fake.url, timeout=WAIT_S),
-            Faces(fake.url, ["demo"]),
+            faces or Faces(["demo"]),
             voice=voice,
             settings=Settings(**settings),
             clock=clock,

@@ -12,8 +12,11 @@ import typer
 
 from .. import wire
 from ..aio import AsyncClient
-from ..control import Control
+from ..cli_common import Config, Server
+from ..control import Control, find_key
 from ..errors import LipsyncError
+from ..registry import Registry
+from ..registry_settings import RegistrySettings
 from .faces import Faces
 from .settings import Settings
 from .voice import Voice
@@ -27,11 +30,10 @@ DEFAULTS = Settings()
 def web(
     avatar: Annotated[
         list[str] | None,
-        typer.Option("--avatar", help="An avatar to offer; repeat it for more. [default: all that are loaded]"),
+        typer.Option("--avatar", help="An avatar to offer; repeat it for more. [default: all that there are]"),
     ] = None,
-    server: Annotated[
-        str, typer.Option("--server", envvar="LIPSYNC_SERVER", help="host:port of the lip-sync server's gRPC endpoint.")
-    ] = wire.DEFAULT_URL,
+    server: Server = wire.DEFAULT_URL,
+    config: Config = None,
     host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0 serves other machines too.")] = (
         "127.0.0.1"
     ),
@@ -58,13 +60,15 @@ def web(
 ) -> None:
     """Serve a page with a talking face: speak to it by microphone, file or text, and interrupt it.
 
-    Start a lip-sync server first (`make serve`), then `lipsync web`, and open the address that it prints. Text needs a
-    speech synthesiser on this machine: espeak-ng or flite. For other machines: `lipsync web --host 0.0.0.0`; their
+    Start a lip-sync server first (`make serve`), then `lipsync web`, and open the address that it prints. Avatars are
+    loaded when they are chosen, where the server's control key is known. Text needs a speech synthesiser on this
+    machine: flite or espeak-ng. For other machines: `lipsync web --host 0.0.0.0`; their
     browsers give the microphone to https pages only, so put a proxy with TLS before it, or use an SSH tunnel:
     `ssh -L 8080:localhost:8080 THIS_MACHINE`.
     """
     if not all(importlib.util.find_spec(name) for name in ("starlette", "uvicorn", "websockets")):
         raise LipsyncError("The page needs more packages: pip install 'lipsync-triton[web]'.")
+    limits = RegistrySettings.from_yaml(config) if config else RegistrySettings()
     with _listen(host, port) as listening:
         address, port = listening.getsockname()[:2]
         loopback = ipaddress.ip_address(address).is_loopback
@@ -82,7 +86,8 @@ def web(
         name = "localhost" if loopback else socket.gethostname()
         secret = f"#token={token}" if token else ""
         typer.echo(f"Open http://{name}:{port}/{secret} (Ctrl-C stops)")
-        _serve(listening, server, Faces(server, avatar or ()), settings)
+        faces = Faces(avatar or (), Registry(server, limits) if find_key() else None)
+        _serve(listening, server, faces, settings)
 
 
 def _serve(listening: socket.socket, server: str, faces: Faces, settings: Settings) -> None:

@@ -57,6 +57,7 @@ class Connection:
         self._second, self._messages = 0, 0
         self._sent = self._taken = -1  # frames' numbers
         self._room = asyncio.Event()
+        self._speaker: Speaker | None = None  # once there is a session
 
     async def hello(self) -> Hello:
         """The first message, with the right token. Raises Refused, WebSocketDisconnect."""
@@ -89,6 +90,17 @@ class Connection:
             WebSocketDisconnect: it went.
             LipsyncError: there is no session to be had.
         """
+        # It is read from the start: a browser that goes while an avatar is loaded for it leaves its place.
+        await _first_to_end(self._read(), self._live(hello, client, faces, voice, clock))
+
+    async def refuse(self, refusal: Refused) -> None:
+        """Say why, and end the connection."""
+        await self._tell("error", reason=refusal.reason, text=str(refusal))
+        await self._socket.close(refusal.code or Close.BAD_MESSAGE, refusal.reason)
+
+    async def _live(
+        self, hello: Hello, client: AsyncClient, faces: Faces, voice: Voice | None, clock: Clock | None
+    ) -> None:
         names = await faces.names()
         avatar = hello.avatar if hello.avatar in names else names[0]
         session = LiveSession(
@@ -101,6 +113,7 @@ class Connection:
         )
         async with faces.lease(avatar), session:
             timeline = session.timeline
+            self._speaker = speaker = Speaker(session, voice, self._settings, self._fail)
             await self._tell(
                 "welcome",
                 version=VERSION,
@@ -115,18 +128,14 @@ class Connection:
                 text_chars=self._settings.text_chars,
                 waiting_s=self._settings.waiting_s,
             )
-            speaker = Speaker(session, voice, self._settings, self._fail)
-            await _first_to_end(self._read(speaker), speaker.run(), self._show(session, speaker))
+            await _first_to_end(speaker.run(), self._show(session, speaker))
 
-    async def refuse(self, refusal: Refused) -> None:
-        """Say why, and end the connection."""
-        await self._tell("error", reason=refusal.reason, text=str(refusal))
-        await self._socket.close(refusal.code or Close.BAD_MESSAGE, refusal.reason)
-
-    async def _read(self, speaker: Speaker) -> None:
+    async def _read(self) -> None:
         while True:
-            message = await self._receive()
+            message, speaker = await self._receive(), self._speaker
             try:
+                if speaker is None:
+                    raise Refused("bad_message", "A message came before the welcome.", Close.BAD_MESSAGE)
                 if isinstance(message, bytes):
                     self._note_use()
                     rate, sound = parse_sound(message)

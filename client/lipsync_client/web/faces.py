@@ -1,55 +1,67 @@
-"""Which avatars a page may choose. The one place where loading them on demand is plugged in."""
+"""Which avatars a page may choose, and that they are loaded while it shows them."""
 
 from __future__ import annotations
 
-import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from .. import wire
-from ..control import Control
 from ..errors import LipsyncError
+from ..registry import Registry
 
 __all__ = ["Faces"]
 
 KEPT_S = 5.0  # how long a list is good: many pages may ask at once
-ASK_S = 5.0  # seconds that the server may take to answer
 
 
 class Faces:
-    """The avatars that are offered.
+    """The avatars that are offered. A context manager, of an event loop's.
 
     Args:
-        server: host:port of its gRPC endpoint.
-        offered: these, the first one first; if there are none: those that the server has loaded, as far as its control
-            key is known, else the shipped one.
+        offered: these, the first one first; if there are none: all that the registry knows, else the shipped one.
+        registry: loads them when they are asked for; None where the server's control key is not known: then others
+            must have loaded them. If another process is the server's registry already, that is said, and others must.
     """
 
-    def __init__(self, server: str, offered: Sequence[str] = ()) -> None:
-        self._server = server
-        self._ask_server = not offered
-        self._names = list(offered) or [wire.SHIPPED_AVATAR]
+    def __init__(self, offered: Sequence[str] = (), registry: Registry | None = None) -> None:
+        self._offered = list(offered)
+        self._registry = registry
+        self._names = [wire.SHIPPED_AVATAR]
         self._asked = -KEPT_S
-        self._asking = asyncio.Lock()
 
     async def names(self) -> list[str]:
         """What a page may choose from now; the first one is what it gets without a choice."""
-        async with self._asking:
-            if self._ask_server and time.monotonic() - self._asked > KEPT_S:
-                self._names = await asyncio.to_thread(self._ask)
-                self._asked = time.monotonic()
+        if self._offered or self._registry is None:
+            return self._offered or self._names
+        if time.monotonic() - self._asked > KEPT_S:
+            self._asked = time.monotonic()
+            try:
+                found = [one.state.id for one in await self._registry.overview() if one.state.phase != "failed"]
+            except LipsyncError:  # whoever opens a session is told
+                return self._names
+            self._names = sorted(found, key=lambda name: (name != wire.SHIPPED_AVATAR, name)) or self._names
         return self._names
 
     @asynccontextmanager
     async def lease(self, avatar: str) -> AsyncIterator[None]:
-        """While an avatar is in use. Today others load avatars: `lipsync avatars load`."""
-        yield
+        """An avatar that is loaded while the block runs. Raises LipsyncError."""
+        if self._registry is None:
+            yield
+        else:
+            async with self._registry.lease(avatar):
+                yield
 
-    def _ask(self) -> list[str]:
-        try:
-            with Control(self._server, timeout=ASK_S) as control:
-                loaded = [state.id for state in control.avatars() if state.loaded]
-        except LipsyncError:  # no key, or no server: whoever opens a session is told which
-            return self._names
-        return sorted(loaded, key=lambda name: (name != wire.SHIPPED_AVATAR, name)) or self._names
+    async def __aenter__(self) -> Faces:
+        if self._registry:
+            try:
+                await self._registry.open()
+            except LipsyncError as error:
+                logging.getLogger(__name__).warning("%s Avatars are not loaded on demand here.", error)
+                self._registry = None
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        if self._registry:
+            await self._registry.close()

@@ -229,7 +229,7 @@ $("interrupt").onclick = () => interrupt();
 $("avatar").onchange = (event) => {
   interrupt();
   enable(false);
-  pill("wait", "Connecting");
+  pill("wait", "Loading");
   link.avatar = event.target.value;
   link.open();
 };
