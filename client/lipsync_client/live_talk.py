@@ -73,8 +73,13 @@ class Talk:
         self._slots: deque[Slot] = deque()  # in the order of showing
         self._calls: set[asyncio.Task[None]] = set()
         self._next_id = 1
-        self._stalls = 0  # how often frames of the present speech were late
+        # Frames of a request at least, and those that must be here before speech that was late goes on: few, to begin
+        # soon; twice as many with every time that frames are late, half as many after a speech in which none was.
+        self._reserve = pace.first_chunk
+        sound = int(pace.buffer_s * timeline.sample_rate) - timeline.samples_after
+        self._most = min(self._limit // 2, sound // timeline.samples_per_frame)  # more would wait for ever
         self._stalled: float | None = None  # since when the next frame is late
+        self._was_late = False  # frames of the speech that was shown last were
         # s, of requests that had no frames ahead of them, and by how much the answers to those that followed were late
         self._latencies: deque[float] = deque([START_S], maxlen=5)
 
@@ -96,17 +101,17 @@ class Talk:
     def ready(self) -> bool:
         """The next talking frame may be shown.
 
-        It must be here, and when it was late, so must some of those behind it: twice as many with every time that this
-        happens in a speech. A server that is too slow then makes few long pauses instead of many short ones.
+        It must be here, and when it was late, so must some of those behind it. A server that is too slow then makes few
+        long pauses instead of many short ones.
         """
         here = next((number for number, slot in enumerate(self._slots) if slot.jpeg is None), len(self._slots))
         if here:
-            wanted = min(self._pace.first_chunk << self._stalls, self._limit // 2) if self._stalled is not None else 1
-            return here >= wanted or not self._calls
+            return self._stalled is None or here >= self._reserve or not self._calls
         head = self.head
         if head and head.frame and head.position == self.position + 1 and self._stalled is None:
             self._stalled = self._clock.now()
-            self._stalls += 1
+            self._was_late = True
+            self._reserve = min(2 * self._reserve, self._most)
         return False
 
     def begin(self, rate: int, sound_rate: int) -> Speech:
@@ -131,7 +136,9 @@ class Talk:
         self.position = slot.position
         self._stalled = None
         if not slot.frame:
-            self._stalls = 0
+            if not self._was_late:
+                self._reserve = max(self._reserve // 2, self._pace.first_chunk)
+            self._was_late = False
         if slot.speech.finished:
             self._speeches.popleft()
         self.pump()
@@ -163,7 +170,7 @@ class Talk:
                 return
             if self._fill_silence(speech):
                 continue
-            size = min(max(pace.first_chunk, len(self._slots) // 2), pace.chunk)
+            size = min(max(self._reserve, len(self._slots) // 2), pace.chunk)
             if speech.ended:
                 size = min(size, speech.available)
             full = len(self._calls) >= pace.in_flight or len(self._slots) + size > self._limit

@@ -166,7 +166,7 @@ def test_a_lost_server_costs_the_mouth_and_not_the_sound(fake: LiveFake, clock: 
             moments = await until(face, END)
             assert clock.time - start < 2 + 2 + 2.5  # the speech, patience, and a little
             check_heard(moments)
-            assert 16 <= sum(talks(moment) for moment in moments) < 50
+            assert 0 < sum(talks(moment) for moment in moments) < 50
             assert all(moment.jpeg for moment in moments)
             assert len(errors(moments)) == 1
 

@@ -319,7 +319,7 @@ def test_what_was_late_in_one_speech_is_allowed_for_in_the_next(fake: LiveFake, 
 
     async def main() -> None:
         async with LiveSession(fake.url, clock=clock, **OPTIONS) as session:
-            late = []
+            late, sizes = [], []
             for number in range(1, 9):
                 frames = []
                 for start in range(0, len(SPEECH), FRAME):
@@ -329,7 +329,9 @@ def test_what_was_late_in_one_speech_is_allowed_for_in_the_next(fake: LiveFake, 
                 frames += await until_last(session)
                 check_speech(frames, SPEECH, number)
                 late.append(sum(frame.state == "speaking" and frame.speech_frame is None for frame in frames))
+                sizes.append([seen.count for seen in fake.seen if seen.first == 0][-1])
         assert late[0] > 0 == max(late[4:])
+        assert max(sizes) == 8 and sizes[-1] == 4  # larger requests after late frames, and small ones again
 
     run(main, clock)
 
