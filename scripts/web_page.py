@@ -231,12 +231,15 @@ def screenshot(target: Path) -> None:
     from PIL import Image
 
     with _own_server(None) as (server, avatar), serving_page(server, "--avatar", avatar) as web, browsing() as browser:
-        page = opened(browser.new_context(viewport={"width": 1180, "height": 690}, color_scheme="dark"), web.url)
-        page.set_input_files("#file-input", str(stages.SAMPLE))
+        page = opened(browser.new_context(viewport={"width": 1180, "height": 650}, color_scheme="dark"), web.url)
+        page.evaluate(WATCH)
         page.fill("#text", "Hello! Ask me anything, and interrupt me whenever you like.")
-        # The second word of the sample: the mouth is open.
-        until(page, "document.querySelector('#state').textContent === 'Speaking'")
-        page.wait_for_timeout(2600)
+        page.locator("#text").blur()
+        page.set_input_files("#file-input", str(stages.SAMPLE))
+        sample = stages.read_sample()
+        loudness = np.square(sample[: len(sample) // 640 * 640]).reshape(-1, 640).mean(1)
+        loudest = int(np.convolve(loudness[:100], np.ones(5), "same").argmax())  # the mouth is open then
+        until(page, f"watch.drawn.some(([, frame]) => frame >= {loudest})")
         picture = Image.open(io.BytesIO(page.screenshot()))
     picture.convert("RGB").save(target, quality=88, optimize=True)
     print(f"Wrote {target}, {target.stat().st_size // 1000} kB")

@@ -43,7 +43,7 @@ export class Meters {
     if (this.delay === null) write("delay", "–", "speak to measure");
     else if (this.kind === "microphone")
       write("delay", seconds(this.delay), `${seconds(this.lookAhead)} look-ahead, the rest computing`);
-    else write("delay", seconds(this.first), "look-ahead hidden: the sound was there");
+    else write("delay", seconds(this.first), "the look-ahead is hidden");
     $("delay-name").textContent = { null: "Delay", microphone: "Behind your voice" }[this.kind] ?? "First picture after";
     if (this.offset === null) write("offset", "–", "speak to measure");
     else write("offset", `${this.offset < 0 ? "−" : "+"}${ms(Math.abs(this.offset))}`, `at most ${ms(this.worst)}, ${this.skipped - this.before} left out`);
