@@ -51,13 +51,16 @@ class Footage:
         return rect, np.asarray(pixels).reshape(rect.height, rect.width, 3)
 
     def mask(self, position: int) -> Rect:
-        """What was hidden from the network, in whole pixels of the frame around it."""
+        """What was hidden from the network, in whole pixels of the frame around it, as far as the patch reaches: the
+        soft edge's first pixels can have no weight."""
         x, y, size = self.box(position)
         mx, my, width, height = self.facts.mask
-        scale = size / CROP
+        scale, (patch, _) = size / CROP, self.patch(position)
         left, top = x + (mx + MARGIN) * scale, y + (my + MARGIN) * scale
-        right, bottom = int(np.ceil(left + width * scale)), int(np.ceil(top + height * scale))
-        return Rect(int(left), int(top), right - int(left), bottom - int(top))
+        right = min(int(np.ceil(left + width * scale)), patch.x + patch.width)
+        bottom = min(int(np.ceil(top + height * scale)), patch.y + patch.height)
+        first, upper = max(int(left), patch.x), max(int(top), patch.y)
+        return Rect(first, upper, right - first, bottom - upper)
 
     def _number(self, position: int) -> int:
         return footage_index(position, self.facts.frames, self.facts.loop)

@@ -190,6 +190,21 @@ def test_plain_footage_shows_no_change_at_all(footage):
     assert all(out == still for out, still in watch.roughness)
 
 
+def test_a_mask_is_inside_its_patch_wherever_the_box_is(pipeline, tmp_path):
+    folder, repository = write_source(tmp_path / "toy", id="lower"), pipeline.folder.parents[2]
+    (folder / "boxes.csv").write_text("x,y,size\n" + "\n".join(f"60,{y},100" for y in range(27, 32)))
+    package_avatar(AvatarSource.read(folder), repository)
+    lower = LocalPipeline(repository, "lower")
+    footage = Footage(lower.folder, lower.avatar)
+    watch = PatchWatch(footage, LIPS)
+    for position in range(5):
+        (patch, pixels), mask = footage.patch(position), footage.mask(position)
+        assert patch.x <= mask.x and patch.y <= mask.y
+        assert mask.x + mask.width <= patch.x + patch.width and mask.y + mask.height <= patch.y + patch.height
+        watch.add(position, patch, pixels)
+    assert watch.seam == [0] * 5
+
+
 def test_a_pixel_outside_the_mask_is_counted(footage):
     def beside(mask: Rect, picture) -> None:
         picture[mask.y + 5, mask.x - 1] += 1
