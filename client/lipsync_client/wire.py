@@ -218,6 +218,8 @@ def translate(error: InferenceServerException, *, url: str, avatar: str = SHIPPE
     if status == "NOT_FOUND" or re.search(
         "unknown model|no available versions|requested model .* is not available", text
     ):
+        if "in ensemble" in (error.message() or ""):  # it began, and one of its steps was gone before its turn
+            return ServerUnavailable(f"The avatar {avatar!r} was replaced or unloaded on the server at {url} just now.")
         return AvatarNotFound(f"The server at {url} has no avatar {avatar!r} loaded; `lipsync avatars` shows all.")
     if status == "UNAVAILABLE" and "on the way already" in text:
         return Overloaded(f"The server at {url} has too much to do at the moment; try again later ({text}).")

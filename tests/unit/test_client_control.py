@@ -106,6 +106,13 @@ def test_tritons_unavailable_is_told_apart() -> None:
         assert "here:1" in str(error)
 
 
+def test_a_request_that_a_replacement_overtook_is_sent_again() -> None:
+    text = "in ensemble 'anna', Request for unknown model: 'anna_lipsync' version 1 is not found"
+    error = wire.translate(InferenceServerException(text, "StatusCode.NOT_FOUND"), url="here:1", avatar="anna")
+    assert "'anna' was replaced or unloaded" in str(error)
+    assert wire.retry_delay(error, 1) is not None
+
+
 def test_errors_are_pythons_own_kinds_too() -> None:
     assert issubclass(ServerUnavailable, ConnectionError)
     assert issubclass(Timeout, TimeoutError)
