@@ -175,22 +175,26 @@ def _liveliest(opening: measures.Curve, count: int) -> int:
 def mouth_sheet(recording: Recording, first: int, rows: int = ROWS) -> Picture:
     """Consecutive mouths from a frame on at full size, the truth below each row where there is one."""
     kinds = [recording.mouths] + ([recording.true_mouths] if recording.true_mouths else [])
+    size = np.max([picture.shape[:2] for kind in kinds for picture in kind], axis=0).tolist()
     lines = []
     for begin in range(first, min(first + COLUMNS * rows, len(recording.mouths)), COLUMNS):
         for kind, pictures in enumerate(kinds):
             cells = [
-                _labelled(p, f"{begin + i}" + " truth" * kind) for i, p in enumerate(pictures[begin : begin + COLUMNS])
+                _cell(p, f"{begin + i}" + " truth" * kind, *size)
+                for i, p in enumerate(pictures[begin : begin + COLUMNS])
             ]
             blank = np.full_like(cells[0], 255)
             lines.append(np.hstack(cells + [blank] * (COLUMNS - len(cells))))
     return np.vstack(lines)
 
 
-def _labelled(picture: Picture, label: str) -> Picture:
-    result = picture.copy()
+def _cell(picture: Picture, label: str, height: int, width: int) -> Picture:
+    """With a white rim up to the size of the largest: a person's boxes differ by pixels."""
+    rim = height - picture.shape[0], width - picture.shape[1]
+    result = cv2.copyMakeBorder(picture, 0, rim[0], 0, rim[1], cv2.BORDER_CONSTANT, value=PAPER)
     cv2.putText(result, label, (3, 12), cv2.FONT_HERSHEY_SIMPLEX, 0.4, PAPER, 2, cv2.LINE_AA)
     cv2.putText(result, label, (3, 12), cv2.FONT_HERSHEY_SIMPLEX, 0.4, INK, 1, cv2.LINE_AA)
-    return result
+    return np.asarray(result, np.uint8)
 
 
 def curves_sheet(recording: Recording) -> Picture:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -160,6 +161,15 @@ def test_picture_errors_have_their_known_values():
     assert measures.ssim(picture, picture) > measures.ssim(picture, blurs[0]) > measures.ssim(picture, blurs[2])
     errors = [measures.gmsd(picture, blurred) for blurred in blurs]
     assert 0 < errors[0] < errors[1] < errors[2] and errors[2] > 0.1
+
+
+def test_a_sheet_shows_every_mouth_though_their_sizes_differ():
+    sizes = [30 + number % 3 for number in range(11)]
+    mouths = [np.full((size, size, 3), 10 + 20 * number, np.uint8) for number, size in enumerate(sizes)]
+    sheet = report.mouth_sheet(SimpleNamespace(mouths=mouths, true_mouths=[]), 0)
+    cells = np.concatenate([np.split(row, 8, axis=1) for row in np.split(sheet, 2)])
+    assert cells.shape[1:] == (32, 32, 3)
+    assert [int(np.median(cell[20:30])) for cell in cells] == [10 + 20 * n for n in range(11)] + [255] * 5
 
 
 LIPS = (0.5, 0.5, 0.3)  # of the toy's crop box
