@@ -38,6 +38,9 @@ def open_openvino(
     Returns:
         `run(names of outputs, inputs)`, as `InferenceSession.run`.
     """
+    # Builds a table on its first use. Two threads that both come first would wait for each other for ever (one holds the
+    # table, the other the interpreter): tried, one start in sixty.
+    openvino.Type.f32.to_dtype()
     model = openvino.Core().read_model(path)
     model.reshape({name: list(shape) for name, shape in shapes.items()})
     settings: dict[str, Any] = {
