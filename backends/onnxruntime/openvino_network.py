@@ -38,8 +38,8 @@ def open_openvino(
     Returns:
         `run(names of outputs, inputs)`, as `InferenceSession.run`.
     """
-    # Builds a table on its first use. Two threads that both come first may wait for each other for ever, one holding the
-    # table and the other the interpreter: seen in two starts of twenty.
+    # Builds a table on its first use. Two threads that both come first may wait for each other for ever, one with the
+    # table and the other with the interpreter: seen in two starts of twenty.
     openvino.Type.f32.to_dtype()
     model = openvino.Core().read_model(path)
     model.reshape({name: list(shape) for name, shape in shapes.items()})
