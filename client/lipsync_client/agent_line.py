@@ -121,13 +121,13 @@ class Line:
                 marks.append(entry.value)
         return found, marks
 
-    @property
-    def _seconds_since_end(self) -> float:
-        speech = itertools.takewhile(lambda entry: entry is not END, reversed(self._entries))
-        return sum(entry.seconds for entry in speech if isinstance(entry, Slice))
-
     def clear(self) -> list[Slice | Mark]:
         """Forget everything. Returns it, without the ends."""
         entries = [entry for entry in self._entries if entry is not END]
         self._entries.clear()
         return entries
+
+    @property
+    def _seconds_since_end(self) -> float:
+        speech = itertools.takewhile(lambda entry: entry is not END, reversed(self._entries))
+        return sum(entry.seconds for entry in speech if isinstance(entry, Slice))

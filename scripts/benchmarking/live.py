@@ -25,7 +25,6 @@ from serving import Ports, ServerConfig, TritonServer
 
 RATE = 16_000
 PIECE = RATE // 50  # samples that come at once
-SYNTHESISER, MICROPHONE = 2.0, 1.0  # seconds of speech a second
 PAUSE_S = 0.5  # between two speeches
 STAGGER_S = 1.0  # between the beginnings of two speakers
 INTERRUPT_EVERY = 3  # speeches
@@ -139,6 +138,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="low", help="of the avatar (default: %(default)s)")
     parser.add_argument("--speaking", default="1,2,3", help="how many speak at once (default: %(default)s)")
+    parser.add_argument("--paces", default="10,2,1", help="seconds of speech that come in a second; 1: a microphone")
     parser.add_argument("--seconds", type=float, default=60, help="of each run (default: %(default)s)")
     options = parser.parse_args()
     from benchmark import packed_repository
@@ -152,11 +152,11 @@ def main() -> None:
                     live_sessions(server.grpc_url, avatar, stages.read_sample(), speaking, pace, seconds)
                 )
 
-            run(1, SYNTHESISER, 5)  # warm
+            run(1, 2, 5)  # warm
             print("speak | pace | talking frames | late | handed out late, p99 ms | first frame ms | silent after ms")
             for speaking in map(int, options.speaking.split(",")):
-                for pace in (SYNTHESISER, MICROPHONE):
-                    print(f"{speaking} | {pace} | {run(speaking, pace, options.seconds).row()}", flush=True)
+                for pace in map(float, options.paces.split(",")):
+                    print(f"{speaking} | {pace:g} | {run(speaking, pace, options.seconds).row()}", flush=True)
 
 
 if __name__ == "__main__":

@@ -258,8 +258,8 @@ def test_whatever_the_server_does_everything_is_heard_in_order(fake: LiveFake, c
             for number in range(6):
                 speech = random.integers(1, 9000, int(random.integers(1, 60)) * SIZE, np.int16)
                 said.append(speech)
-                for start in range(0, len(speech), 5000):
-                    await face.push(speech[start : start + 5000], RATE)
+                for start in range(0, len(speech), 5 * SIZE):  # whole frames: a pause may end the speech there
+                    await face.push(speech[start : start + 5 * SIZE], RATE)
                     await clock.sleep_until(clock.time + float(random.choice([0.0, 0.1, 0.5])))
                 await face.end()
                 face.mark(number)
