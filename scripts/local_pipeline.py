@@ -43,6 +43,7 @@ class LocalPipeline:
     Args:
         repository: built by `scripts/build.py` or `scripts/package_avatar.py`.
         avatar: its id.
+        gpu_configs: `cuda` or `tensorrt`, as in server.yaml.
 
     Attributes:
         key: hash of the packed avatar.
@@ -53,14 +54,16 @@ class LocalPipeline:
         ValueError, FileNotFoundError: no such avatar, or the repository is not built.
     """
 
-    def __init__(self, repository: Path = stages.REPOSITORY, avatar: str = "demo") -> None:
-        folder, config = _network_of(repository, avatar)
+    def __init__(
+        self, repository: Path = stages.REPOSITORY, avatar: str = "demo", gpu_configs: str | None = None
+    ) -> None:
+        folder = _network_of(repository, avatar)
         self._filterbank = mel.load_filterbank(repository / "mel_preprocess" / "1" / "filterbank.npy")
         ensemble = _config(repository / ("lipsync_ensemble" if folder.name == "lipsync" else avatar))
         steps = ensemble["ensemble_scheduling"]["step"]
         encoder = repository / next(step["model_name"] for step in steps if "audio_features" in step["output_map"])
-        self._encoder = _Network(encoder, _config(encoder))
-        self._unet = _Network(folder, config)
+        self._encoder = _Network(encoder, gpu_configs)
+        self._unet = _Network(folder, gpu_configs)
         nothing = np.zeros((1, 32, 16, 16), np.float32)
         first = self._unet(audio_features=nothing, footage_position=np.zeros((1, 1), np.int64))
         self.key = int(first["avatar_key"].item())
@@ -108,9 +111,10 @@ class LocalPipeline:
 class _Network:
     """A model of the repository, run as its config asks, like the pip-only server's backend does."""
 
-    def __init__(self, folder: Path, config: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, gpu_configs: str | None) -> None:
+        config = _config(folder, gpu_configs)
         kind = "GPU" if "CUDAExecutionProvider" in ort.get_available_providers() else "CPU"
-        (path,) = folder.glob("[0-9]*/model.onnx")
+        (path,) = folder.glob(f"[0-9]*/{config.get('default_model_filename', 'model.onnx')}")
         self._network = open_network(config, path, kind, 0)
         self._outputs = [tensor["name"] for tensor in config["output"] if tensor["name"] != "embedding"]
 
@@ -121,17 +125,18 @@ class _Network:
         return run_in_parts(run, inputs, self._network.pool)
 
 
-def _network_of(repository: Path, avatar: str) -> tuple[Path, dict[str, Any]]:
-    """The folder and config of an avatar's network: `<avatar>_lipsync`, or `lipsync`, the shipped one."""
+def _network_of(repository: Path, avatar: str) -> Path:
+    """The folder of an avatar's network: `<avatar>_lipsync`, or `lipsync`, the shipped one."""
     for folder in (repository / f"{avatar}_lipsync", repository / "lipsync"):
         if (folder / "config.pbtxt").is_file():
             config = _config(folder)
             if config["parameters"]["avatar_id"]["string_value"] == avatar:
-                return folder, config
+                return folder
     raise ValueError(f"avatar {avatar!r} is not in {repository}: build or pack it first")
 
 
-def _config(folder: Path) -> dict[str, Any]:
-    """A model's config.pbtxt, with the names and values that Triton hands to its backends."""
-    message = text_format.Parse((folder / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+def _config(folder: Path, gpu_configs: str | None = None) -> dict[str, Any]:
+    """A model's config, with the names and values that Triton hands to its backends."""
+    path = folder / "configs" / f"{gpu_configs}.pbtxt" if gpu_configs else folder / "config.pbtxt"
+    message = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
     return {"max_batch_size": 0} | json_format.MessageToDict(message, preserving_proto_field_name=True)

@@ -203,17 +203,19 @@ def _in_int8(
     encoder: onnx.ModelProto | None,
 ) -> onnx.ModelProto:
     """The network quantised on the avatar's own crops and the sample speech; says what INT8 costs in accuracy."""
-    from quantize import mouth_psnr, network_inputs, quantize, speech_features
+    from quantize import LEAST_DB, mouth_psnr, network_inputs, quantize_within, speech_features
 
     sample = stages.read_sample()
     features = speech_features(repository, sample, encoder or SHARED_ENCODER)
     heard = features if encoder else speech_features(repository, sample, INT8_ENCODER)
     examples = list(network_inputs(crops, features, source.mask, CALIBRATION))
     with Console().status(f"quantising {source.id} on {CALIBRATION} frames"):
-        small = quantize(network, examples)
         exact, rough = (list(network_inputs(crops[::-1], x, source.mask, 12)) for x in (features, heard))
-        psnr = mouth_psnr((network, exact), (small, rough))
-    print(f"{source.id}: INT8 mouths are {psnr:.1f} dB from FP32")
+        small, psnr, kept = quantize_within(network, examples, lambda int8: mouth_psnr((network, exact), (int8, rough)))
+    layers = f", with {kept} layers in FP32" if kept else ""
+    print(f"{source.id}: INT8 mouths are {psnr:.1f} dB from FP32{layers}")
+    if psnr < LEAST_DB:
+        raise SourceError(f"{source.id}: INT8 spoils this network ({psnr:.1f} dB): use the preset medium or exact")
     return small
 
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
+from onnx import helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 import mel
 import timeline
 
 Example = dict[str, NDArray[np.float32]]  # U-Net: input [1,6,320,320], audio [1,32,16,16]; encoder: mel [n,1,80,16]
+LEAST_DB = 38.0  # of mouths in INT8 against FP32
 LEVELS = (0.3, 1.0, 3.0)  # one level alone costs 3 dB of accuracy on other voices
 
 
@@ -73,16 +75,15 @@ class _Reader(CalibrationDataReader):
         return next(self._examples, None)
 
 
-def quantize(network: onnx.ModelProto, examples: list[Example]) -> onnx.ModelProto:
+def quantize(network: onnx.ModelProto, examples: list[Example], in_fp32: Sequence[str] = ()) -> onnx.ModelProto:
     """The network in INT8 (activations UINT8, weights INT8 for each channel), calibrated on `examples`.
 
-    The first and the last convolution stay FP32: they touch the picture itself, and cost little.
+    The first and the last convolution stay FP32: they touch the picture itself, and cost little. So do those that
+    `in_fp32` names, as `most_damaged` does.
     """
     with tempfile.TemporaryDirectory() as folder:
-        plain, ready, done = (Path(folder) / name for name in ("plain.onnx", "ready.onnx", "int8.onnx"))
-        onnx.save(network, plain)
-        quant_pre_process(plain, ready, skip_symbolic_shape=True)
-        convolutions = [node.name for node in onnx.load(ready).graph.node if node.op_type == "Conv"]
+        ready, done = _prepared(network, Path(folder)), Path(folder) / "int8.onnx"
+        convolutions = _convolutions(onnx.load(ready))
         quantize_static(
             ready,
             done,
@@ -92,9 +93,114 @@ def quantize(network: onnx.ModelProto, examples: list[Example]) -> onnx.ModelPro
             weight_type=QuantType.QInt8,
             per_channel=True,
             calibrate_method=CalibrationMethod.MinMax,
-            nodes_to_exclude=[*convolutions[:1], *convolutions[-1:]],
+            nodes_to_exclude=[*list(convolutions)[:1], *list(convolutions)[-1:], *in_fp32],
         )
         return onnx.load(done)
+
+
+def quantize_within(
+    network: onnx.ModelProto, examples: list[Example], psnr: Callable[[onnx.ModelProto], float], least: float = LEAST_DB
+) -> tuple[onnx.ModelProto, float, int]:
+    """The network in INT8 with as few layers in FP32 as keep it close to FP32.
+
+    Args:
+        psnr: how close a network is, in dB.
+        least: close enough.
+
+    Returns:
+        the network, how close it is, and how many of its convolutions had to stay in FP32.
+    """
+    small = quantize(network, examples)
+    found, kept = psnr(small), 0
+    if found < least:
+        worst = most_damaged(network, small, psnr)
+        for part in (16, 8, 4, 2, 1):
+            kept = -(-len(worst) // part)
+            small = quantize(network, examples, worst[:kept])
+            if (found := psnr(small)) >= least:
+                break
+    return small, found, kept
+
+
+def most_damaged(
+    network: onnx.ModelProto, small: onnx.ModelProto, psnr: Callable[[onnx.ModelProto], float]
+) -> list[str]:
+    """The convolutions beside the tensors that INT8 damages, the worst first: that without whose rounding the picture
+    becomes best."""
+    with tempfile.TemporaryDirectory() as folder:
+        touched = _convolutions(onnx.load(_prepared(network, Path(folder))))
+    tensors = {node.input[0] for node in small.graph.node if node.op_type == "QuantizeLinear"}
+    better = {tensor: psnr(without_quantisation(small, tensor)) for tensor in sorted(tensors)}
+    worst = sorted(better, key=better.__getitem__, reverse=True)
+    return list(dict.fromkeys(name for tensor in worst for name, near in touched.items() if tensor in near))
+
+
+def without_quantisation(model: onnx.ModelProto, only: str | None = None) -> onnx.ModelProto:
+    """The network without its QuantizeLinear and DequantizeLinear, or without those of the activation `only`; weights
+    keep the values that INT8 left them.
+
+    The quantiser leaves out a Relu where UINT8 with zero point 0 cuts negative values off: there it comes back.
+    """
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    graph = result.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    quantised = {node.output[0]: node for node in graph.node if node.op_type == "QuantizeLinear"}
+    renamed: dict[str, str] = {}
+    kept = []
+    for node in graph.node:
+        source, _, zero = quantised[node.input[0]].input if node.input and node.input[0] in quantised else ("", "", "")
+        if only and (source != only or node.op_type != "DequantizeLinear"):
+            kept.append(node)
+        elif node.op_type == "DequantizeLinear" and source:
+            if numpy_helper.to_array(constants[zero]).any():
+                renamed[node.output[0]] = source
+            else:
+                kept.append(helper.make_node("Relu", [source], [node.output[0]], name=f"{node.name}_relu"))
+        elif node.op_type == "DequantizeLinear":
+            graph.initializer.append(numpy_helper.from_array(_dequantised(node, constants), node.output[0]))
+        elif node.op_type != "QuantizeLinear":
+            kept.append(node)
+    for node in kept:
+        for index, name in enumerate(node.input):
+            while name in renamed:
+                name = renamed[name]
+            node.input[index] = name
+    del graph.node[:]
+    graph.node.extend(kept)
+    used = {name for node in kept for name in node.input}
+    rest = [tensor for tensor in graph.initializer if tensor.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(rest)
+    return result
+
+
+def _dequantised(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> np.ndarray:
+    values, scale, zero = (numpy_helper.to_array(constants[name]).astype(np.float32) for name in node.input)
+    axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
+    if scale.ndim:
+        shape = [1] * values.ndim
+        shape[axis] = len(scale)
+        scale, zero = scale.reshape(shape), zero.reshape(shape)
+    return ((values - zero) * scale).astype(np.float32)
+
+
+def _prepared(network: onnx.ModelProto, folder: Path) -> Path:
+    """The file of the network as the quantiser wants it: always with the same names."""
+    plain, ready = folder / "plain.onnx", folder / "ready.onnx"
+    onnx.save(network, plain)
+    quant_pre_process(plain, ready, skip_symbolic_shape=True)
+    return ready
+
+
+def _convolutions(ready: onnx.ModelProto) -> dict[str, set[str]]:
+    """Each convolution's name, and the tensors that it reads and writes; an activation that follows counts to it."""
+    after = {node.input[0]: node.output[0] for node in ready.graph.node if node.op_type in ("Relu", "Clip")}
+    return {
+        node.name: {node.input[0], node.output[0], after.get(node.output[0], node.output[0])}
+        for node in ready.graph.node
+        if node.op_type == "Conv"
+    }
 
 
 def mouth_psnr(*ways: tuple[onnx.ModelProto, list[Example]]) -> float:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+from device_buffers import DeviceBuffers
 
 GRAPH_LEVELS = {
     -1: ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
@@ -27,6 +28,7 @@ ACCELERATORS = {
     "tensorrt": "TensorrtExecutionProvider",
     "openvino": "OpenVINOExecutionProvider",
 }
+ON_GPU = (ACCELERATORS["cuda"], ACCELERATORS["tensorrt"])
 TENSORRT_KEYS = {  # C++ backend's key -> execution provider's
     "max_workspace_size_bytes": "trt_max_workspace_size",
     "trt_max_partition_iterations": "trt_max_partition_iterations",
@@ -200,4 +202,6 @@ def open_network(config: Mapping[str, Any], path: Path, kind: str, device: int) 
             if tensor["name"] not in names:
                 raise ValueError(f"config.pbtxt has the {field} {tensor['name']!r}; {path.name} has {sorted(names)}")
     used = session.get_providers()[0]
-    return Network(session.run, f"ONNX Runtime, {used}", pool if used.startswith("CPU") else None)
+    if used in ON_GPU:
+        return Network(DeviceBuffers(session, "cuda", device).run, f"ONNX Runtime, {used} {device}", None)
+    return Network(session.run, f"ONNX Runtime, {used}", pool)

@@ -14,6 +14,7 @@ import yaml
 from lipsync_client.registry_settings import RegistrySettings, SettingsError, kept_of
 from serving.errors import ConfigError
 
+GPU_CONFIGS = ("cuda", "tensorrt")
 LOG_LEVELS = ("error", "warning", "info", "verbose")
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -48,6 +49,7 @@ class ServerConfig:
     required: tuple[str, ...] = ("lipsync_ensemble",)
     instances: Mapping[str, int] = field(default_factory=dict)
     gpus: str | tuple[int, ...] = "all"
+    gpu_configs: str | None = None
     control_key_env: str = "LIPSYNC_CONTROL_KEY"
     control_key_file: str | None = None
     log: str = "warning"
@@ -63,6 +65,7 @@ class ServerConfig:
             raise ConfigError(f"required: {missing[0]!r} is not in `load`; only loaded models can be required.")
         _check("instances", self.instances, "model names with a count from 1 to 64 each, as {composite: 2}", _is_counts)
         _check("gpus", self.gpus, "none, all or a list of device numbers such as [0, 1]", _is_gpus)
+        _check("gpu_configs", self.gpu_configs, "cuda, tensorrt or null", lambda value: value in (None, *GPU_CONFIGS))
         _check("control_key_env", self.control_key_env, "the name of an environment variable", _is_text)
         _check(
             "control_key_file", self.control_key_file, "a path, or null for the user's cache folder", _is_text_or_none

@@ -1,7 +1,8 @@
-"""The model repository: what it must hold, and instance counts that differ from its configs.
+"""The model repository: what it must hold, and configs that differ from its `config.pbtxt` files.
 
 `--model-config-name=NAME` makes Triton read `<model>/configs/NAME.pbtxt` where it exists, else `config.pbtxt`.
-NAME is a hash of the counts, so servers with different counts on one repository keep their own.
+For GPUs NAME is `cuda` or `tensorrt` (scripts/gpu_models.py writes them). With other instance counts it is a hash of
+them, so servers with different counts on one repository keep their own.
 """
 
 from __future__ import annotations
@@ -39,20 +40,32 @@ def check_models(repository: Path, load: tuple[str, ...]) -> None:
             )
 
 
-def write_configs(repository: Path, instances: Mapping[str, int]) -> str | None:
+def write_configs(repository: Path, instances: Mapping[str, int], gpu_configs: str | None = None) -> str | None:
     """Write configs for the models whose count differs; returns NAME, or None if no model needs one.
+
+    `gpu_configs` names the configs to start from, where a model has them.
 
     Files are touched only where their content changes: Triton reloads a model whose folder did.
 
     Raises:
-        ConfigError: a count for a model that is not in the repository, or for an ensemble.
+        ConfigError: a count for a model that is not in the repository, or for an ensemble; GPU configs that are not
+            there.
     """
-    name = PREFIX + hashlib.sha256(json.dumps(sorted(instances.items())).encode()).hexdigest()[:12]
+    ready = sorted(repository.glob(f"*/configs/{gpu_configs}.pbtxt")) if gpu_configs else []
+    if gpu_configs and not ready:
+        raise ConfigError(
+            f"gpu_configs is {gpu_configs}, but {repository} has no such configs: "
+            f"`python scripts/gpu_models.py --repository {repository}` writes them."
+        )
+    wish = json.dumps([gpu_configs, sorted(instances.items())])
+    name = PREFIX + hashlib.sha256(wish.encode()).hexdigest()[:12]
     wanted = {}
     for model, count in instances.items():
-        text = _with_count(repository, model, count)
+        text = _with_count(repository, model, count, gpu_configs)
         if text is not None:
             wanted[repository / model / "configs" / f"{name}.pbtxt"] = text
+    if wanted:
+        wanted = {path.with_name(f"{name}.pbtxt"): path.read_text() for path in ready} | wanted
     in_use = running_arguments()
     for path in repository.glob(f"*/configs/{PREFIX}*.pbtxt"):
         if path not in wanted and f"--model-config-name={path.stem}" not in in_use:
@@ -63,11 +76,13 @@ def write_configs(repository: Path, instances: Mapping[str, int]) -> str | None:
         if not path.exists() or path.read_text() != text:
             path.parent.mkdir(exist_ok=True)
             path.write_text(text)
-    return name if wanted else None
+    return name if wanted else gpu_configs
 
 
-def _with_count(repository: Path, model: str, count: int) -> str | None:
-    path = repository / model / "config.pbtxt"
+def _with_count(repository: Path, model: str, count: int, gpu_configs: str | None) -> str | None:
+    path = repository / model / "configs" / f"{gpu_configs}.pbtxt"
+    if not path.exists():
+        path = repository / model / "config.pbtxt"
     if not path.exists():
         raise ConfigError(f"instances.{model}: {repository} has no model of that name.")
     try:

@@ -146,7 +146,7 @@ class TritonServer:
         self._api = HttpApi(self.http_url, self.control_key)
         if self.log_path is None:
             self.log_path = environment.cache_folder() / f"server-{ports.grpc}.log"
-        config_name = write_configs(self.repository, self.config.instances)
+        config_name = write_configs(self.repository, self.config.instances, self.config.gpu_configs)
         for folder in (self.repository, environment.OUR_BACKENDS):  # else the stages write byte code into the folders
             compileall.compile_dir(folder, quiet=2)
         self._name = leftovers.new_name()

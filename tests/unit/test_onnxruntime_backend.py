@@ -10,6 +10,7 @@ import onnx.parser
 import onnxruntime as ort
 import pytest
 from batch import run_in_parts, run_joined
+from device_buffers import KEPT, DeviceBuffers
 from session import open_network, providers, session_options, thread_budget
 
 LOOKUP = """
@@ -208,6 +209,37 @@ def test_bf16_is_used_where_the_cpu_has_it_and_else_onnxruntime_computes_in_fp32
     assert device == "OpenVINO, bf16"
     difference = np.abs(rounded - exact).max() / np.abs(exact).max()
     assert 1e-5 < difference < 0.02  # BF16 has 8 bits
+
+
+def test_on_a_gpu_inputs_go_into_memory_that_is_kept_and_answers_do_not_change_afterwards(model):
+    """There is no GPU here: the CPU stands for it, with the same calls."""
+    session = ort.InferenceSession(str(model))
+    buffers = DeviceBuffers(session, "cpu", 0)
+    answers = [buffers.run(["value"], rows(*numbers))[0] for numbers in ([3, 0], [1, 2], [0], [2, 3])]
+    assert [answer.ravel().tolist() for answer in answers] == [[13, 10], [11, 12], [10], [12, 13]]
+    assert len(buffers._inputs) == 2  # one for each number of rows
+    for count in range(1, 40):
+        assert buffers.run(["value"], rows(*[1] * count))[0].ravel().tolist() == [11] * count
+    assert len(buffers._inputs) == KEPT
+
+
+def test_a_network_on_a_gpu_runs_its_batch_as_one_on_the_stated_gpu(model, monkeypatch):
+    asked = []
+
+    class Session(ort.InferenceSession):  # as onnxruntime-gpu has it, as far as it goes without a GPU
+        def __init__(self, path, options, providers):
+            asked.extend(providers)
+            super().__init__(path, options, providers=["CPUExecutionProvider"])
+
+        def get_providers(self):
+            return [name for name, _ in asked]
+
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    monkeypatch.setattr(ort, "InferenceSession", Session)
+    network = open_network(CONFIG, model, "GPU", 3)
+    assert asked[0] == ("CUDAExecutionProvider", {"device_id": 3})
+    assert network.pool is None and network.device == "ONNX Runtime, CUDAExecutionProvider 3"
+    assert isinstance(network.run.__self__, DeviceBuffers)
 
 
 def test_a_missing_file_and_a_wrong_tensor_name_are_named(model):

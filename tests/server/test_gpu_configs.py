@@ -1,0 +1,33 @@
+"""The configs for GPUs in a real server. Without a GPU their FP16 networks run on the CPU."""
+
+import shutil
+
+import numpy as np
+import tritonclient.grpc as grpc
+from conftest import infer
+from gpu_models import write_gpu_models
+from local_pipeline import LocalPipeline
+from serving import Ports, ServerConfig, TritonServer
+from speech import real_speech
+
+SPEECH = real_speech()[:32000]
+
+
+def test_a_server_reads_the_gpu_configs_and_its_mouths_keep_to_38_db(repository, tmp_path):
+    copy = tmp_path / "repository"
+    shutil.copytree(repository / "lipsync", copy / "lipsync", ignore=shutil.ignore_patterns("configs"))
+    write_gpu_models(copy)
+    config = ServerConfig(ports=Ports(0, 0, 0), load=("lipsync",), required=("lipsync",), gpu_configs="tensorrt")
+    with TritonServer(copy, config) as server, grpc.InferenceServerClient(server.grpc_url) as client:
+        used = client.get_model_config("lipsync").config
+        assert used.default_model_filename == "model_fp16.onnx"
+        accelerators = used.optimization.execution_accelerators.gpu_execution_accelerator
+        assert [accelerator.name for accelerator in accelerators] == ["tensorrt"]
+        pipeline = LocalPipeline(repository)
+        features = pipeline._features(SPEECH, 4, 8)
+        positions = np.arange(8)[:, None]
+        got = infer(client, "lipsync", audio_features=features, footage_position=positions)
+        expected = pipeline._unet(audio_features=features, footage_position=positions)
+    square = np.square(got.mouth.astype(float) - expected["mouth"]).mean()
+    assert 10 * np.log10(255**2 / square) >= 38
+    assert got.avatar_key.tolist() == expected["avatar_key"].tolist()

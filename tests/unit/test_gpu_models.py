@@ -1,0 +1,121 @@
+"""FP16 twins and GPU configs: right without a GPU as far as that goes."""
+
+import shutil
+
+import numpy as np
+import onnx
+import onnx.parser
+import onnxruntime as ort
+import pytest
+from google.protobuf import text_format
+from onnx import numpy_helper
+from tritonclient.grpc import model_config_pb2
+import stages
+from gpu_models import TWIN, in_fp16, write_gpu_models
+from quantize import quantize
+from serving import ConfigError, ServerConfig
+from serving.repository import write_configs
+
+NETWORK = """
+<ir_version: 8, opset_import: ["" : 17]>
+network (float[N,3,8,8] mel) => (float[N,4,6,6] features)
+{
+  first = Conv(mel, w1)
+  a = Relu(first)
+  second = Conv(a, w2)
+  b = Relu(second)
+  features = Conv(b, w3)
+}
+"""
+
+
+@pytest.fixture
+def network() -> onnx.ModelProto:
+    random = np.random.default_rng(0)
+    model = onnx.parser.parse_model(NETWORK)
+    for name, shape in (("w1", (8, 3, 3, 3)), ("w2", (8, 8, 1, 1)), ("w3", (4, 8, 1, 1))):
+        model.graph.initializer.append(numpy_helper.from_array(random.standard_normal(shape).astype(np.float32), name))
+    for index, node in enumerate(model.graph.node):
+        node.name = f"node{index}"
+    return model
+
+
+@pytest.fixture
+def repository(tmp_path, network):
+    """A network as the encoder and as lipsync, with the configs that the real ones have."""
+    for name, config in (("audio_encoder", "config.pbtxt"), ("lipsync", "config.template.pbtxt")):
+        (tmp_path / name / "1").mkdir(parents=True)
+        shutil.copy(stages.REPOSITORY / name / config, tmp_path / name / "config.pbtxt")
+        onnx.save(network, tmp_path / name / "1" / "model.onnx")
+    (tmp_path / "composite").mkdir()
+    shutil.copy(stages.REPOSITORY / "composite" / "config.pbtxt", tmp_path / "composite")
+    return tmp_path
+
+
+def config_of(path):
+    return text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
+
+
+def test_an_int8_network_becomes_fp16_with_its_relus_back(network):
+    inputs = [{"mel": np.random.default_rng(n).standard_normal((2, 3, 8, 8)).astype(np.float32)} for n in range(8)]
+
+    def run(model):
+        session = ort.InferenceSession(model.SerializeToString())
+        return np.concatenate([session.run(None, each)[0] for each in inputs])
+
+    exact, int8 = run(network), quantize(network, inputs)
+    assert {"QuantizeLinear", "DequantizeLinear"} < {node.op_type for node in int8.graph.node}
+    twin = in_fp16(int8)
+    assert not {"QuantizeLinear", "DequantizeLinear"} & {node.op_type for node in twin.graph.node}
+    weights = {tensor.data_type for tensor in twin.graph.initializer}
+    assert weights == {onnx.TensorProto.FLOAT16}
+    assert np.abs(run(twin) - exact).max() < 0.05 * np.abs(exact).max()
+
+
+def test_gpu_configs_name_the_twin_and_nothing_that_the_stock_image_may_lack(repository):
+    assert write_gpu_models(repository) == ["audio_encoder", "lipsync"]
+    for model in ("audio_encoder", "lipsync"):
+        plain, cuda, tensorrt = (
+            config_of(repository / model / name)
+            for name in ("config.pbtxt", "configs/cuda.pbtxt", "configs/tensorrt.pbtxt")
+        )
+        assert (repository / model / "1" / TWIN).exists()
+        assert cuda.default_model_filename == tensorrt.default_model_filename == TWIN
+        assert (cuda.input, cuda.output, cuda.instance_group) == (plain.input, plain.output, plain.instance_group)
+        assert not cuda.optimization.execution_accelerators.cpu_execution_accelerator
+        (accelerator,) = tensorrt.optimization.execution_accelerators.gpu_execution_accelerator
+        assert accelerator.name == "tensorrt" and accelerator.parameters["precision_mode"] == "FP16"
+    assert [sample.batch_size for sample in config_of(repository / "lipsync/configs/tensorrt.pbtxt").model_warmup] == [
+        1,
+        32,
+    ]
+    encoder = config_of(repository / "audio_encoder/configs/tensorrt.pbtxt")
+    assert [sample.inputs["mel_windows"].dims[0] for sample in encoder.model_warmup] == [16, 47]
+
+
+def test_tensorrt_engines_of_other_weights_lie_elsewhere(repository, network):
+    def engines():
+        write_gpu_models(repository)
+        config = config_of(repository / "lipsync/configs/tensorrt.pbtxt")
+        (accelerator,) = config.optimization.execution_accelerators.gpu_execution_accelerator
+        return accelerator.parameters["trt_engine_cache_path"]
+
+    before = engines()
+    assert engines() == before
+    network.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.ones((8, 3, 3, 3), np.float32), "w1"))
+    onnx.save(network, repository / "lipsync" / "1" / "model.onnx")
+    assert engines() != before
+
+
+def test_the_server_takes_gpu_configs_where_they_are_with_other_counts_too(repository):
+    with pytest.raises(ConfigError, match=r"no such configs: `python scripts/gpu_models\.py"):
+        write_configs(repository, {}, "cuda")
+    write_gpu_models(repository)
+    assert write_configs(repository, {}, "cuda") == "cuda"
+    name = write_configs(repository, {"lipsync": 2, "composite": 3}, "cuda")
+    assert config_of(repository / f"lipsync/configs/{name}.pbtxt").instance_group[0].count == 2
+    assert config_of(repository / f"composite/configs/{name}.pbtxt").instance_group[0].count == 3
+    for model in ("lipsync", "audio_encoder"):
+        assert config_of(repository / model / "configs" / f"{name}.pbtxt").default_model_filename == TWIN
+    with pytest.raises(ConfigError, match="gpu_configs is 'rocm'; allowed is cuda, tensorrt or null"):
+        ServerConfig(gpu_configs="rocm")
