@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -24,3 +27,21 @@ def server_memory_mb(pid: int) -> float:
             continue
         total += next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
     return total / 1024
+
+
+@contextmanager
+def watched(pid: int, every_s: float = 1.0) -> Iterator[list[float]]:
+    """`server_memory_mb` again and again while the block runs, in the list that it gives."""
+    seen, over = [server_memory_mb(pid)], threading.Event()
+
+    def watch() -> None:
+        while not over.wait(every_s):
+            seen.append(server_memory_mb(pid))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        thread.join()

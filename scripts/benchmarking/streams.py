@@ -26,8 +26,11 @@ class Load:
     frames: int
     refused: int  # requests
 
-    def percentile(self, q: float) -> float:
-        return float(np.percentile(self.latency_ms, q)) if self.latency_ms else float("nan")
+    def summary(self, seconds: float) -> dict[str, float]:
+        """The counts, and the latency's median, p95 and p99 in ms."""
+        p50, p95, p99 = np.percentile(self.latency_ms or [float("nan")], [50, 95, 99]).tolist()
+        counts = {"streams": self.streams, "seconds": seconds, "late": self.late, "frames": self.frames}
+        return counts | {"p50": p50, "p95": p95, "p99": p99}
 
 
 def live(url: str, avatar: str, speech: NDArray[np.float32], streams: int, seconds: float) -> Load:
@@ -69,13 +72,26 @@ def live(url: str, avatar: str, speech: NDArray[np.float32], streams: int, secon
     return Load(streams, latency, late, streams * chunks * CHUNK, refused)
 
 
-def overload(
-    url: str, ensemble: str, speech: NDArray[np.float32], callers: int, seconds: float
-) -> tuple[float, int, int]:
+def live_until_late(
+    url: str, avatar: str, speech: NDArray[np.float32], seconds: float, longest: float
+) -> list[dict[str, float]]:
+    """1 to 8 live streams, until most frames are late; then the most streams that kept up once more, for longer."""
+    found = []
+    for streams in range(1, 9):
+        found.append(live(url, avatar, speech, streams, seconds).summary(seconds))
+        if found[-1]["late"] > found[-1]["frames"] / 2:
+            break
+    most = max((int(load["streams"]) for load in found if not load["late"]), default=0)
+    if most and longest > seconds:
+        found.append(live(url, avatar, speech, most, longest).summary(longest))
+    return found
+
+
+def overload(url: str, ensemble: str, speech: NDArray[np.float32], callers: int, seconds: float) -> dict[str, float]:
     """Far more callers than the server can serve, none of which waits.
 
     Returns:
-        frames a second served, requests answered, requests refused as UNAVAILABLE.
+        frames a second served, and how many requests were answered and how many refused as UNAVAILABLE.
     """
     until = time.perf_counter() + seconds
     answered = refused = 0
@@ -109,4 +125,5 @@ def overload(
     begin = time.perf_counter()
     with ThreadPoolExecutor(callers) as pool:
         list(pool.map(call, range(callers)))
-    return answered * CHUNK / (time.perf_counter() - begin), answered, refused
+    fps = answered * CHUNK / (time.perf_counter() - begin)
+    return {"frames_s": fps, "answered": answered, "refused": refused}
