@@ -12,8 +12,17 @@ from pathlib import Path
 
 import av
 from framing import HEIGHT, WIDTH
-from portrait import FPS, FRAMES, Portrait, pose_at
+from portrait import FPS, FRAMES, Frame, Portrait, pose_at
 from rich.progress import track
+
+
+def read_footage(folder: Path) -> tuple[list[Frame], list[tuple[int, int, int]]]:
+    """The frames (BGR uint8) and crop boxes that `main` wrote."""
+    with av.open(folder / "footage.mp4") as file:
+        frames = [frame.to_ndarray(format="bgr24") for frame in file.decode(video=0)]
+    with (folder / "boxes.csv").open() as table:
+        boxes = [(int(row["x"]), int(row["y"]), int(row["size"])) for row in csv.DictReader(table)]
+    return frames, boxes
 
 
 def main() -> None:

@@ -3,7 +3,8 @@
     PYTHONPATH=scripts python scripts/rendered/train.py \
         PICTURES AVATAR CORPUS ENCODER.pt WORK [--samples 8000] [--hold-out awb]
 
-PICTURES: from `render.py`; AVATAR: footage.mp4 and boxes.csv, from `footage.py`; the rest as for `train_unet.py`.
+PICTURES: from `render.py`; AVATAR: footage.mp4 and boxes.csv, from `footage.py`; ENCODER.pt and WORK: see
+`training/unet_training.py`.
 """
 
 from __future__ import annotations
@@ -12,16 +13,17 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+from footage import read_footage
 from portrait import FRAMES, Portrait, pose_at
 from rich.progress import track
-import train_unet
 from avatar_source import face_crop
-from drawn.source import MOMENTS, read_footage
+from training import unet_training
 from training.features import SpokenFrames
 from training.unet_examples import Example, Places
 
+MOMENTS = 3  # of speech for each face
 PLACES = Places(
-    mouth=(slice(88, 224), slice(80, 240)),  # 30 rows higher than the drawn face's
+    mouth=(slice(88, 224), slice(80, 240)),
     chin=(slice(84, 280), slice(64, 256)),
     middle=(152.0, 160.0),
     reach=(60.0, 60.0),
@@ -67,9 +69,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pictures", type=Path)
     parser.add_argument("avatar", type=Path)
-    train_unet.add_options(parser, samples=8000)
+    unet_training.add_options(parser, samples=8000)
     options = parser.parse_args()
-    train_unet.run(options, lambda frames: RenderedSource(Portrait(options.pictures), options.avatar, frames))
+    unet_training.run(options, lambda frames: RenderedSource(Portrait(options.pictures), options.avatar, frames))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The U-Net's second head start: which mouth belongs to which sound, learnt from pictures of a quarter of the size.
+"""The U-Net's head start: which mouth belongs to which sound, learnt from pictures of a quarter of the size.
 
 The last two stages of the U-Net take most of its time and only refine. Here the stage before them must already show the
 face, 80x80, through a 1x1 convolution that is thrown away.
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from networks import UNet
-from training.runs import Stop, console, learning_rate, steps_with_progress
+from training.runs import Stop, console, device_of, learning_rate, mixed, steps_with_progress
 from training.unet_examples import Source, batch_of, picture_loss
 
 FACES, PEAK = 6, 2e-3
@@ -31,17 +31,18 @@ def coarse(network: UNet, pictures: Tensor, audio: Tensor) -> Tensor:
 
 def coarse_first(network: UNet, source: Source, steps: int, stop: Stop) -> None:
     """Train all but the last two stages for some steps, in place."""
-    head = nn.Conv2d(network.widths[1] // 2, 3, 1)
+    device = device_of(network)
+    head = nn.Conv2d(network.widths[1] // 2, 3, 1).to(device)
     branch = [*network.audio_model.parameters()]  # it has learnt to listen from far more speech than there are pictures
     others = [p for name, p in network.named_parameters() if not name.startswith("audio_model.")] + [*head.parameters()]
     optimizer = torch.optim.AdamW([{"params": others}, {"params": branch}], weight_decay=0.01)
-    weights = functional.avg_pool2d(source.places.weights()[None], 4)[0]
+    weights = functional.avg_pool2d(source.places.weights()[None], 4)[0].to(device)
     network.train()
     notes = {"coarse": 0.0}
     for step in steps_with_progress(0, steps, notes, stop):
         rng = np.random.default_rng([2, step])
-        pictures, audio, target = batch_of([source.example(rng) for _ in range(FACES)])
-        with torch.autocast("cpu", torch.bfloat16):
+        pictures, audio, target = batch_of([source.example(rng) for _ in range(FACES)], device)
+        with mixed(device):
             x = coarse(network, pictures, audio)
         loss = picture_loss(torch.sigmoid(head(x.float())), functional.avg_pool2d(target, 4), weights)
         for group, share in zip(optimizer.param_groups, (1.0, 0.2), strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -28,16 +29,25 @@ class SpokenFrames:
         first = self.first_row[frame]
         return self.rows[first : first + ROWS_PER_FRAME].astype(np.float32).reshape(32, 16, 16)
 
-    def pick(self, rng: np.random.Generator, silence: float = 0.2) -> int:
-        """A random frame; one in five is silence, because a mouth that moves in pauses is noticed at once."""
-        return int(rng.choice(np.flatnonzero(self.silent == (rng.random() < silence))))
+    @cached_property
+    def _kinds(self) -> tuple[np.ndarray, ...]:
+        """Numbers of frames: at an end of a speech, where rows of zeros stand for what is not there; silent; others."""
+        edge = ~(self.rows[self.first_row].any(1) & self.rows[self.first_row + ROWS_PER_FRAME - 1].any(1))
+        return tuple(map(np.flatnonzero, (edge, self.silent & ~edge, ~self.silent & ~edge)))
+
+    def pick(self, rng: np.random.Generator, edge: float = 0.08, silence: float = 0.2) -> int:
+        """A random frame; often one of silence, because a mouth that moves in pauses is noticed at once."""
+        which = int(np.searchsorted([edge, edge + silence], rng.random(), side="right"))
+        return int(rng.choice(self._kinds[which]))
 
 
 @torch.no_grad()
-def encode(encoder: AudioEncoder, filterbank, audio: np.ndarray) -> np.ndarray:
-    """Feature rows of a speech, FP32 [frames+15, 512], zeros outside the list."""
+def encode(encoder: AudioEncoder, filterbank, audio: np.ndarray, throat: float = 1.0) -> np.ndarray:
+    """Feature rows of a speech, FP32 [frames+15, 512], zeros outside the list; `throat`: see `other_throat`."""
     windows, inside = speech_data.encoder_rows(filterbank, audio)
-    return (encoder(torch.from_numpy(windows)) * torch.from_numpy(inside)).numpy()
+    with torch.autocast("cpu", torch.bfloat16):  # twice as fast, features off by less than 1 %
+        features = encoder(torch.from_numpy(speech_data.other_throat(windows, throat))).float()
+    return (features * torch.from_numpy(inside)).numpy()
 
 
 def spoken_frames(
@@ -53,7 +63,7 @@ def spoken_frames(
         speech = speech_data.add_silence(speech, rng.uniform(0, 0.5), rng.uniform(0.1, 0.6))
         shapes, kind = mouth_curves(speech.phones, speech.audio, speech.frames)
         audio = speech_data.roughen(speech.audio, rng) if rng.random() < rough else speech.audio
-        features = encode(encoder, filterbank, audio)
+        features = encode(encoder, filterbank, audio, rng.uniform(0.9, 1.12) if rng.random() < rough else 1.0)
         rows.append(features.astype(np.float16))
         first.append(begin + np.arange(speech.frames))
         curves.append(shapes)

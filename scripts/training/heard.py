@@ -1,8 +1,8 @@
-"""What the trained encoder hears of the mouth: the targets that a U-Net can really reach.
+"""What can be heard of the mouth in an encoder's features: the targets that a U-Net can really reach.
 
 A U-Net that must draw the true curves, which the audio features tell only with a correlation of 0.7 to 0.9, learns the
-median of what may be meant: blurred, half-open mouths. The curves that the encoder's own head reads from those features
-are a function of them, so pictures drawn from these can be learnt sharply.
+median of what may be meant: blurred, half-open mouths. The curves that a small network, the listener, tells from those
+features are a function of them, so pictures drawn from these can be learnt sharply.
 """
 
 from __future__ import annotations
@@ -13,53 +13,58 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from timeline import ROWS_PER_FRAME
 from training.features import SpokenFrames
-from training.mouth_curves import MOUTH, classes
+from training.mouth_curves import MOUTH
 
-SEEN = 4  # frames whose mouth a window must tell, the first one frame after the window's number: its middle
-FIRST_SEEING = 5  # of a frame's 16 rows: rows 5 .. 8 are the windows that see it, as their 4th .. 1st frame
 RARE, RARE_GAIN = ("bite", "tongue"), 1.3  # told too badly to be given their full spread
 
 
-class Head(nn.Module):
-    """Features `[N,512]` -> curves `[N,4,7]` at the window's middle, and scores `[N,classes]` of its sound."""
+class Listener(nn.Module):
+    """A frame's 16 rows of features `[N,16,512]`, what a U-Net is given -> its curves `[N,7]`."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.Dropout(0.1), nn.Linear(512, 256), nn.ReLU(), nn.Linear(256, SEEN * len(MOUTH) + len(classes()))
-        )
+        self.row = nn.Sequential(nn.Dropout(0.1), nn.Linear(512, 96), nn.ReLU())
+        self.rows = nn.Sequential(nn.Linear(96 * ROWS_PER_FRAME, 256), nn.ReLU(), nn.Dropout(0.1))
+        self.curves = nn.Linear(256, len(MOUTH))
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        y = self.layers(features)
-        split = SEEN * len(MOUTH)
-        return torch.sigmoid(y[:, :split]).unflatten(1, (SEEN, len(MOUTH))), y[:, split:]
+    def forward(self, rows: Tensor) -> Tensor:
+        return torch.sigmoid(self.curves(self.rows(self.row(rows).flatten(1))))
 
 
-def load_head(checkpoint: Path) -> Head:
-    """The head that was trained with the encoder (`train_encoder.py` keeps it in the same file).
+def of_each_frame(rows: Tensor) -> Tensor:
+    """Feature rows `[F+15,512]` -> the 16 that each frame reads, `[F,16,512]`."""
+    return rows.unfold(0, ROWS_PER_FRAME, 1).transpose(1, 2)
+
+
+def load_listener(checkpoint: Path) -> Listener:
+    """The listener that was trained with the encoder (`train_encoder.py` keeps it in the same file).
 
     Raises:
         ValueError: the file has none: it is not a checkpoint of `train_encoder.py`.
     """
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    if "head" not in state:
-        raise ValueError(f"{checkpoint} has no head: give the encoder.pt that train_encoder.py wrote")
-    head = Head()
-    head.load_state_dict(state["head"])
-    return head.eval()
+    if "listener" not in state:
+        raise ValueError(f"{checkpoint} has no listener: give the encoder.pt that train_encoder.py wrote")
+    listener = Listener()
+    listener.load_state_dict(state["listener"])
+    return listener.eval()
 
 
 @torch.no_grad()
-def as_heard(frames: SpokenFrames, head: Head) -> SpokenFrames:
-    """The same frames with the curves that the head hears, each in the true curve's distribution.
+def as_heard(frames: SpokenFrames, listener: Listener, batch: int = 256) -> SpokenFrames:
+    """The same frames with the curves that the listener hears, each in the true curve's distribution.
 
-    A frame is heard as the mean of the four windows that see it. A mean has less spread than the truth: mouths would
-    neither close nor open. So the values are mapped to the quantiles of the true curve; their order stays.
+    What is heard has less spread than the truth: mouths would neither close nor open. So the values are mapped to the
+    quantiles of the true curve; their order stays.
     """
-    told = torch.cat([head(torch.from_numpy(rows.astype(np.float32)))[0] for rows in _blocks(frames.rows)]).numpy()
-    seen = [told[frames.first_row + FIRST_SEEING + k][:, SEEN - 1 - k] for k in range(SEEN)]
-    heard = np.mean(seen, axis=0)
+    numbers = np.arange(len(frames.curves))
+    parts = [numbers[at : at + batch] for at in range(0, len(numbers), batch)]
+    rows = (
+        torch.from_numpy(np.stack([frames.audio(n) for n in part]).reshape(-1, ROWS_PER_FRAME, 512)) for part in parts
+    )
+    heard = torch.cat([listener(part) for part in rows]).numpy()
     quantiles = np.linspace(0, 1, 201)
     for curve, name in enumerate(MOUTH):
         if name in RARE:
@@ -68,7 +73,3 @@ def as_heard(frames: SpokenFrames, head: Head) -> SpokenFrames:
         steps = np.quantile(heard[:, curve], quantiles) + np.arange(len(quantiles)) * 1e-9  # strictly rising
         heard[:, curve] = np.interp(heard[:, curve], steps, np.quantile(frames.curves[:, curve], quantiles))
     return replace(frames, curves=heard.astype(np.float32))
-
-
-def _blocks(rows: np.ndarray, size: int = 8192) -> list[np.ndarray]:
-    return [rows[at : at + size] for at in range(0, len(rows), size)]

@@ -12,7 +12,7 @@ from torch import nn
 from networks import AudioBranch
 from training.features import SpokenFrames
 from training.mouth_curves import MOUTH
-from training.runs import Stop, console, learning_rate, steps_with_progress
+from training.runs import Stop, console, device_of, learning_rate, mixed, steps_with_progress
 
 BATCH, PEAK = 48, 2e-3
 WEIGHTS = torch.tensor([2.0, 1.0, 1.5, 2.0, 1.5, 0.7, 0.7])  # as in MOUTH
@@ -20,19 +20,21 @@ WEIGHTS = torch.tensor([2.0, 1.0, 1.5, 2.0, 1.5, 0.7, 0.7])  # as in MOUTH
 
 def listen_first(branch: AudioBranch, spoken: SpokenFrames, steps: int, stop: Stop) -> None:
     """Train the branch for some steps, in place."""
-    head = nn.Conv2d(branch.bn5.num_features, len(MOUTH), 1)
+    device = device_of(branch)
+    head = nn.Conv2d(branch.bn5.num_features, len(MOUTH), 1).to(device)
     parameters = [*branch.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=PEAK, weight_decay=0.02)
     branch.train()
     rng, notes = np.random.default_rng(11), {"curves": 0.0}
     for step in steps_with_progress(0, steps, notes, stop):
         picked = [spoken.pick(rng) for _ in range(BATCH)]
-        audio = torch.from_numpy(np.stack([spoken.audio(frame) for frame in picked]))
-        curves = torch.from_numpy(spoken.curves[picked])[:, :, None, None]
-        everywhere = head(branch(audio))
+        audio = torch.from_numpy(np.stack([spoken.audio(frame) for frame in picked])).to(device)
+        curves = torch.from_numpy(spoken.curves[picked]).to(device)[:, :, None, None]
+        with mixed(device):
+            everywhere = head(branch(audio)).float()
         together = everywhere.mean((2, 3), keepdim=True)
         error = (together - curves).square() + 0.3 * (everywhere - curves).square().mean((2, 3), keepdim=True)
-        loss = (error[:, :, 0, 0] * WEIGHTS).mean()
+        loss = (error[:, :, 0, 0] * WEIGHTS.to(device)).mean()
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps, PEAK)
         optimizer.zero_grad()
@@ -41,5 +43,5 @@ def listen_first(branch: AudioBranch, spoken: SpokenFrames, steps: int, stop: St
         optimizer.step()
         notes["curves"] = notes["curves"] * 0.95 + loss.item() * 0.05 if step else loss.item()
         if step % 50 == 49:
-            r = np.corrcoef(together[:, 0, 0, 0].detach().numpy(), curves[:, 0, 0, 0].numpy())[0, 1]
+            r = np.corrcoef(together[:, 0, 0, 0].detach().cpu().numpy(), curves[:, 0, 0, 0].cpu().numpy())[0, 1]
             console.print(f"listening {step + 1} of {steps}: {notes['curves']:.4f}, opening r {r:.2f}")

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import nn
 
 console = Console()
 
@@ -56,6 +57,17 @@ def steps_with_progress(first: int, total: int, notes: dict[str, float], stop: S
                 return
             yield step
             bar.update(task, advance=1, description=" ".join(f"{name} {value:.4f}" for name, value in notes.items()))
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Where a network is."""
+    return next(network.parameters()).device
+
+
+def mixed(device: torch.device) -> torch.autocast:
+    """BF16 where it is good for the speed; FP32 on GPUs older than Ampere."""
+    fast = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.autocast(device.type, torch.bfloat16, enabled=fast)
 
 
 def learning_rate(step: int, steps: int, peak: float, warm_up: int = 40) -> float:

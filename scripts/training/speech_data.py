@@ -93,6 +93,13 @@ def change_speed(speech: Speech, factor: float) -> Speech:
     return Speech(speech.name, audio, tuple((name, end / factor) for name, end in speech.phones))
 
 
+def other_throat(windows: np.ndarray, stretch: float) -> np.ndarray:
+    """Windows [N,1,80,16] with their mel bands moved: formants as of a longer or shorter throat, at the same pace."""
+    at = np.clip(np.arange(windows.shape[2]) * stretch, 0, windows.shape[2] - 1.001)
+    low, part = at.astype(int), (at % 1).astype(np.float32)[:, None]
+    return windows[:, :, low] * (1 - part) + windows[:, :, low + 1] * part
+
+
 def add_silence(speech: Speech, before: float, after: float) -> Speech:
     """The speech between pauses of so many seconds."""
     rate = timeline.SAMPLE_RATE

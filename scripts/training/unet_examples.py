@@ -61,7 +61,7 @@ def _pictures(pictures: np.ndarray) -> Tensor:
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
 
 
-def batch_of(examples: list[Example]) -> tuple[Tensor, Tensor, Tensor]:
+def batch_of(examples: list[Example], device: torch.device | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """(input [N,6,320,320], audio [N*K,32,16,16], targets [N*K,3,320,320]): K samples of one face follow each other."""
     masked = _pictures(np.stack([e.current for e in examples]))
     x, y, width, height = MASK
@@ -69,9 +69,9 @@ def batch_of(examples: list[Example]) -> tuple[Tensor, Tensor, Tensor]:
     both = torch.cat([_pictures(np.stack([e.reference for e in examples])), masked], 1)
     audio = torch.from_numpy(np.concatenate([e.audio for e in examples]))
     return (
-        both.contiguous(memory_format=torch.channels_last),
-        audio,
-        _pictures(np.concatenate([e.targets for e in examples])),
+        both.contiguous(memory_format=torch.channels_last).to(device),
+        audio.to(device),
+        _pictures(np.concatenate([e.targets for e in examples])).to(device),
     )
 
 

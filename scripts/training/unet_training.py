@@ -1,11 +1,8 @@
 """Trains an avatar's U-Net: (face crop, the same with its mouth masked, 16 rows of audio features) -> speaking face.
 
-    python scripts/train_unet.py AVATAR CORPUS ENCODER.pt WORK [--samples 3600] [--hold-out awb]
-
-AVATAR is a drawn avatar's folder (footage.mp4, boxes.csv from `draw_avatar.py`). Any other source of examples has the
-interface `unet_examples.Source`. ENCODER.pt: the shipped encoder, from `training.shipped_encoder`, or a new one from
-`train_encoder.py`. Run again to go on from WORK/unet.pt; WORK/sheet_*.png shows how far it is: above what the face
-should do, below what it does.
+Examples come from any `unet_examples.Source`, for instance `rendered/train.py`. ENCODER.pt: the shipped encoder, from
+`training.shipped_encoder`, or a new one from `train_encoder.py`. Run again to go on from WORK/unet.pt;
+WORK/sheet_*.png shows how far it is: above what the face should do, below what it does.
 """
 
 from __future__ import annotations
@@ -18,31 +15,39 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from drawn.source import DrawnSource
 from networks import UNet, load_encoder_checkpoint
 from training import speech_data
 from training.coarse_first import coarse_first
 from training.features import SpokenFrames, load_or_make, spoken_frames
-from training.heard import as_heard, load_head
+from training.heard import as_heard, load_listener
 from training.listen_first import listen_first
-from training.runs import Stop, console, learning_rate, load_checkpoint, save_checkpoint, steps_with_progress
+from training.runs import (
+    Stop,
+    console,
+    device_of,
+    learning_rate,
+    load_checkpoint,
+    mixed,
+    save_checkpoint,
+    steps_with_progress,
+)
 from training.unet_examples import WHOLE, Example, Source, Window, batch_of, picture_loss
 
-FACES = 2  # in a step, each with the moments of speech that the source gives it
+FACES = 2
 PEAK = 2.5e-3
-LISTENING = 400  # steps in which the audio branch learns to listen, before there are pictures
-COARSE = 400  # steps in which all but the last stages learn from small pictures
+LISTENING = 300  # steps in which the audio branch learns to listen, before there are pictures
+COARSE = 300  # steps in which all but the last stages learn from small pictures
 EVERY = 100  # steps between checkpoints
 SETTLE = 0.6  # the last part of the run, see `settle`
 
 
 def _enlarge(x: Tensor, parts: Window, window: Window) -> Tensor:
     """A window of `network.up5.up` (160 -> 320, bilinear, corners aligned) from those rows and columns of its input."""
-    with torch.autocast("cpu", enabled=False):
+    with torch.autocast(x.device.type, enabled=False):
         ways = []
         for part, wanted in zip(parts, window, strict=True):
-            at = torch.arange(wanted.start, wanted.stop)[:, None] * (159 / 319)
-            ways.append((1 - (at - torch.arange(part.start, part.stop)).abs()).clamp_min(0))
+            at = torch.arange(wanted.start, wanted.stop, device=x.device)[:, None] * (159 / 319)
+            ways.append((1 - (at - torch.arange(part.start, part.stop, device=x.device)).abs()).clamp_min(0))
         return ways[0] @ x.float() @ ways[1].T
 
 
@@ -78,8 +83,8 @@ def settle(network: UNet) -> None:
 def contact_sheet(network: UNet, examples: list[Example], mouth: Window, path: Path) -> float:
     """Write targets above outputs; PSNR of the mouth's part in dB, as after the product's truncation to uint8."""
     network.eval()
-    picture, audio, _ = batch_of(examples)
-    output = (speak(network, picture, audio, WHOLE) * 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    picture, audio, _ = batch_of(examples, device_of(network))
+    output = (speak(network, picture, audio, WHOLE) * 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     network.train()
     targets = np.concatenate([e.targets for e in examples])
     part = (slice(None), *mouth)
@@ -92,8 +97,23 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
     return float(10 * np.log10(255**2 / np.square(a.astype(float) - b).mean()))
 
 
-def train(network: UNet, source: Source, samples: int, work: Path, stop: Stop) -> None:
-    """Train, resuming from WORK/unet.pt."""
+def train(
+    network: UNet,
+    source: Source,
+    samples: int,
+    work: Path,
+    stop: Stop,
+    *,
+    faces: int = FACES,
+    shown: list[Example] | None = None,
+) -> None:
+    """Train, resuming from WORK/unet.pt.
+
+    Args:
+        faces: in a step, each with the moments of speech that the source gives it.
+        shown: what the sheets show; some of the source's examples if not given.
+    """
+    device = device_of(network)
     optimizer = torch.optim.AdamW(network.parameters(), lr=PEAK, weight_decay=0.01)
     path, first = work / "unet.pt", 0
     if state := load_checkpoint(path):
@@ -106,9 +126,9 @@ def train(network: UNet, source: Source, samples: int, work: Path, stop: Stop) -
         save_checkpoint(path, state)
 
     rng = np.random.default_rng(1)
-    shown = [source.example(rng) for _ in range(4)]
-    steps = samples // (FACES * len(shown[0].audio))
-    turns, weights = source.places.turns, source.places.weights()
+    shown = shown or [source.example(rng) for _ in range(4)]
+    steps = samples // (faces * len(shown[0].audio))
+    turns, weights = source.places.turns, source.places.weights().to(device)
     notes, step = {"loss": 0.0}, first - 1
     network.train()
     for step in steps_with_progress(first, steps, notes, stop):
@@ -117,8 +137,8 @@ def train(network: UNet, source: Source, samples: int, work: Path, stop: Stop) -
             settle(network)
         window = turns[step % len(turns)]
         rng = np.random.default_rng([3, step])
-        picture, audio, target = batch_of([source.example(rng) for _ in range(FACES)])
-        with torch.autocast("cpu", torch.bfloat16):
+        picture, audio, target = batch_of([source.example(rng) for _ in range(faces)], device)
+        with mixed(device):
             output = speak(network, picture, audio, window)
         loss = picture_loss(output.float(), target[:, :, window[0], window[1]], weights[window])
         for group in optimizer.param_groups:
@@ -156,7 +176,7 @@ def run(options: argparse.Namespace, source_of: Callable[[SpokenFrames], Source]
         filterbank = speech_data.load_filterbank(options.work)
         return spoken_frames(corpus, load_encoder_checkpoint(options.encoder), filterbank, options.speeches, seed=0)
 
-    frames = as_heard(load_or_make(options.work / "spoken.npz", speak), load_head(options.encoder))
+    frames = as_heard(load_or_make(options.work / "spoken.npz", speak), load_listener(options.encoder))
     source, network, stop = source_of(frames), UNet("half"), Stop()
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # as the pictures are
     if not (options.work / "unet.pt").exists():
@@ -165,15 +185,3 @@ def run(options: argparse.Namespace, source_of: Callable[[SpokenFrames], Source]
         if stop:
             return
     train(network, source, options.samples, options.work, stop)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("avatar", type=Path)
-    add_options(parser, samples=3600)
-    options = parser.parse_args()
-    run(options, lambda frames: DrawnSource(options.avatar, frames, options.work / "drawn.npy"))
-
-
-if __name__ == "__main__":
-    main()
