@@ -21,6 +21,7 @@ let source = null; // what speaks: {kind, stop?, sender?}; one at a time
 let speaking = false; // a talking frame was drawn last
 let hushed = 0; // interruptions that the server has not answered yet: talking frames until then are old
 let soundChosen = false; // the person has pressed Sound
+let ended = Infinity; // number of the speech's last frame, once it has come
 let shown = ""; // by `show`
 let opening = 0; // which press of a button is being carried out: an older one gives way
 
@@ -51,6 +52,7 @@ function down({ reason, text, wait }) {
   meters.begin(null);
   enable(false);
   speaking = false;
+  ended = Infinity;
   show();
   $("stage").classList.add("stale");
   pill(wait === null ? "bad" : "wait", wait === null ? "Not connected" : "Reconnecting");
@@ -59,6 +61,7 @@ function down({ reason, text, wait }) {
 
 function frame(frame) {
   if (hushed && frame.speaking) return;
+  if (frame.last) ended = frame.index;
   player.push(frame);
   if (frame.speechFrame >= 0) source?.sender?.advance(frame.speechFrame / player.fps);
   if (document.hidden) seen(frame);
@@ -67,8 +70,8 @@ function frame(frame) {
 function told(message) {
   if (message.type === "interrupted") hushed = Math.max(0, hushed - 1);
   if (message.type !== "error") return;
+  interrupt();
   if (link.ready) say(message.text, "error");
-  if (source) interrupt(true);
 }
 
 function drawn(now) {
@@ -78,9 +81,12 @@ function drawn(now) {
 
 function seen(frame) {
   speaking = frame.speaking && !frame.last;
-  if (frame.last && source && source.kind !== "microphone") {
-    endSource();
-    say("");
+  if (frame.index >= ended) {
+    ended = Infinity;
+    if (source && source.kind !== "microphone") {
+      endSource();
+      say("");
+    }
   }
   show();
 }
@@ -91,9 +97,8 @@ function seen(frame) {
  */
 async function begin(kind, prepare) {
   player.resume();
-  interrupt();
+  silence();
   const mine = ++opening;
-  say("");
   try {
     const ready = await prepare();
     if (mine !== opening || !link.ready) return ready.stop?.();
@@ -148,15 +153,19 @@ function startText() {
   });
 }
 
-/** Silence at once, here and on the server. */
-function interrupt(keepMessage = false) {
-  if (!source && !speaking && !player.waiting) return;
+function interrupt() {
+  if (source || speaking) silence();
+}
+
+/** Nothing more of what was begun is heard or shown, here or on the server. */
+function silence() {
   endSource();
   hushed += link.ready;
   link.tell("interrupt");
   player.flush();
   speaking = false;
-  if (!keepMessage) say("");
+  ended = Infinity;
+  say("");
   show();
 }
 
@@ -225,7 +234,7 @@ $("sound").onclick = () => {
   soundChosen = true;
   hear($("sound").dataset.on !== "true");
 };
-$("interrupt").onclick = () => interrupt();
+$("interrupt").onclick = interrupt;
 $("avatar").onchange = (event) => {
   interrupt();
   enable(false);
