@@ -41,8 +41,8 @@ class LiveSession:
         avatar: whose face.
         sound_rate: samples a second of the frames' `audio`, a multiple of the 25 frames a second; the timeline's rate
             (16 kHz) by default. With the rate that is pushed, the very samples that were pushed come out.
-        first_chunk: frames of the first request of a speech: few, to show it soon. More, up to `chunk`, for a while
-            after frames were late.
+        first_chunk: frames of the first request of a speech: few, to show it soon. More, up to half of `chunk`, for a
+            while after frames were late.
         chunk: frames of a request at most; they grow to this while frames are ahead of their time.
         in_flight: requests for talking frames on the way at once.
         ahead_s: seconds of talking frames that are rendered ahead at most, on the way included.

@@ -73,8 +73,9 @@ class Talk:
         self._slots: deque[Slot] = deque()  # in the order of showing
         self._calls: set[asyncio.Task[None]] = set()
         self._next_id = 1
-        # Frames of a request at least, and those that must be here before speech that was late goes on: few, to begin
-        # soon; twice as many with every time that frames are late, half as many after a speech in which none was.
+        # Frames that must be here before speech that was late goes on, and that a request has at least, up to half a
+        # chunk. Few, to begin soon; twice as many with every time that frames are late, half as many after a speech in
+        # which none was.
         self._reserve = pace.first_chunk
         sound = int(pace.buffer_s * timeline.sample_rate) - timeline.samples_after
         self._most = min(self._limit // 2, sound // timeline.samples_per_frame)  # more would wait for ever
@@ -170,7 +171,8 @@ class Talk:
                 return
             if self._fill_silence(speech):
                 continue
-            size = min(max(self._reserve, len(self._slots) // 2), pace.chunk)
+            least = max(pace.first_chunk, min(self._reserve, pace.chunk // 2))
+            size = min(max(least, len(self._slots) // 2), pace.chunk)
             if speech.ended:
                 size = min(size, speech.available)
             full = len(self._calls) >= pace.in_flight or len(self._slots) + size > self._limit
