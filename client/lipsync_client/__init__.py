@@ -3,7 +3,7 @@
 from .aio import AsyncClient
 from .audio import read_audio, to_speech
 from .client import Client
-from .control import AvatarState, AvatarStats, Control, ModelState, ServerStatus
+from .control import AvatarOverview, AvatarState, AvatarStats, Control, ModelState, ServerStatus
 from .errors import (
     AudioError,
     AvatarNotFound,
@@ -19,6 +19,9 @@ from .errors import (
 )
 from .live import LiveSession
 from .live_frame import LiveFrame
+from .packed import PackedError
+from .registry import Registry
+from .registry_settings import RegistrySettings, SettingsError
 from .timeline import Request, Timeline
 from .video import write_mp4
 from .wire import Avatar, Frame, Result, Timings
@@ -28,6 +31,7 @@ __all__ = [
     "AudioError",
     "Avatar",
     "AvatarNotFound",
+    "AvatarOverview",
     "AvatarState",
     "AvatarStats",
     "Client",
@@ -41,11 +45,15 @@ __all__ = [
     "LoadFailed",
     "ModelState",
     "Overloaded",
+    "PackedError",
+    "Registry",
+    "RegistrySettings",
     "Request",
     "Result",
     "ServerError",
     "ServerStatus",
     "ServerUnavailable",
+    "SettingsError",
     "Timeline",
     "Timeout",
     "Timings",
