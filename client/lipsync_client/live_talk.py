@@ -79,10 +79,9 @@ class Talk:
         self._reserve = pace.first_chunk
         sound = int(pace.buffer_s * timeline.sample_rate) - timeline.samples_after
         self._most = min(self._limit // 2, sound // timeline.samples_per_frame)  # more would wait for ever
-        self._stalled: float | None = None  # since when the next frame is late
+        self._stalled = False  # the next frame is late
         self._was_late = False  # frames of the speech that was shown last were
-        # s, of requests that had no frames ahead of them, and by how much the answers to those that followed were late
-        self._latencies: deque[float] = deque([START_S], maxlen=5)
+        self._latencies: deque[float] = deque([START_S], maxlen=3)  # s, of requests that had no frames ahead of them
 
     @property
     def growing(self) -> Speech | None:
@@ -107,10 +106,10 @@ class Talk:
         """
         here = next((number for number, slot in enumerate(self._slots) if slot.jpeg is None), len(self._slots))
         if here:
-            return self._stalled is None or here >= self._reserve or not self._calls
+            return not self._stalled or here >= self._reserve or not self._calls
         head = self.head
-        if head and head.frame and head.position == self.position + 1 and self._stalled is None:
-            self._stalled = self._clock.now()
+        if head and head.frame and head.position == self.position + 1 and not self._stalled:
+            self._stalled = True
             self._was_late = True
             self._reserve = min(2 * self._reserve, self._most)
         return False
@@ -135,7 +134,7 @@ class Talk:
         slot = self._slots.popleft()
         slot.speech.shown = slot.frame + 1
         self.position = slot.position
-        self._stalled = None
+        self._stalled = False
         if not slot.frame:
             if not self._was_late:
                 self._reserve = max(self._reserve // 2, self._pace.first_chunk)
@@ -149,7 +148,7 @@ class Talk:
         """Forget every speech and frame that was not shown. Returns the cancelled requests."""
         self.drops += 1
         self.failure = failure or self.failure
-        self._stalled = None
+        self._stalled = False
         calls = list(self._calls)
         for call in calls:
             call.cancel()
@@ -223,7 +222,5 @@ class Talk:
                 self._footage.keep_silent(avatar, slot.position, frame.jpeg)
         if begins:
             self._latencies.append(self._clock.now() - sent)
-        elif self._stalled is not None and slots[0] is self.head:
-            self._latencies[-1] += self._clock.now() - self._stalled  # so much later this speech should have begun
         self._calls.discard(call)
         self.pump()
