@@ -149,12 +149,12 @@ def opened(context: Any, url: str, avatar: str | None = None) -> Any:
     return page
 
 
-def until(page: Any, expression: str) -> None:
+def until(page: Any, expression: str, wait_s: float = WAIT_S) -> None:
     """Wait until an expression is true in a page. (Playwright's own way needs `eval`, which the page forbids.)"""
-    deadline = time.monotonic() + WAIT_S
+    deadline = time.monotonic() + wait_s
     while not page.evaluate(expression):
         if time.monotonic() > deadline:
-            raise TimeoutError(f"not within {WAIT_S:g} s: {expression}")
+            raise TimeoutError(f"not within {wait_s:g} s: {expression}")
         page.wait_for_timeout(20)
 
 
