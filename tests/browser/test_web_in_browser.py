@@ -20,6 +20,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium (
 LIVE_S = 5.0  # what the microphone hears
 HEARD = 100  # frames of it are waited for
 PHONE = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}
+SIDEWAYS = {"viewport": {"width": 844, "height": 390}, "is_mobile": True, "has_touch": True}
 DESK = {"viewport": {"width": 1280, "height": 800}}
 
 
@@ -211,7 +212,7 @@ def test_a_microphone_that_cannot_be_had_is_explained(web, context, error) -> No
     until(page, "document.querySelector('#message').textContent.includes('no sound')")
 
 
-@pytest.mark.parametrize("size", [PHONE, DESK], ids=["phone", "desk"])
+@pytest.mark.parametrize("size", [PHONE, SIDEWAYS, DESK], ids=["phone", "sideways", "desk"])
 def test_everything_can_be_reached_and_nothing_sticks_out(web, browser, size) -> None:
     with contextlib.closing(browser.new_context(**size)) as context:
         page = opened(context, web.url)
@@ -222,6 +223,13 @@ def test_everything_can_be_reached_and_nothing_sticks_out(web, browser, size) ->
             ".map((e) => e.getBoundingClientRect().toJSON())"
         ):
             assert box["height"] >= 44 and box["left"] >= 0 and box["right"] <= width
+        page.locator("#interrupt").scroll_into_view_if_needed()
+        assert page.evaluate(
+            """() => {
+              const { left, top, width, height } = document.querySelector("#interrupt").getBoundingClientRect();
+              return Boolean(document.elementFromPoint(left + width / 2, top + height / 2).closest("#interrupt"));
+            }"""
+        )  # nothing lies over it
         reached = set()
         for _ in range(12):
             page.keyboard.press("Tab")
