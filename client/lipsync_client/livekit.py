@@ -3,7 +3,7 @@
     avatar = LipsyncAvatar("127.0.0.1:8001")
     await avatar.start(session, ctx.room)  # before session.start(...)
 
-Needs `pip install lipsync-triton[livekit]`.
+Needs the `livekit` extra of this package.
 """
 
 from __future__ import annotations

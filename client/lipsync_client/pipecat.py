@@ -2,7 +2,7 @@
 
     Pipeline([transport.input(), stt, context.user(), llm, tts, LipsyncVideoService(), transport.output(), ...])
 
-Needs `pip install lipsync-triton[pipecat]`.
+Needs the `pipecat` extra of this package.
 """
 
 from __future__ import annotations
