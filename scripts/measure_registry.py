@@ -69,7 +69,7 @@ def make_repository(folder: Path) -> Path:
     shutil.copytree(stages.REPOSITORY, repository, ignore=shutil.ignore_patterns("__pycache__", ".*"))
     demo = AvatarSource.read(stages.ROOT / "avatars" / "demo")
     for number, avatar in enumerate(IDS[1:], 1):
-        package_avatar(replace(demo, id=avatar, jpeg_quality=50 + 5 * number), repository)
+        package_avatar(replace(demo, id=avatar, jpeg_quality=40 + 5 * number), repository)
     return repository
 
 
@@ -184,6 +184,10 @@ async def cold_starts(server: TritonServer, places: int) -> list[float]:
     return times
 
 
+def show(name: str, value: str) -> None:
+    print(f"{name:40s} {value}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the registry.")
     parser.add_argument("--seconds", type=float, default=180, help="of eight callers (default: %(default)g)")
@@ -192,24 +196,19 @@ def main() -> None:
         os.environ["XDG_CACHE_HOME"] = folder  # its own control key and lock
         config = ServerConfig(ports=Ports(0, 0, 0), load=(), required=())
         with TritonServer(make_repository(Path(folder)), config) as server:
-            rows = []
             for places, what in ((len(IDS), "place free"), (1, "another one unloaded first")):
                 times = asyncio.run(cold_starts(server, places))
-                rows.append((f"cold start, {what}", f"{', '.join(f'{t:.2f}' for t in times)} s"))
+                show(f"cold start, {what}", f"{', '.join(f'{t:.2f}' for t in times)} s")
             failed = False
             if options.seconds:
                 seen, before, after = asyncio.run(under_load(server, options.seconds))
                 failed = bool(seen.wrong or seen.out_of_order or seen.most > PLACES)
-                rows += [
-                    ("answers", f"{sum(seen.answers.values())}, of them wrong: {seen.wrong}"),
-                    ("errors", "; ".join(f"{count} x {kind}" for kind, count in seen.errors.items()) or "none"),
-                    ("avatars loaded at once", f"{seen.most} at most, {PLACES} allowed"),
-                    ("unloaded to make room", f"{seen.unloaded}, not the least used: {seen.out_of_order}"),
-                    ("frames of a stream beside it", f"{seen.streamed}, all right" if not seen.wrong else "see above"),
-                    ("memory with none loaded", f"{before:.0f} MiB before, {after:.0f} MiB after"),
-                ]
-    for name, value in rows:
-        print(f"{name:30s} {value}")
+                show("answers", f"{sum(seen.answers.values())}, of them wrong: {seen.wrong}")
+                show("errors", "; ".join(f"{count} x {kind}" for kind, count in seen.errors.items()) or "none")
+                show("avatars loaded at once", f"{seen.most} at most, {PLACES} allowed")
+                show("unloaded to make room", f"{seen.unloaded}, not the least used: {seen.out_of_order}")
+                show("frames of a stream beside it", f"{seen.streamed}")
+                show("memory with none loaded", f"{before:.0f} MiB before, {after:.0f} MiB after")
     if failed:
         raise SystemExit("measure_registry: a promise is broken")
 

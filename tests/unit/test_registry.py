@@ -34,10 +34,12 @@ class FakeServer:
         self.gpus: dict[str, tuple[int, ...]] = {}
         self.broken: dict[str, str] = {}
         self.calls: list[str] = []
-        self.most = 0
+        self.most = self.most_mb = 0
         self.slow = threading.Event()  # loads end when it is set
         self.slow.set()
-        self.lasting = False  # unloaded avatars stay in memory for one more look
+        self.shows_loading = True  # else a load shows only when it has ended
+        self.lasting = 0  # looks for which unloaded avatars stay in memory
+        self._leaving: dict[str, int] = {}
         self._now = 0
         self._lock = threading.RLock()
 
@@ -57,9 +59,11 @@ class FakeServer:
     def overview(self) -> list[AvatarOverview]:
         with self._lock:
             found = [self._one(name) for name in self.phases]
-            for name, phase in self.phases.items():
-                if phase == "unloading":
+            for name, looks in list(self._leaving.items()):
+                self._leaving[name] = looks - 1
+                if looks == 1:
                     self.phases[name] = "not loaded"
+                    del self._leaving[name]
             return found
 
     def _one(self, name: str) -> AvatarOverview:
@@ -75,8 +79,10 @@ class FakeServer:
         with self._lock:
             self.calls.append(f"load {avatar}")
             if self.phases[avatar] != "loaded":
-                self.phases[avatar] = "loading"
+                self.phases[avatar] = "loading" if self.shows_loading else "not loaded"
                 self.requests[avatar] = self.last[avatar] = 0
+            held = sum(self.memory_mb[name] for name, phase in self.phases.items() if phase != "not loaded")
+            self.most_mb = max(self.most_mb, held)
             self.most = max(self.most, sum(phase in ("loaded", "loading") for phase in self.phases.values()))
         assert self.slow.wait(SECONDS)
         with self._lock:
@@ -93,6 +99,8 @@ class FakeServer:
         with self._lock:
             self.calls.append(f"unload {avatar}")
             self.phases[avatar] = "unloading" if self.lasting else "not loaded"
+            if self.lasting:
+                self._leaving[avatar] = self.lasting
 
     def close(self) -> None:
         pass
@@ -249,6 +257,23 @@ def test_a_place_that_comes_free_goes_to_who_waits() -> None:
     run(server, limits(max_models=1), scenario)
 
 
+def test_a_load_that_has_only_begun_has_its_place_already() -> None:
+    server = FakeServer(*IDS)
+    server.shows_loading = False
+    server.slow.clear()
+
+    async def scenario(registry: Registry, clock: Clock) -> None:
+        users = [asyncio.create_task(use(registry, server, avatar)) for avatar in ("anna", "ben")]
+        while not server.calls:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.05)
+        assert len(server.calls) == 1
+        server.slow.set()
+        await asyncio.gather(*users)
+
+    run(server, limits(max_models=1), scenario)
+
+
 def test_a_failed_load_tells_why_and_is_tried_again_only_when_that_may_help() -> None:
     server = FakeServer("anna")
     server.broken["anna"] = "model.onnx is broken"
@@ -314,13 +339,14 @@ def test_the_idle_are_unloaded_but_for_those_that_were_preloaded_or_are_the_serv
 
 def test_memory_is_a_limit_too_and_what_leaves_counts_until_it_is_gone() -> None:
     server = FakeServer(*IDS, memory_mb=1024)
-    server.lasting = True
+    server.lasting = 3
 
     async def scenario(registry: Registry, clock: Clock) -> None:
         for avatar in ("anna", "ben", "cleo"):
             await use(registry, server, avatar)
         assert server.loaded() == {"ben", "cleo"}
         assert server.calls == ["load anna", "load ben", "unload anna", "load cleo"]  # one was enough
+        assert server.most_mb == 2048
 
     run(server, limits(max_memory_gb=2.5), scenario)
 
