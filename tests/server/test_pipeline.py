@@ -138,6 +138,7 @@ def test_published_facts_are_those_of_the_avatar(client, demo):
     published = {name: value.string_value for name, value in parameters.items()}
     facts = demo[1].facts
     assert published.pop("preset") in PRESETS
+    assert int(published.pop("memory_mb")) > 0
     assert published == {
         "avatar_id": facts.id,
         "avatar_key": str(demo[0]),

@@ -38,6 +38,15 @@ def test_a_preset_gives_the_same_bytes_however_a_speech_is_cut_and_keeps_to_38_d
     assert 10 * np.log10(255**2 / max(square, 1e-9)) >= 38
 
 
+@pytest.mark.parametrize("preset", ["low", "medium"])
+def test_without_openvino_a_preset_is_served_by_onnxruntime(preset, quick, repository, exact, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    pipeline = LocalPipeline(repository, {"low": quick, "medium": "demo"}[preset])
+    mouths = np.stack([mouth for _, mouth in pipeline.mouths(SPEECH[: 640 * 8])])
+    square = np.mean(np.square(mouths[:6] - exact[:6]))
+    assert 10 * np.log10(255**2 / max(square, 1e-9)) >= 38
+
+
 def test_an_int8_avatar_walks_its_footage_as_composite_does_beyond_any_life_of_a_stream(quick, call, repository):
     facts = LocalPipeline(repository, quick).avatar.facts
     features = np.zeros((1, 32, 16, 16), np.float32)

@@ -1,0 +1,83 @@
+"""The benchmark's bookkeeping: results that are kept and dropped, perf_analyzer's text, a report of what there is."""
+
+import pytest
+from benchmarking.analyzer import parsed
+from benchmarking.report import write_report
+from benchmarking.results import Results
+from benchmarking.throughput import CHUNKS
+
+TWO_CALLERS = """
+Request concurrency: 1
+  Client:
+    Request count: 30
+    Throughput: 2.77664 infer/sec
+    p50 latency: 347560 usec
+    p90 latency: 366304 usec
+    p95 latency: 379500 usec
+    p99 latency: 396975 usec
+  Composing models:
+  audio_encoder_int8, version: 1
+      Inference count: 31
+      Avg request latency: 34124 usec (overhead 4 usec + queue 127 usec + compute input 58 usec + compute infer 33685 usec + compute output 248 usec)
+
+  demo-low_lipsync, version: 2
+      Avg request latency: 288538 usec (overhead 5 usec + queue 180 usec + compute input 154 usec + compute infer 286781 usec + compute output 1416 usec)
+
+Request concurrency: 2
+  Client:
+    Throughput: 3.5 infer/sec
+    p50 latency: 500000 usec
+    p95 latency: 600000 usec
+    p99 latency: 700000 usec
+  Composing models:
+  demo-low_lipsync, version: 2
+      Avg request latency: 1 usec (overhead 5 usec + queue 200000 usec + compute input 154 usec + compute infer 286781 usec + compute output 1416 usec)
+"""  # noqa: E501
+
+
+def speeds(fps: float) -> dict:
+    return {
+        "frames_s": {"reference": [fps / 10], "floor": [fps], **{str(chunk): [fps, fps + 1] for chunk in CHUNKS}},
+        "first_frame_ms": [80.0, 90.0],
+        "stages_ms": {"4": [1.0, 50.0, 3.0, 54.0]},
+        "request_bytes": 113_000,
+    }
+
+
+@pytest.fixture
+def results(tmp_path) -> Results:
+    return Results(tmp_path / "work", keep=True, quick=False, gpu=None)
+
+
+def test_a_run_goes_on_where_it_was_left_unless_it_is_another_one(results, tmp_path):
+    results.add("throughput", "low", speeds(50))
+    again = Results(tmp_path / "work", keep=True, quick=False, gpu=None)
+    assert again.has("throughput", "low") and not again.has("throughput", "high")
+    for other in ({"keep": False, "quick": False, "gpu": None}, {"keep": True, "quick": True, "gpu": None}):
+        assert not Results(tmp_path / "work", **other).has("throughput", "low")
+    assert not Results(tmp_path / "work", keep=True, quick=False, gpu="cuda").has("throughput", "low")
+
+
+def test_perf_analyzers_text_becomes_numbers():
+    one, two = parsed(TWO_CALLERS)
+    assert (one["callers"], one["requests_s"], one["p95"]) == (1, 2.77664, 379.5)
+    assert one["steps"]["audio_encoder_int8"] == [0.127, 0.058, 33.685, 0.248]
+    assert two["callers"] == 2 and two["steps"]["demo-low_lipsync"][0] == 200.0
+
+
+def test_the_report_has_what_was_measured_and_leaves_out_the_rest(results, tmp_path):
+    path = tmp_path / "benchmarks.md"
+    results.add("throughput", "low", speeds(50))
+    results.add("perf_analyzer", "low", parsed(TWO_CALLERS))
+    write_report(results, path)
+    text = path.read_text()
+    assert "| served, 25 frames a request | 50.5 (50.0 to 51.0) |" in text
+    assert "| low | 2 | 87.5 | 500 | 600 | 700 | - | - | 200 + 288 | - |" in text
+    assert "Live streams" not in text and "In short" not in text
+    load = {"streams": 2, "seconds": 60, "late": 0, "frames": 3000, "p50": 100.0, "p95": 120.0, "p99": 130.0}
+    overload = {"frames_s": 49.0, "answered": 90, "refused": 1000}
+    found = {"loads": [load], "sessions": "1 | 0 | 2.0 | 90 (95) | 30 (35)", "overload": overload, "memory_mb": 512.3}
+    results.add("streams", "low", found)
+    write_report(results, path)
+    assert "| low | 50.5 | 10.1 | 1.01 | 85 | 2 | 512 |" in path.read_text()
+    assert path.with_suffix(".png").exists()
