@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
@@ -74,23 +75,25 @@ def avatars_table(avatars: list[AvatarState]) -> Table:
     return table
 
 
-def overview_table(avatars: list[AvatarOverview]) -> Table:
-    table = Table(box=None)
-    for column in ("avatar", "state", "device", "memory", "requests", "request", "queue", "compute", "last used"):
+def overview_table(avatars: list[AvatarOverview]) -> Group:
+    """For a terminal of 80 columns; the reasons of failures, which are long, stand below."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in ("avatar", "state", "device", "MiB", "requests", "failed", "ms: all/queue/net", "last used"):
         table.add_column(column, no_wrap=True)
-    table.add_column("reason")
     for one in avatars:
-        cells = [""] * 7
-        if one.stats and one.gpus is not None:
+        cells = []
+        if (stats := one.stats) and one.gpus is not None:
             cells = [
                 f"GPU {', '.join(map(str, one.gpus))}" if one.gpus else "CPU",
-                f"{one.memory_mb} MiB" if one.memory_mb is not None else "unknown",
-                f"{one.stats.requests}" + (f", {one.stats.failures} failed" if one.stats.failures else ""),
-                *(f"{mean:.1f} ms" for mean in (one.stats.request_ms, one.stats.queue_ms, one.stats.compute_ms)),
-                f"{one.stats.last_used.astimezone():%Y-%m-%d %H:%M:%S}" if one.stats.last_used else "never",
+                f"{one.memory_mb}" if one.memory_mb is not None else "?",
+                f"{stats.requests}",
+                f"{stats.failures}",
+                f"{stats.request_ms:.0f}/{stats.queue_ms:.0f}/{stats.compute_ms:.0f}",
+                f"{stats.last_used.astimezone():%m-%d %H:%M}" if stats.last_used else "never",
             ]
-        table.add_row(escape(one.state.id), one.state.phase, *cells, escape(one.state.reason))
-    return table
+        table.add_row(escape(one.state.id), one.state.phase, *cells)
+    reasons = [escape(f"{one.state.id}: {one.state.reason}") for one in avatars if one.state.reason]
+    return Group(table, *reasons)
 
 
 def stats_table(avatar: str, stats: AvatarStats) -> Table:
