@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 import stages
+from benchmarking.packed import packed_repository
 from lipsync_client import LiveFrame, LiveSession
 from serving import Ports, ServerConfig, TritonServer
 
@@ -141,8 +142,6 @@ def main() -> None:
     parser.add_argument("--paces", default="10,2,1", help="seconds of speech that come in a second; 1: a microphone")
     parser.add_argument("--seconds", type=float, default=60, help="of each run (default: %(default)s)")
     options = parser.parse_args()
-    from benchmark import packed_repository
-
     with tempfile.TemporaryDirectory() as name:
         repository, avatar = packed_repository(Path(name), [options.preset]), f"demo-{options.preset}"
         with TritonServer(repository, ServerConfig(ports=Ports(0, 0, 0), load=(avatar,), required=(avatar,))) as server:
