@@ -1,0 +1,180 @@
+"""Trains the U-Net of an avatar that prepare_avatar.py made, with the shipped audio encoder; measures it at the end.
+
+    python scripts/train_avatar.py work/anna [--width half] [--samples 60000] [--device cuda]
+
+Run again to go on; Ctrl-C saves first. WORK/sheet_*.png shows moments that are never trained on: above what the face
+did, below what it does. To end early, say --samples of what is done. Leaves avatars/anna complete, and WORK/evaluation/
+with the table and pictures of evaluate_avatar.py. Needs the extras `train` and `evaluate`. The whole way:
+docs/your-avatar.md.
+"""
+
+from __future__ import annotations
+
+import shutil
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import onnx
+import torch
+import typer
+import yaml
+from numpy.typing import NDArray
+from rich.progress import track
+import stages
+from avatar_source import AvatarSource, SourceError
+from build import build
+from evaluate_avatar import evaluate
+from export_onnx import export_unet, store_half
+from networks import WIDTHS, UNet
+from package_avatar import package_avatar
+from preparing.training_folder import Clip, read_clips, write_sound
+from timeline import SAMPLES_PER_FRAME
+from training import speech_data
+from training.coarse_first import coarse_first
+from training.listen_first import listen_first
+from training.runs import Stop, console, load_checkpoint
+from training.shipped_encoder import FOLDER as ENCODER
+from training.shipped_encoder import read_encoder
+from training.unet_training import COARSE, LISTENING, train
+from training.video_source import VideoSource
+
+FACES = {"cpu": 4, "cuda": 16}  # examples in a step
+SHOWN = 8  # moments on a sheet
+WINDOWS = 512  # heard at once
+
+
+@torch.no_grad()
+def hear(clips: list[Clip], work: Path) -> list[NDArray[np.float16]]:
+    """What the encoder WORK/encoder.onnx makes of each clip's sound, [frames + 15, 512]; kept in WORK.
+
+    The first time the shipped encoder is copied there: a network only ever understands the one it was trained with.
+    """
+    own = work / "encoder.onnx"
+    if not own.exists():
+        shutil.copyfile(ENCODER / "encoder.onnx", own)
+    digest = sha256(own.read_bytes())
+    for clip in clips:
+        digest.update(clip.sound.tobytes())
+    path = work / f"heard-{digest.hexdigest()[:12]}.npz"
+    if not path.exists():
+        encoder, filterbank, heard = read_encoder(own), speech_data.load_filterbank(work), []
+        for clip in track(clips, "listening", console=console, transient=True):
+            windows, inside = speech_data.encoder_rows(filterbank, clip.sound)
+            rows = torch.cat([encoder(part) for part in torch.from_numpy(windows).split(WINDOWS)])
+            heard.append((rows * torch.from_numpy(inside)).numpy().astype(np.float16))
+        np.savez(path, *heard)
+    with np.load(path) as stored:
+        return [stored[f"arr_{i}"] for i in range(len(clips))]
+
+
+def train_network(source: VideoSource, width: str, samples: int, work: Path, device: torch.device) -> UNet | None:
+    """The U-Net after so many samples; None if it was stopped before.
+
+    Raises:
+        SourceError: WORK holds a network of another width.
+    """
+    stop, network = Stop(), UNet(width)
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    state = load_checkpoint(work / "unet.pt")
+    if state and state["state_dict"]["outc.conv.weight"].shape != network.outc.conv.weight.shape:
+        raise SourceError(f"{work / 'unet.pt'} does not have {width} width: say the other one, or remove it")
+    if not state:
+        listen_first(network.audio_model, source.spoken, LISTENING, stop)
+        coarse_first(network, source, COARSE, stop)
+    if stop:
+        return None
+    rng = np.random.default_rng(0)
+    chosen = (
+        source.held_out[np.linspace(0, len(source.held_out) - 1, SHOWN).astype(int)] if len(source.held_out) else []
+    )
+    shown = [source.example_of(int(frame), rng) for frame in chosen]
+    train(network, source, samples, work, stop, faces=FACES[device.type], shown=shown)
+    return None if stop else network.eval()
+
+
+def held_out_sound(clips: list[Clip], source: VideoSource, work: Path) -> list[Path]:
+    """The sound of what was not trained on, as a file; none if nothing was held out."""
+    if not len(source.held_out):
+        return []
+    whole = np.concatenate([clip.sound for clip in clips])
+    folder = work / "held_out"
+    folder.mkdir(exist_ok=True)
+    write_sound(folder, whole[int(source.held_out[0]) * SAMPLES_PER_FRAME :])
+    return [(folder / "sound.wav").rename(folder / "held_out.wav")]
+
+
+def measure(avatar: AvatarSource, speech: list[Path], work: Path) -> None:
+    """Pack the avatar into a repository of WORK's own, where nobody is served from, and write WORK/evaluation."""
+    build()
+    repository = work / "model_repository"
+    shutil.rmtree(repository, ignore_errors=True)
+    shutil.copytree(
+        stages.REPOSITORY, repository, ignore=shutil.ignore_patterns("avatar", "*.crops", "__pycache__", ".*")
+    )
+    package_avatar(avatar, repository)
+    evaluate(avatar.id, repository, [*speech, stages.SAMPLE], work / "evaluation")
+
+
+def train_avatar(
+    work: Path,
+    *,
+    width: str = "half",
+    samples: int = 60_000,
+    hold_out: float = 20.0,
+    device: str = "auto",
+    avatars: Path = stages.ROOT / "avatars",
+) -> None:
+    """See the module.
+
+    Raises:
+        SourceError, ValueError: something is missing or does not fit.
+    """
+    if width not in WIDTHS:
+        raise SourceError(f"width is {width!r}: it must be {' or '.join(WIDTHS)}")
+    clips = read_clips(work)
+    target = avatars / yaml.safe_load((work / "prepared.yaml").read_text(encoding="utf-8"))["id"]
+    if not (target / "avatar.yaml").is_file():
+        raise SourceError(f"{target / 'avatar.yaml'} is missing: prepare the avatar again, or say --avatars")
+    torch.manual_seed(0)
+    source = VideoSource(clips, hear(clips, work), hold_out)
+    network = train_network(source, width, samples, work, _chosen(device))
+    if network is None:
+        return
+    onnx.save(store_half(export_unet(network.cpu().float())), target / "unet.onnx")
+    shutil.copyfile(work / "encoder.onnx", target / "encoder.onnx")
+    console.print(f"written: {target / 'unet.onnx'}")
+    measure(AvatarSource.read(target), held_out_sound(clips, source, work), work)
+    console.print(f"Look at {work / 'evaluation'}. Next: python scripts/package_avatar.py {target}")
+
+
+def _chosen(device: str) -> torch.device:
+    available = ["cpu"] + ["cuda"] * torch.cuda.is_available()
+    if device not in ("auto", *available):
+        raise SourceError(f"device is {device!r}: here it can be auto or {' or '.join(available)}")
+    return torch.device(available[-1] if device == "auto" else device)
+
+
+def main() -> None:
+    def run(
+        work: Annotated[Path, typer.Argument(help="The training folder that prepare_avatar.py left.")],
+        width: Annotated[str, typer.Option(help="half (a third of the time), or full.")] = "half",
+        samples: Annotated[
+            int, typer.Option(help="Frames to learn from, each counted as often as it is seen.")
+        ] = 60_000,
+        hold_out: Annotated[float, typer.Option(help="Seconds at the end that only the evaluation sees.")] = 20.0,
+        device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
+        avatars: Annotated[Path, typer.Option(help="Where the avatars' folders are.")] = stages.ROOT / "avatars",
+    ) -> None:
+        """Train the network of the avatar that WORK was prepared for, or go on with it."""
+        try:
+            train_avatar(work, width=width, samples=samples, hold_out=hold_out, device=device, avatars=avatars)
+        except (SourceError, ValueError, RuntimeError, OSError) as error:
+            raise SystemExit(f"train_avatar: {error}") from None
+
+    typer.run(run)
+
+
+if __name__ == "__main__":
+    main()

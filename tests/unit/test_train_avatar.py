@@ -1,0 +1,159 @@
+"""A prepared avatar is trained on what the person said and showed, goes on where it was stopped, and ends complete."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+torch = pytest.importorskip("torch", reason="training needs the train extra")
+
+import train_avatar as training  # noqa: E402
+from avatar_source import AvatarSource, SourceError  # noqa: E402
+from evaluation.landmarks import CORNERS, EYES, UNDER_LIP, UNDER_NOSE  # noqa: E402
+from graphs import expand_weights  # noqa: E402
+from preparing.boxes import LEFT, RIGHT  # noqa: E402
+from preparing.source_folder import write_boxes, write_facts, write_footage  # noqa: E402
+from preparing.training_folder import Frames, crop_file, write_frames, write_sound  # noqa: E402
+from training.unet_examples import batch_of  # noqa: E402
+from training.video_source import APART, CHIN, VideoSource  # noqa: E402
+
+COUNT, CUT, BOX = 100, 60, (40, 20, 164)  # frames of each of two clips; where the first one has a cut
+
+
+def landmarks(number: int) -> np.ndarray:
+    """[468,2], whose mouth opens and closes; in the crop it is 80 pixels wide and its middle is at (160, 200)."""
+    points = np.full((468, 2), 160.0)
+    for index, place in {
+        LEFT: (0, 60), RIGHT: (320, 60), EYES[0]: (80, -20), EYES[1]: (240, -20), CHIN: (160, 290),
+        CORNERS[0]: (120, 200), CORNERS[1]: (200, 200), UNDER_NOSE: (160, 160), UNDER_LIP: (160, 240),
+    }.items():  # fmt: skip
+        points[index] = place
+    points[14, 1] = 200 + 10 * (1 + np.sin(number))
+    return (points + 4) * BOX[2] / 328 + np.array(BOX[:2])
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory) -> tuple[Path, Path]:
+    """(training folder, avatars): two clips whose crops tell their number by their grey; frame 5 is not usable."""
+    folder = tmp_path_factory.mktemp("prepared")
+    work, target = folder / "work", folder / "avatars" / "anna"
+    rng = np.random.default_rng(0)
+    for at, name in enumerate(("one", "two")):
+        clip = work / "clips" / name
+        (clip / "crops").mkdir(parents=True)
+        usable = np.ones(COUNT, bool)
+        usable[5] = False
+        looks = np.ones((COUNT, 579), np.float32) * (np.arange(COUNT)[:, None] / 50)
+        looks[CUT:] += 100 * (at == 0)
+        points = np.stack([landmarks(i) for i in range(COUNT)]).astype(np.float32)
+        boxes = np.tile(np.array(BOX), (COUNT, 1))
+        write_frames(clip, Frames(boxes, points, np.ones(COUNT, int), usable, looks, np.array([320, 240])))
+        for number in np.flatnonzero(usable):
+            grey = np.full((320, 320, 3), number + COUNT * at, np.uint8)
+            cv2.imwrite(str(crop_file(clip, number)), grey, [cv2.IMWRITE_JPEG_QUALITY, 100])
+        write_sound(clip, rng.normal(0, 0.1, COUNT * 640).astype(np.float32))
+    (work / "prepared.yaml").write_text("id: anna\nclips: [one, two]\nfindings: []\n")
+    target.mkdir(parents=True)
+    write_footage(target / "footage.mp4", [np.full((240, 320, 3), 90, np.uint8)] * 4, exact=True)
+    write_boxes(target / "boxes.csv", [BOX] * 4)
+    stated = {"id": "anna", "name": "Anna", "licence": "test", "provenance": "test", "loop": "pingpong"}
+    files = {"footage": "footage.mp4", "boxes": "boxes.csv", "unet": "unet.onnx", "encoder": "encoder.onnx"}
+    write_facts(target / "avatar.yaml", {**stated, **files}, "made by the test")
+    return work, target.parent
+
+
+@pytest.fixture(scope="module")
+def source(prepared) -> VideoSource:
+    rows = [np.arange((COUNT + 15) * 512).reshape(-1, 512) % 997 + 1 + i for i in range(2)]
+    return VideoSource(training.read_clips(prepared[0]), [part.astype(np.float16) for part in rows], hold_out=1.0)
+
+
+def test_an_example_is_a_frame_with_its_own_sound_and_another_face_of_its_shot(source):
+    rng, seen = np.random.default_rng(0), set()
+    for _ in range(200):
+        example = source.example(rng)
+        frame, other = int(example.targets[0, 0, 0, 0]), int(example.reference[0, 0, 0])
+        seen.add(frame)
+        assert (example.current == frame).all() and abs(frame - other) >= APART
+        assert frame // COUNT == other // COUNT and (frame // COUNT or (frame >= CUT) == (other >= CUT))
+        at, number = divmod(frame, COUNT)
+        rows = np.arange((COUNT + 15) * 512).reshape(-1, 512)[number : number + 16] % 997 + 1 + at
+        heard = example.audio.reshape(16, 512)
+        begin = int((heard[:, 0] == 0).sum())  # of a few, the beginning of a speech is made
+        assert begin <= 8 and (heard[:begin] == 0).all()
+        np.testing.assert_array_equal(heard[begin:], rows[begin:].astype(np.float16))
+    assert len(seen) > 80 and max(seen) < 2 * COUNT - 25 and not seen & {5, 105}
+    assert source.held_out.tolist() == list(range(2 * COUNT - 25, 2 * COUNT))
+
+
+def test_the_mouth_is_masked_in_what_the_network_is_shown_of_the_moment(source):
+    pictures, audio, targets = batch_of([source.example(np.random.default_rng(1)) for _ in range(3)])
+    assert pictures.shape == (3, 6, 320, 320) and audio.shape == (3, 32, 16, 16) and targets.shape == (3, 3, 320, 320)
+    assert (pictures[:, 3:, 5:310, 5:315] == 0).all() and (pictures[:, 3:, :5] > 0).all()
+
+
+def test_landmarks_tell_where_the_face_speaks_and_how_far_it_is_open(source):
+    rows, columns = source.places.mouth
+    assert rows.start <= 160 and 240 <= rows.stop <= 260 and 100 <= columns.start <= 120 and 200 <= columns.stop <= 220
+    assert source.places.chin[0].stop >= 300
+    assert np.abs(np.array(source.places.middle) - (200, 160)).max() < 3
+    opening = source.spoken.curves[:, 0]
+    expected = 1 + np.sin(np.delete(np.arange(COUNT), 5))
+    assert np.corrcoef(opening[: COUNT - 1], expected)[0, 1] > 0.95
+
+
+def test_too_little_to_learn_from_is_said(prepared):
+    clips = training.read_clips(prepared[0])
+    rows = [np.zeros((COUNT + 15, 512), np.float16)] * 2
+    with pytest.raises(ValueError, match="0 frames are left to train on: film more, or hold out less"):
+        VideoSource(clips, rows, hold_out=60)
+
+
+def test_training_stops_goes_on_and_leaves_an_avatar(prepared, monkeypatch):
+    work, avatars = prepared
+    monkeypatch.setattr(training, "Stop", bool)  # nobody presses Ctrl-C, and pytest keeps its own handler
+    for name, steps in (("LISTENING", 2), ("COARSE", 1)):
+        monkeypatch.setattr(training, name, steps)
+    monkeypatch.setattr("training.listen_first.BATCH", 4)
+    monkeypatch.setattr("training.coarse_first.FACES", 1)
+    monkeypatch.setitem(training.FACES, "cpu", 1)
+    measured = []
+    monkeypatch.setattr(training, "measure", lambda *arguments: measured.append(arguments))
+    training.train_avatar(work, samples=2, hold_out=1, device="cpu", avatars=avatars)
+    first = torch.load(work / "unet.pt", weights_only=True)
+    assert first["step"] == 2
+    monkeypatch.setattr(training, "coarse_first", lambda *_: pytest.fail("began anew"))
+    training.train_avatar(work, samples=3, hold_out=1, device="cpu", avatars=avatars)
+    state = torch.load(work / "unet.pt", weights_only=True)
+    assert state["step"] == 3 and any((state["state_dict"][k] != v).any() for k, v in first["state_dict"].items())
+
+    avatar, speech, folder = measured[-1]
+    assert avatar == AvatarSource.read(avatars / "anna") and folder == work
+    assert (avatars / "anna" / "encoder.onnx").read_bytes() == (training.ENCODER / "encoder.onnx").read_bytes()
+    assert [path.name for path in speech] == ["held_out.wav"]
+    network = training.UNet("half")
+    network.load_state_dict(state["state_dict"])
+    inputs = {
+        "input": np.random.default_rng(0).random((1, 6, 320, 320), np.float32),
+        "audio": np.random.default_rng(1).random((1, 32, 16, 16), np.float32),
+    }
+    with torch.no_grad():
+        expected = network.eval()(*map(torch.from_numpy, inputs.values())).numpy()
+    model = expand_weights(onnx.load(avatars / "anna" / "unet.onnx"))
+    got = onnxruntime.InferenceSession(model.SerializeToString()).run(["output"], inputs)[0]
+    np.testing.assert_allclose(got, expected, atol=5e-3, rtol=0)  # weights are stored as FP16
+
+    with pytest.raises(SourceError, match="does not have full width: say the other one, or remove it"):
+        training.train_avatar(work, width="full", samples=4, device="cpu", hold_out=1, avatars=avatars)
+
+
+def test_a_folder_that_was_not_prepared_is_refused(tmp_path):
+    with pytest.raises(SourceError, match=r"prepared\.yaml is missing: run prepare_avatar\.py, to its end"):
+        training.train_avatar(tmp_path)
+    with pytest.raises(SourceError, match="width is 'quarter': it must be full or half"):
+        training.train_avatar(tmp_path, width="quarter")
