@@ -184,7 +184,7 @@ class AgentFace:
 
     async def __anext__(self) -> Moment:
         frame = await self._frame()
-        sound, rate, owner = None, self.sound_rate, self._line.owner
+        sound, rate, owner = None, self.sound_rate, self._line.next_owner()
         if frame and frame.audio_span:
             start, stop = frame.audio_span
             sound = frame.audio

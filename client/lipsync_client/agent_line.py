@@ -47,6 +47,7 @@ class Line:
     def __init__(self, fps: int) -> None:
         self._fps = fps
         self._entries: deque[Any] = deque()  # of Slice, Mark and END
+        self._owner: Any = None
 
     def __bool__(self) -> bool:
         return bool(self._entries)
@@ -56,10 +57,10 @@ class Line:
         """The sound that waits."""
         return (entry for entry in self._entries if isinstance(entry, Slice))
 
-    @property
-    def owner(self) -> Any:
-        """Of the sound that is heard next."""
-        return next((slice.owner for slice in self.slices), None)
+    def next_owner(self) -> Any:
+        """Of the sound that is heard next; of the sound before, where rounding leaves a last frame without any."""
+        self._owner = next((slice.owner for slice in self.slices), self._owner)
+        return self._owner
 
     @property
     def seconds(self) -> float:

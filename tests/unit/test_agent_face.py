@@ -112,6 +112,23 @@ def test_sound_comes_with_its_pictures_and_marks_keep_their_place(fake: LiveFake
     run(main, clock)
 
 
+@pytest.mark.parametrize("rate", [24_000, 11_040])
+def test_every_sound_has_its_owner_wherever_a_speech_ends(fake: LiveFake, clock: TestClock, rate: int) -> None:
+    """At a rate that is not a multiple of the frames a second, samples and frames do not end together."""
+
+    async def main() -> None:
+        async with opened(fake.url, sound_rate=RATE, clock=clock) as face:
+            for extra in range(0, 20, 4):
+                await face.push(SPEECH[: 40 * rate // 25 + extra], rate, owner=extra)
+                await face.end()
+                face.mark(END)
+                moments = [moment for moment in await until(face, END) if moment.sound is not None]
+                assert {moment.owner for moment in moments} == {extra}
+                assert not face.pending
+
+    run(main, clock)
+
+
 def test_an_interruption_drops_sound_and_gives_the_marks_back(fake: LiveFake, clock: TestClock) -> None:
     async def main() -> None:
         async with opened(fake.url, sound_rate=RATE, clock=clock) as face:
