@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -16,6 +17,7 @@ from . import wire
 from .control import Control
 from .errors import LipsyncError, LoadFailed
 from .locks import cache_folder, locked
+from .registry_failures import Failures
 from .registry_places import Places
 from .registry_policy import choose_gpu
 from .registry_settings import RegistrySettings
@@ -23,20 +25,11 @@ from .states import AvatarOverview, AvatarState
 
 __all__ = ["Registry", "leased"]
 
+logger = logging.getLogger(__name__)
+
 LOAD_S = 600.0  # seconds that a load may take: a GPU may compile the network first
 PLACE_S = 20.0  # seconds that a lease waits for a place while every loaded avatar is in use
 TEND_S = 2.0  # seconds between two looks at what is idle, or was lost
-BACK_OFF_S = (5.0, 300.0)  # seconds before a failed load is tried again: at first, at most
-
-
-@dataclass
-class _Failure:
-    """A load that failed: why, what the server said of the avatar then, and when to try again."""
-
-    error: LoadFailed
-    state: AvatarState
-    until: float
-    delay: float
 
 
 @dataclass
@@ -47,7 +40,6 @@ class _Entry:
     leases: int = 0
     uses: int = 0  # as last seen
     ensuring: asyncio.Task[None] | None = None  # makes it ready; all who wait for it share this
-    failure: _Failure | None = None
 
 
 class Registry:
@@ -83,16 +75,19 @@ class Registry:
         self._clock = clock
         self._entries: dict[str, _Entry] = {}
         self._places = Places(self._control, self.settings, lambda avatar: self._entry(avatar).leases > 0, clock)
+        self._failures = Failures(self._state, clock)
+        self._to_preload = list(self.settings.preload)
+        self._warned: set[str] = set()
         self._placed = 0  # on GPUs, so far
         self._placing = asyncio.Lock()
         self._held = ExitStack()
         self._tending: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Become the server's registry and load the `preload` avatars.
+        """Become the server's registry and load the `preload` avatars; those that cannot be loaded yet are tried again.
 
         Raises:
-            LipsyncError: there is another registry, or a preloaded avatar cannot be loaded.
+            LipsyncError: there is another registry.
         """
         try:
             self._held.enter_context(locked(_lock_file(self.url), wait=False))
@@ -102,9 +97,7 @@ class Registry:
                 "let it load them, or stop it."
             ) from None
         try:
-            for avatar in self.settings.preload:
-                async with self.lease(avatar):
-                    pass
+            await self._preload()
         except BaseException:
             await self.close()
             raise
@@ -152,7 +145,7 @@ class Registry:
 
     async def load(self, avatar: str) -> None:
         """Load an avatar now: also one that failed before, and anew if its files have changed. Errors as `lease`."""
-        self._entry(avatar).failure = None
+        self._failures.forget(avatar)
         async with self.lease(avatar):
             await self._load(avatar)
 
@@ -189,34 +182,43 @@ class Registry:
         limit = self.settings.idle_timeout
         return limit is not None and seconds > limit and avatar not in self.settings.preload
 
+    async def _preload(self) -> None:
+        for avatar in list(self._to_preload):
+            try:
+                async with self.lease(avatar):
+                    self._to_preload.remove(avatar)
+            except LipsyncError as error:
+                logger.log(logging.DEBUG if avatar in self._warned else logging.WARNING, "Not preloaded yet: %s", error)
+                self._warned.add(avatar)
+
     async def _tend(self) -> None:
         while True:
             await asyncio.sleep(TEND_S)
+            await self._preload()
             with contextlib.suppress(LipsyncError):  # a server that is away comes back, or the next lease tells
                 await self.tend()
 
     def _start(self, avatar: str, entry: _Entry) -> asyncio.Task[None]:
         """Begin to make it ready, or join those who did."""
         if entry.ensuring is None or entry.ensuring.done():
-            entry.ensuring = asyncio.create_task(self._make_ready(avatar, entry))
+            entry.ensuring = asyncio.create_task(self._make_ready(avatar))
             entry.ensuring.add_done_callback(lambda task: task.cancelled() or task.exception())  # perhaps nobody waits
         return entry.ensuring
 
-    async def _make_ready(self, avatar: str, entry: _Entry) -> None:
+    async def _make_ready(self, avatar: str) -> None:
         deadline = self._clock() + PLACE_S
         await self._places.left(avatar)
         if await self._places.do(self._control.ready, avatar):
-            entry.failure = None
+            self._failures.forget(avatar)
             return
-        await self._respect_failure(avatar, entry)
+        await self._failures.respect(avatar)
         async with self._places.taken(avatar, deadline):
             try:
                 await self._load(avatar)
             except LoadFailed as error:
-                delay = min(entry.failure.delay * 2, BACK_OFF_S[1]) if entry.failure else BACK_OFF_S[0]
-                entry.failure = _Failure(error, await self._state(avatar), self._clock() + delay, delay)
+                await self._failures.note(avatar, error)
                 raise
-        entry.failure = None
+        self._failures.forget(avatar)
 
     async def _load(self, avatar: str) -> None:
         await self._places.do(self._control.load, avatar)
@@ -232,12 +234,6 @@ class Registry:
             except LoadFailed:
                 await self._places.do(self._control.unload, avatar)
                 raise
-
-    async def _respect_failure(self, avatar: str, entry: _Entry) -> None:
-        """Raise an earlier failure again, unless it is time for another try, or the avatar has changed since."""
-        failure = entry.failure
-        if failure and self._clock() < failure.until and await self._state(avatar) == failure.state:
-            raise LoadFailed(f"{failure.error} (not tried again for {failure.until - self._clock():.0f} s)")
 
     async def _state(self, avatar: str) -> AvatarState:
         for state in await self._places.do(self._control.avatars):

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from lipsync_client import AvatarNotFound, LipsyncError, LoadFailed, Overloaded
-from lipsync_client.registry import BACK_OFF_S, PLACE_S, Registry, leased
+from lipsync_client.registry import PLACE_S, Registry, leased
+from lipsync_client.registry_failures import BACK_OFF_S
 from lipsync_client.registry_policy import Candidate, Counters, choose_gpu, eviction_order
 from lipsync_client.registry_settings import RegistrySettings
 from lipsync_client.states import AvatarOverview, AvatarState, AvatarStats
@@ -335,6 +336,24 @@ def test_the_idle_are_unloaded_but_for_those_that_were_preloaded_or_are_the_serv
         assert server.loaded() == {"anna", "fay"}
 
     run(server, limits(preload=("anna",), keep=("fay",), idle_timeout=60), scenario)
+
+
+def test_what_cannot_be_preloaded_is_said_and_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    server = FakeServer(*IDS)
+    server.broken["anna"] = "model.onnx is broken"
+
+    async def scenario(registry: Registry, clock: Clock) -> None:
+        assert server.loaded() == {"ben"}
+        assert "model.onnx is broken" in caplog.text
+        del server.broken["anna"]
+        server.phases["anna"] = "not loaded"
+        for _ in range(SECONDS * 100):
+            if server.loaded() == {"anna", "ben"}:
+                return
+            await asyncio.sleep(0.01)
+        raise AssertionError("not loaded")
+
+    run(server, limits(preload=("anna", "ben")), scenario)
 
 
 def test_memory_is_a_limit_too_and_what_leaves_counts_until_it_is_gone() -> None:
