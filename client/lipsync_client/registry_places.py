@@ -45,7 +45,8 @@ class Places:
         self._leaving: dict[str, asyncio.Task[None]] = {}
         self._admission = asyncio.Lock()  # one at a time looks for a place, in the order in which they came
         self._changed = asyncio.Condition()
-        self._threads = ThreadPoolExecutor(8, thread_name_prefix="registry")
+        # Loads may take minutes each; more threads than ever load at once, so that questions need not wait for them.
+        self._threads = ThreadPoolExecutor(settings.max_models + 8, thread_name_prefix="registry")
 
     def close(self) -> None:
         self._threads.shutdown()
