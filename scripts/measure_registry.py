@@ -55,8 +55,11 @@ class WatchedControl(Control):
     evidence: Evidence
     in_use: Counter[str]
     used: dict[str, float]  # when each was last in use
+    judging = False
 
     def unload(self, avatar: str) -> None:
+        if not self.judging:
+            return super().unload(avatar)
         settled = time.monotonic() - 0.5
         idle = [name for name in IDS if not self.in_use[name] and self.used.get(name, 0) < settled]
         counts = {name: self.evidence.answers[name] for name in idle}
@@ -65,7 +68,7 @@ class WatchedControl(Control):
         )
         self.evidence.unloaded += 1
         self.evidence.out_of_order += self.evidence.answers[avatar] > least + LATE
-        super().unload(avatar)
+        return super().unload(avatar)
 
 
 def make_repository(folder: Path) -> Path:
@@ -152,11 +155,13 @@ async def under_load(server: TritonServer, seconds: float) -> tuple[Evidence, fl
                 in_use[avatar] -= 1
         assert len(set(serial.values())) == len(serial), "two avatars look the same"
         before = await emptied(server, registry)
+        control.judging = True
         for with_stream, part in ((False, seconds), (True, seconds / 4)):
             until = time.monotonic() + part
             streams = [stream(until, registry)] if with_stream else []
             callers = [caller(number, until, registry) for number in range(CALLERS)]
             await asyncio.gather(watch(until), *streams, *callers)
+        control.judging = False
         after = await emptied(server, registry)
     return evidence, before, after
 
