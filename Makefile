@@ -30,7 +30,8 @@ check: .venv/.test ## formatter, linter and type checker
 	$(BIN)/mypy
 
 clean: ## remove the build output and .venv
-	rm -rf .venv demo.mp4 model_repository/.build* model_repository/*/1/model.onnx model_repository/*/1/*.crops model_repository/*/avatar model_repository/*/configs model_repository/lipsync/config.pbtxt
+	rm -rf .venv demo.mp4 model_repository/.build* model_repository/.avatars.lock model_repository/audio_encoder_int8
+	rm -rf model_repository/*/[0-9]*/model*.onnx model_repository/*/[0-9]*/*.crops model_repository/*/avatar model_repository/*/configs model_repository/lipsync/config.pbtxt
 	rm -f model_repository/mel_preprocess/1/filterbank.npy
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
