@@ -112,6 +112,12 @@ def test_one_frame_of_footage_stands_still():
     assert session.run(["mouth"], inputs)[0].shape == (2, 320, 320, 3)
 
 
+def test_footage_that_is_too_long_for_exact_positions_is_refused():
+    crops = np.zeros((16384, 1, 1, 3), np.uint8)
+    with pytest.raises(ValueError, match="16384 frames and loops forward: its loop must have at most 16383"):
+        served_unet(onnx.parser.parse_model(TOY_UNET), crops, (5, 5, 310, 305), "forward", 1)
+
+
 def test_the_encoder_masks_rows_and_slides_over_sixteen():
     session = ort.InferenceSession(served_encoder(onnx.parser.parse_model(TOY_ENCODER)).SerializeToString())
     windows = np.random.default_rng(2).standard_normal((18, 1, 80, 16)).astype(np.float32)
