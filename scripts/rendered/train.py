@@ -1,7 +1,7 @@
 """Trains the rendered avatar's U-Net: any moment of its footage with any moment of speech.
 
     PYTHONPATH=scripts python scripts/rendered/train.py \
-        PICTURES AVATAR CORPUS ENCODER.pt WORK [--samples 8000] [--hold-out awb]
+        PICTURES AVATAR CORPUS ENCODER.pt WORK [--samples 20000] [--hold-out awb]
 
 PICTURES: from `render.py`; AVATAR: footage.mp4 and boxes.csv, from `footage.py`; ENCODER.pt and WORK: see
 `training/unet_training.py`.
@@ -69,7 +69,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pictures", type=Path)
     parser.add_argument("avatar", type=Path)
-    unet_training.add_options(parser, samples=8000)
+    unet_training.add_options(parser, samples=20000)
     options = parser.parse_args()
     unet_training.run(options, lambda frames: RenderedSource(Portrait(options.pictures), options.avatar, frames))
 

@@ -25,14 +25,14 @@ class Places:
 
     @property
     def turns(self) -> tuple[Window, ...]:
-        """What is computed in one training step after another: seldom what hardly moves."""
-        return (WHOLE, self.mouth, self.chin, self.mouth, self.mouth, self.mouth, self.chin, self.mouth)
+        """What is computed in one training step after another: less often what hardly moves."""
+        return (WHOLE, self.mouth, self.chin, WHOLE, self.mouth, self.mouth, WHOLE, self.mouth)
 
     def weights(self) -> Tensor:
-        """Errors at the mouth count up to eight times as much, FP32 [320,320]."""
+        """Errors at the mouth count up to four times as much, FP32 [320,320]."""
         y, x = torch.meshgrid(torch.arange(320.0), torch.arange(320.0), indexing="ij")
         down, across = (y - self.middle[0]) / self.reach[0], (x - self.middle[1]) / self.reach[1]
-        return 1 + 7 * torch.exp(-(across**4) - down**4)
+        return 2.5 + 7 * torch.exp(-(across**4) - down**4)
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Example:
 
 
 class Source(Protocol):
-    """Where examples come from: a drawn avatar, a video with its own sound, .."""
+    """Where examples come from: a rendered avatar, a video with its own sound, .."""
 
     @property
     def places(self) -> Places: ...

@@ -34,11 +34,11 @@ from training.runs import (
 from training.unet_examples import WHOLE, Example, Source, Window, batch_of, picture_loss
 
 FACES = 2
-PEAK = 2.5e-3
+PEAK = 1.5e-3
 LISTENING = 300  # steps in which the audio branch learns to listen, before there are pictures
 COARSE = 300  # steps in which all but the last stages learn from small pictures
 EVERY = 100  # steps between checkpoints
-SETTLE = 0.6  # the last part of the run, see `settle`
+SETTLE = 0.75  # the last part of the run, see `settle`
 
 
 def _enlarge(x: Tensor, parts: Window, window: Window) -> Tensor:

@@ -28,7 +28,7 @@ from training.features import SpokenFrames, encode, spoken_frames  # noqa: E402
 from training.heard import as_heard, of_each_frame  # noqa: E402
 from training.mouth_curves import MOUTH, mouth_curves, phones_from_ipa  # noqa: E402
 from training.sentences import sentences  # noqa: E402
-from training.shipped_encoder import FOLDER, read_encoder  # noqa: E402
+from training.shipped_encoder import FOLDER, read_encoder, read_listener  # noqa: E402
 from training.unet_examples import MASK, Places  # noqa: E402
 from training.unet_examples import WHOLE as WHOLE_CROP  # noqa: E402
 from training.unet_training import speak  # noqa: E402
@@ -165,7 +165,7 @@ def test_errors_count_most_where_the_source_says_the_face_speaks():
     weights = places.weights().numpy()
     assert weights.shape == (320, 320)
     assert np.unravel_index(int(weights.argmax()), weights.shape) == (50, 70)
-    assert weights[50, 70] == pytest.approx(8) and weights[200, 70] == pytest.approx(1, abs=1e-3)
+    assert weights[50, 70] == pytest.approx(9.5) and weights[200, 70] == pytest.approx(2.5, abs=1e-3)
     assert weights[50 + 20, 70] == pytest.approx(weights[50, 70 + 30], abs=1e-4)  # one reach down, one across
     assert set(map(str, places.turns)) == {str(WHOLE_CROP), str(places.mouth), str(places.chin)}
 
@@ -177,6 +177,17 @@ def test_the_shipped_encoder_reads_back_to_what_is_served():
         read = read_encoder()(torch.from_numpy(windows)).numpy()
     assert served.std() > 0.01
     np.testing.assert_allclose(read, served, atol=1e-3 * np.abs(served).max())
+
+
+def test_the_shipped_listener_hears_silence_and_open_mouths(tmp_path):
+    """The listener that U-Nets are trained with belongs to the encoder that is served."""
+    encoder, listener, bank, heard = read_encoder(), read_listener(), speech_data.load_filterbank(tmp_path), []
+    for audio in (np.zeros(32_000, np.float32), stages.read_sample()):
+        rows = torch.from_numpy(encode(encoder, bank, audio))
+        with torch.no_grad():
+            heard.append(listener(of_each_frame(rows))[:, MOUTH.index("open")].numpy())
+    assert heard[0].max() < 0.1  # the first frames too, which see rows of zeros
+    assert heard[1].max() > 0.5
 
 
 def test_what_is_heard_is_told_for_the_same_frames_and_as_often_as_it_is_meant():
