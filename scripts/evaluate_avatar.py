@@ -1,7 +1,7 @@
 """Measures an avatar: lets it speak, looks at the frames that are sent, writes a table and contact sheets.
 
     python scripts/evaluate_avatar.py demo --out OUT
-    python scripts/evaluate_avatar.py demo --truth evaluation.drawn_truth:open_truth --speech a.wav --speech b.wav
+    python scripts/evaluate_avatar.py demo --speech a.wav --speech b.wav
 
 needs the extra `evaluate`; `flite` for a voice with known phonemes. What is measured, and how: docs/evaluation.md.
 """
