@@ -1,7 +1,7 @@
 """Measures the product against the reference way and against its own floor, on this machine, in one run.
 
-    python scripts/benchmark.py                                  # everything, about 20 minutes
-    python scripts/benchmark.py --quick                          # shorter, about 8 minutes
+    python scripts/benchmark.py                                  # everything: about 17 minutes on two cores
+    python scripts/benchmark.py --quick                          # fewer rounds, shorter streams
     python scripts/benchmark.py --parts throughput --presets low --work W      # one piece; more pieces with --resume
     python scripts/benchmark.py --gpu tensorrt                   # on a GPU machine: docs/gpu.md
 

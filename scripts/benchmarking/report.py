@@ -34,8 +34,8 @@ def write_report(results: Results, path: Path) -> None:
         "perf_analyzer": _analyzer,
     }
     text = f"# Benchmarks\n{INTRODUCTION}{kind}\n{facts}"
-    if {"throughput", "streams"} <= results.parts.keys():
-        text += _summary(results.parts["throughput"], results.parts["streams"])
+    if "throughput" in results.parts:
+        text += _summary(results.parts["throughput"], results.parts.get("streams", {}))
     for part, write in sections.items():
         if part in results.parts:
             text += write(results.parts[part], path.with_suffix(".png"))
@@ -49,9 +49,12 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 
 def _summary(speeds: Found, streams: Found) -> str:
     rows = []
-    for preset in [preset for preset in speeds if preset in streams]:
+    for preset in speeds:
         rates = {name: statistics.median(values) for name, values in speeds[preset]["frames_s"].items()}
-        in_time = [load["streams"] for load in streams[preset]["loads"] if not load["late"]]
+        alive, memory = DASH, DASH
+        if preset in streams:
+            alive = str(max((load["streams"] for load in streams[preset]["loads"] if not load["late"]), default=0))
+            memory = f"{streams[preset]['memory_mb']:.0f}"
         rows.append(
             [
                 preset,
@@ -59,8 +62,8 @@ def _summary(speeds: Found, streams: Found) -> str:
                 f"{rates[LONG_CHUNK] / rates[REFERENCE]:.1f}",
                 f"{rates[LONG_CHUNK] / rates[FLOOR]:.2f}",
                 f"{statistics.median(speeds[preset]['first_frame_ms']):.0f}",
-                str(max(in_time, default=0)),
-                f"{streams[preset]['memory_mb']:.0f}",
+                alive,
+                memory,
             ]
         )
     head = ["preset", "frames/s", "x reference", "x floor", "first frame, ms", "live streams in time", "MB under load"]
