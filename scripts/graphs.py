@@ -43,8 +43,8 @@ LOOPS = {
 DIGIT = 1024  # of a position
 MAX_LENGTH = 2**24 // DIGIT - 1  # of a loop: 16,383 positions, 11 minutes
 
-# `there` is the position modulo the loop's length, digit by digit: OpenVINO divides whole numbers in FP32, which is exact
-# below 2**24 only, a week of frames. A wrong `high` or `top` would not matter: the digit below makes up for it.
+# `there` is the position modulo the loop's length, digit by digit: OpenVINO divides whole numbers in FP32, which is
+# exact below 2**24 only, a week of frames. A wrong `high` or `top` would not matter: the digit below makes up for it.
 RESIDENT_FRONT = """
 front (float[B,32,16,16] audio_features, int64[B,1] footage_position)
   => (float[B,6,320,320] input, float[B,32,16,16] audio, int64[B,1] avatar_key)

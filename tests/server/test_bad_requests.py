@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 import tritonclient.grpc as grpc
-from conftest import infer
 from tritonclient.utils import InferenceServerException
+from conftest import infer
 from speech import real_speech
 
 SPEECH = real_speech()[:32000]  # frames 0 .. 49; 0 .. 38 while unfinished

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tritonclient.grpc as grpc
-from conftest import infer
 from tritonclient.utils import InferenceServerException
 import stages
 from avatar_source import AvatarSource
+from conftest import infer
 from package_avatar import package_avatar
 from speech import real_speech
 

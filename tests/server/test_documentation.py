@@ -4,8 +4,8 @@ import re
 import subprocess
 import sys
 
-from conftest import infer
 import stages
+from conftest import infer
 from speech import real_speech
 
 README = (stages.ROOT / "README.md").read_text()

@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from conftest import infer
 from PIL import Image
 import stages
 from avatar_source import AvatarSource, face_crop
+from conftest import infer
 from loop import footage_index
 from package_avatar import PRESETS
 from speech import real_speech

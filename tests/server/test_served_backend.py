@@ -7,8 +7,8 @@ import onnx
 import onnx.parser
 import pytest
 import tritonclient.grpc as grpc
-from conftest import infer
 from tritonclient.utils import InferenceServerException
+from conftest import infer
 from serving import Ports, ServerConfig, TritonServer
 
 MODEL = """

@@ -7,8 +7,8 @@ import numpy as np
 import onnx
 import pytest
 import tritonclient.grpc as grpc
-from conftest import infer
 import stages
+from conftest import infer
 from graphs import served_encoder, served_unet
 from serving import Ports, ServerConfig, TritonServer
 
