@@ -6,9 +6,9 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import infer
 import speech
 from avatar_source import AvatarSource
+from conftest import infer
 from lipsync_client.control import KEY_HEADER
 
 torch = pytest.importorskip("torch", reason="checkpoints need the train extra")
