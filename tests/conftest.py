@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,15 +30,8 @@ def repository(tmp_path_factory) -> Path:
     build(stages.REPOSITORY)
     copy = tmp_path_factory.mktemp("server") / "model_repository"
 
-    def link(source: str, target: str) -> None:
-        try:
-            os.link(source, target)  # the models are large, and builders replace files instead of writing into them
-        except OSError:
-            shutil.copy2(source, target)
-
-    shutil.copytree(
-        stages.REPOSITORY, copy, copy_function=link, ignore=shutil.ignore_patterns("__pycache__", ".*cache")
-    )
+    # Copied, not linked: Triton loads a model again when a link to one of its files is made elsewhere.
+    shutil.copytree(stages.REPOSITORY, copy, ignore=shutil.ignore_patterns("__pycache__", ".*cache"))
     return copy
 
 

@@ -178,7 +178,7 @@ def test_facts_come_from_the_server(kind, fake: FakeServer) -> None:
     assert kind.ask(fake.url, "timeline") == TIMELINE
     avatar = kind.ask(fake.url, "avatar", "demo")
     assert (avatar.id, avatar.frame_width, avatar.frame_height, avatar.footage_frames) == ("demo", 64, 48, 10)
-    with pytest.raises(AvatarNotFound, match=r"'nobody'.*avatars list"):
+    with pytest.raises(AvatarNotFound, match=r"'nobody'.*`lipsync avatars`"):
         kind.ask(fake.url, "avatar", "nobody")
 
 

@@ -100,7 +100,7 @@ def test_without_mouth_the_footage_comes_back(repository: Path, ask: Any) -> Non
 def test_frame_index_and_times_are_handed_on(ask: Any) -> None:
     now = time.monotonic_ns()
     request = {"avatar_key": column(7, 7), "footage_position": column(0, 1), "frame_index": np.array([40, 41])}
-    request["clock"] = np.array([now - 9_000_000, now - 4_000_000])
+    request["clock"] = np.array([now - 9_000_000, now - 4_000_000, 0])
     (response,) = ask(request)
     assert response.tensors["FRAME_INDEX"].tolist() == [40, 41]
     times = response.tensors["TIMINGS_MS"]
