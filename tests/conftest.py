@@ -18,10 +18,19 @@ from avatar import Avatar
 from avatar_source import AvatarSource
 from build import build
 from lipsync_client import Control
+from live_clock import TestClock
 from package_avatar import package_avatar
 from serving import Ports, ServerConfig, TritonServer
 
 TYPES = {"AUDIO": np.float32, "AUDIO_END": np.bool_, "FRAME_COUNT": np.int32, "VISUAL_FRAMES": np.float32}
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> TestClock:
+    """The time of live sessions, moved by the test."""
+    clock = TestClock()
+    clock.watch(monkeypatch)
+    return clock
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from lipsync_client import AsyncClient, LiveFrame, LiveSession, to_speech
 from lipsync_client.live_speech import Speech
-from live_clock import TestClock, run, take, until_last
+from live_clock import run, take, until_last
 from relay import Relay
 from speech import real_speech
 
@@ -25,13 +25,6 @@ def sound() -> np.ndarray:
     """1.1 s as a synthesiser gives it: INT16 at 24 kHz."""
     speech = to_speech(real_speech()[16_000 : 16_000 + 17_700], 16_000, to_rate=RATE)
     return (speech * 32767).astype(np.int16)
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> TestClock:
-    clock = TestClock()
-    clock.watch(monkeypatch)
-    return clock
 
 
 async def say(session: LiveSession, sound: np.ndarray, piece: int) -> None:

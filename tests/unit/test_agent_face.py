@@ -29,13 +29,6 @@ def fake() -> Iterator[LiveFake]:
         yield server
 
 
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> TestClock:
-    clock = TestClock()
-    clock.watch(monkeypatch)
-    return clock
-
-
 @pytest.fixture(autouse=True)
 def small_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fake takes 8 frames a request."""

@@ -35,13 +35,6 @@ def fake() -> Iterator[LiveFake]:
         yield server
 
 
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> TestClock:
-    clock = TestClock()
-    clock.watch(monkeypatch)
-    return clock
-
-
 async def say(session: LiveSession, speech: np.ndarray, piece: int = 10**9) -> None:
     for start in range(0, len(speech), piece):
         await session.push(speech[start : start + piece], RATE)

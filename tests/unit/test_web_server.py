@@ -15,7 +15,7 @@ from live_fake import idle_picture
 from web_fake import RATE, WAIT_S, Browser, Shown, WebFake, serving
 from websockets.exceptions import InvalidStatus
 from lipsync_client import LipsyncError
-from live_clock import TestClock, run
+from live_clock import run
 
 SPEECH = np.random.default_rng(1).integers(-20000, 20000, RATE * 2 + 100).astype("<i2").tobytes()
 FRAMES = 51
@@ -25,13 +25,6 @@ FRAMES = 51
 def fake() -> Iterator[WebFake]:
     with running(WebFake()) as server:
         yield server
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> TestClock:
-    clock = TestClock()
-    clock.watch(monkeypatch)
-    return clock
 
 
 async def speak(browser: Browser, pcm: bytes = SPEECH, piece: int = 3002) -> None:
