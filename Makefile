@@ -29,14 +29,15 @@ check: .venv/.test ## formatter, linter and type checker
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-clean: ## remove the build output and .venv
+clean: ## remove the build output and .venv; your own avatars stay
 	rm -rf .venv demo.mp4 model_repository/.build* model_repository/.avatars.lock model_repository/audio_encoder_int8
-	rm -rf model_repository/*/[0-9]*/model*.onnx model_repository/*/[0-9]*/*.crops model_repository/*/avatar model_repository/*/configs model_repository/lipsync/config.pbtxt
+	rm -rf $(foreach model,audio_encoder lipsync lipsync_visual,model_repository/$(model)/1/model*.onnx model_repository/$(model)/1/*.crops)
+	rm -rf model_repository/lipsync/avatar model_repository/lipsync/config.pbtxt model_repository/*/configs
 	rm -f model_repository/mel_preprocess/1/filterbank.npy
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/python:
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv --clear .venv || { rm -rf .venv; exit 1; }
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
 .venv/.server: pyproject.toml | .venv/bin/python

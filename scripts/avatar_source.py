@@ -38,7 +38,7 @@ class AvatarSource:
     blend: str = "soft"  # or reference
     jpeg_quality: int = 75
     encoder: str | None = None  # ONNX: mel -> features; the shared audio encoder if not stated
-    preset: str | None = None  # low, medium, high or exact; the best that the network's width allows without quantising
+    preset: str | None = None  # low, medium, high or exact; by the network's width if not stated
 
     @classmethod
     def read(cls, folder: Path) -> AvatarSource:

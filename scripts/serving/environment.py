@@ -53,7 +53,7 @@ def find_wheel() -> Wheel:
     roots = list(spec.submodule_search_locations or []) if spec else []
     if not roots:
         raise ServerError(
-            "The Triton server is not installed: `pip install 'lipsync-triton[server]'` brings nvidia-pytriton "
+            "The Triton server is not installed: in the checkout, `pip install -e '.[server]'` brings nvidia-pytriton "
             f"(Linux x86-64 only; this is {platform.system()} {platform.machine()})."
         )
     root = Path(roots[0])

@@ -67,7 +67,7 @@ def web(
     `ssh -L 8080:localhost:8080 THIS_MACHINE`.
     """
     if not all(importlib.util.find_spec(name) for name in ("starlette", "uvicorn", "websockets")):
-        raise LipsyncError("The page needs more packages: pip install 'lipsync-triton[web]'.")
+        raise LipsyncError("The page needs more packages: in the checkout, pip install -e '.[web]'.")
     limits = RegistrySettings.from_yaml(config) if config else RegistrySettings()
     with _listen(host, port) as listening:
         address, port = listening.getsockname()[:2]
