@@ -106,7 +106,8 @@ def _key_in_config_and_files(folder: Path) -> tuple[str, str]:
 def test_an_avatars_own_encoder_comes_and_goes_with_it(tmp_path, repository):
     folder = write_source(tmp_path / "own", encoder="encoder.onnx")
     onnx.save(onnx.parser.parse_model(TOY_ENCODER), folder / "encoder.onnx")
-    package_avatar(AvatarSource.read(folder), repository)
+    package_avatar(AvatarSource.read(folder), repository, to=tmp_path / "own.zip")
+    put(tmp_path / "own.zip", repository)
     versions = {path.parent.name for path in repository.glob("toy_*/*/model.onnx")}
     assert len(versions) == 1 and versions != {"1"}  # another encoder, another version
     assert (repository / "toy" / "config.pbtxt").read_text().count(f"model_version: {versions.pop()}") == 2
@@ -133,6 +134,46 @@ EVIL = {
     "another name": {"toy/config.pbtxt": b'name: "ben" platform: "ensemble"'},
     "no config": {"toy/config.pbtxt": b"\xff"},
 }
+
+
+STRANGE = {  # fields added to a config that is good without them
+    "an environment to run in": (
+        "toy_lipsync",
+        'parameters { key: "EXECUTION_ENV_PATH" '
+        'value { string_value: "$$TRITON_MODEL_DIRECTORY/avatar/0123456789abcdef/footage.bin" } }',
+    ),
+    "a parameter of an ensemble": ("toy", 'parameters { key: "preset" value { string_value: "low" } }'),
+    "a cache's place": (
+        "toy_lipsync",
+        "optimization { execution_accelerators { gpu_execution_accelerator: "
+        '[ { name: "tensorrt" parameters { key: "trt_engine_cache_path" value: "/etc" } } ] } }',
+    ),
+    "an accelerator's file": (
+        "toy_lipsync",
+        "optimization { execution_accelerators { cpu_execution_accelerator: "
+        '[ { name: "openvino" parameters { key: "load_config" value: "/etc/passwd" } } ] } }',
+    ),
+    "a file of labels": ("toy_lipsync", 'output { name: "more" label_filename: "../../../etc/passwd" }'),
+    "a file to warm up with": (
+        "toy_lipsync",
+        'model_warmup { name: "x" inputs { key: "x" value { input_data_file: "../../../etc/passwd" } } }',
+    ),
+    "another file than model.onnx": ("toy_lipsync", 'default_model_filename: "../../../model.py"'),
+}
+
+
+@pytest.mark.parametrize("case", STRANGE)
+def test_a_config_with_fields_that_the_packer_does_not_write_is_refused(tmp_path, file, case):
+    model, field = STRANGE[case]
+    name = f"{model}/config.pbtxt"
+    with zipfile.ZipFile(file) as source, zipfile.ZipFile(tmp_path / "evil.zip", "w") as target:
+        for known in source.namelist():
+            lines = source.read(known).splitlines(keepends=True)
+            if known == name:  # a config may have only one `optimization`
+                lines = [line for line in lines if not line.startswith(b"optimization")] + [field.encode()]
+            target.writestr(known, b"".join(lines))
+    with pytest.raises(PackedError, match=rf"evil\.zip: {name} holds '\w+.*', which is no part of a packed avatar"):
+        unpack_file(tmp_path / "evil.zip", tmp_path / "draft")
 
 
 @pytest.mark.parametrize("case", EVIL)
