@@ -161,6 +161,7 @@ def main() -> None:
     ) -> None:
         """Make the avatar AVATARS/ID from networks trained elsewhere; pack it then with package_avatar.py."""
         try:
+            model_names(avatar_id)  # as it was said: of "", "." or "../x" the path's name tells nothing
             notes = import_avatar(
                 unet,
                 footage,

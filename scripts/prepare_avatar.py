@@ -189,6 +189,7 @@ def main() -> None:
         """Find the face in every frame, check the footage, choose an idle loop; leave AVATARS/ID and WORK."""
         folder = work or stages.ROOT / "work" / avatar_id
         try:
+            model_names(avatar_id)  # as it was said: of "", "." or "../x" the path's name tells nothing
             findings = prepare_avatar(
                 videos,
                 avatars / avatar_id,

@@ -21,7 +21,7 @@ import stages  # noqa: E402
 from avatar_source import AvatarSource, SourceError, face_crop  # noqa: E402
 from export_onnx import export_encoder, export_unet  # noqa: E402
 from graphs import served_encoder  # noqa: E402
-from import_avatar import import_avatar  # noqa: E402
+from import_avatar import import_avatar, main  # noqa: E402
 from importing.mask import MASKS, detect_mask  # noqa: E402
 from importing.network_file import read_encoder, read_unet  # noqa: E402
 from local_pipeline import LocalPipeline  # noqa: E402
@@ -270,6 +270,16 @@ def test_an_id_that_is_taken_or_reserved_is_refused(trained, imported):
     for name, sentence in (("composite", "cannot be used"), ("x_audio_encoder", "cannot be used")):
         with pytest.raises(SourceError, match=sentence):
             import_avatar(trained / "unet.pth", trained / "dataset", imported.parent / name)
+
+
+@pytest.mark.parametrize("avatar_id", ["", ".", "../x", "/tmp/x", "x/y"])
+def test_an_id_that_leads_elsewhere_replaces_no_folder(tmp_path, monkeypatch, avatar_id):
+    (tmp_path / "avatars" / "ben").mkdir(parents=True)
+    command = ["import_avatar", "unet.pth", "dataset", "--id", avatar_id, "--avatars", str(tmp_path / "avatars")]
+    monkeypatch.setattr("sys.argv", [*command, "--replace"])
+    with pytest.raises(SystemExit, match="import_avatar: id .* cannot be used"):
+        main()
+    assert (tmp_path / "avatars" / "ben").is_dir()
 
 
 def test_the_network_tells_which_mask_it_was_trained_with(tmp_path):

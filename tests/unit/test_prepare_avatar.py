@@ -17,7 +17,7 @@ import stages
 from avatar_source import AvatarSource, SourceError, face_crop
 from evaluation import landmarks
 from evaluation.measures import envelope
-from prepare_avatar import prepare_avatar
+from prepare_avatar import main, prepare_avatar
 from preparing import faces, watch
 from preparing.boxes import BRIDGE_TOP, LEFT, NOSE_TIP, RIGHT, raw_boxes, smooth_boxes
 from preparing.checks import offset_findings, offset_of, picture_findings, size_findings, speech_findings, usable_frames
@@ -303,6 +303,17 @@ def test_what_is_no_film_is_refused_and_nothing_is_written(tmp_path):
     with pytest.raises(SourceError, match="cannot be used"):
         prepare_avatar([tmp_path / "text.mp4"], tmp_path / "avatars" / "composite", tmp_path / "work")
     assert not (tmp_path / "avatars").exists() and not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize("avatar_id", ["", ".", "../x", "/tmp/x", "x/y"])
+def test_an_id_that_leads_elsewhere_replaces_no_folder(tmp_path, monkeypatch, avatar_id):
+    """As with `--id "$ID"` where ID is not set."""
+    (tmp_path / "avatars" / "ben").mkdir(parents=True)
+    command = ["prepare_avatar", "film.mp4", "--id", avatar_id, "--avatars", str(tmp_path / "avatars"), "--replace"]
+    monkeypatch.setattr("sys.argv", command)
+    with pytest.raises(SystemExit, match="prepare_avatar: id .* cannot be used"):
+        main()
+    assert (tmp_path / "avatars" / "ben").is_dir()
 
 
 def test_a_look_tells_a_moved_head_from_a_still_one():
