@@ -26,7 +26,7 @@ def test_what_holds_no_place_frees_none(file):
     leave(file, 1, 1, 10)  # before the first stage ran at all
     door = InFlight(file, 1)
     place = door.enter(5)
-    for wrong_place, began in [(place, 4), (0, 5), (2, 5), (-1, 5)]:
+    for wrong_place, began in [(place, 4), (0, 5), (1, 5), (place + 1, 5), (-1, 5)]:
         leave(file, wrong_place, began, 10)
     with pytest.raises(Full):
         door.enter(6)
@@ -43,8 +43,30 @@ def test_a_request_that_never_arrives_loses_its_place_only_when_those_beside_it_
     door.enter(12 * SECOND + 2)
 
 
+def test_after_a_slow_finish_and_the_others_cancelled_new_ones_are_let_in_soon(file):
+    door = InFlight(file, 4)
+    places = [door.enter(began) for began in range(1, 5)]
+    leave(file, places[0], 1, 20 * SECOND)  # it took 20 s, and nobody waits for the other three any more
+    door.enter(20 * SECOND)
+    with pytest.raises(Full):
+        door.enter(30 * SECOND)
+    for now in range(3):
+        door.enter(30 * SECOND + 1 + now)
+
+
+def test_a_server_that_is_slow_and_not_idle_keeps_to_its_bound(file):
+    door = InFlight(file, 3)
+    held = [(door.enter(began), began) for began in range(1, 4)]
+    for now in range(20 * SECOND, 200 * SECOND, 5 * SECOND):  # each takes 15 to 20 s, and one is finished every 5 s
+        place, began = held.pop(0)
+        leave(file, place, began, now)
+        held.append((door.enter(now), now))
+        with pytest.raises(Full):
+            door.enter(now + 1)
+
+
 def test_a_stage_loaded_again_knows_what_is_on_its_way(file):
     InFlight(file, 1).enter(1)
     with pytest.raises(Full):
         InFlight(file, 1).enter(2)
-    assert np.fromfile(file, np.int64).tolist() == [0, 1]
+    assert np.fromfile(file, np.int64).tolist() == [0, 0, 1]

@@ -3,8 +3,9 @@
 Triton's own bound, `max_queue_size`, is not used: with it the dynamic batcher no longer prepares the next batch while
 one runs, and a request that comes in the meantime may wait up to half a second with the network idle.
 
-Both stages map one small file in shared memory: INT64 [1 + places], the nanoseconds that the last finished request
-took, then for each place the monotonic nanoseconds at which the request that holds it began; 0 is a free place.
+Both stages map one small file in shared memory: INT64 [2 + places], the nanoseconds that the last finished request
+took, the monotonic nanoseconds at which it was finished, then for each place those at which the request that holds it
+began; 0 is a free place.
 The stages are separate processes, and composite/1/in_flight.py is a link to this file.
 """
 
@@ -15,6 +16,8 @@ from pathlib import Path
 import numpy as np
 
 SOON = 2_000_000_000  # ns
+QUIET = 10_000_000_000  # ns; where nothing is finished for so long, nothing is being done
+HEAD = 2  # values before the first place
 
 
 class Full(Exception):
@@ -38,22 +41,25 @@ class InFlight:
 
     def __init__(self, path: Path, places: int) -> None:
         with path.open("ab") as file:
-            file.truncate(8 * (1 + places))
+            file.truncate(8 * (HEAD + places))
         self._shared = np.memmap(path, np.int64, "r+")
 
     def enter(self, now: int) -> int:
-        """Take a place at monotonic ns `now`; returns its number, from 1. Raises Full.
+        """Take a place at monotonic ns `now`; returns its number, which is never 0. Raises Full.
 
         A request that failed or was cancelled on its way never reaches the last stage. Its place is free again after
-        four times what the last finished request took, and two seconds at least.
+        four times what the last finished request took, and two seconds at least. Where no request has been finished
+        for ten seconds, the others were cancelled together, and ten seconds are enough.
         """
-        places = self._shared[1:]
-        lost = now - max(SOON, 4 * int(self._shared[0]))
+        took, finished, places = int(self._shared[0]), int(self._shared[1]), self._shared[HEAD:]
+        lost = now - max(SOON, 4 * took)
+        if now - finished > QUIET:
+            lost = max(lost, now - QUIET)
         free = np.flatnonzero((places == 0) | (places < lost))
         if not len(free):
             raise Full(f"{len(places)} requests are on the way already, which is all this server takes: try again soon")
         places[free[0]] = now
-        return int(free[0]) + 1
+        return int(free[0]) + HEAD
 
 
 def leave(path: Path, place: int, began: int, now: int) -> None:
@@ -61,5 +67,5 @@ def leave(path: Path, place: int, began: int, now: int) -> None:
     if not path.exists():  # asked without the first stage
         return
     shared = np.memmap(path, np.int64, "r+")
-    if 1 <= place < len(shared) and shared[place] == began:
-        shared[0], shared[place] = now - began, 0
+    if HEAD <= place < len(shared) and shared[place] == began:
+        shared[0], shared[1], shared[place] = now - began, now, 0
