@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -45,23 +46,14 @@ class AvatarSource:
         """Read and check avatar.yaml.
 
         Raises:
-            SourceError: a missing file, an unknown or missing key.
+            SourceError: a missing file, an unknown or missing key, a value of another kind.
         """
         path = folder / "avatar.yaml"
-        try:
-            stated = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise SourceError(f"{path} is missing: an avatar's source folder needs one") from None
-        except yaml.YAMLError as error:
-            raise SourceError(f"{path} is not YAML: {error}") from None
-        known = {field.name for field in fields(cls)} - {"folder"}
-        if not isinstance(stated, dict) or not stated.keys() <= known:
-            extra = sorted(stated.keys() - known) if isinstance(stated, dict) else stated
-            raise SourceError(f"{path} has unknown keys {extra}; known are {sorted(known)}")
-        try:
-            source = cls(folder=folder, **stated | {"mask": tuple(stated.get("mask", cls.mask))})
-        except TypeError as error:
-            raise SourceError(f"{path}: {error}") from None
+        stated = read_facts(path)
+        missing = [field.name for field in fields(cls) if field.default is MISSING and field.name not in stated]
+        if missing != ["folder"]:
+            raise SourceError(f"{path} lacks {', '.join(missing[1:])}")
+        source = cls(folder=folder, **stated | {"mask": tuple(stated.get("mask", cls.mask))})
         for name in (source.footage, source.boxes, source.unet, source.encoder):
             if name and not (folder / name).is_file():
                 raise SourceError(f"{folder / name} is missing: {path.name} names it")
@@ -81,6 +73,38 @@ class AvatarSource:
         with av.open(str(self.folder / self.footage)) as container:
             for frame in container.decode(video=0):
                 yield frame.to_ndarray(format="bgr24")
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """What an avatar.yaml states, known keys with values of the right kind.
+
+    Raises:
+        SourceError: it states anything else, or there is no such file.
+    """
+    try:
+        stated = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SourceError(f"{path} is missing: an avatar's source folder needs one") from None
+    except yaml.YAMLError as error:
+        raise SourceError(f"{path} is not YAML: {error}") from None
+    known = {field.name for field in fields(AvatarSource)} - {"folder"}
+    if not isinstance(stated, dict) or not stated.keys() <= known:
+        extra = sorted(stated.keys() - known, key=str) if isinstance(stated, dict) else stated
+        raise SourceError(f"{path} has unknown keys {extra}; known are {sorted(known)}")
+    for key, value in stated.items():
+        _check_kind(path, key, value)
+    return stated
+
+
+def _check_kind(path: Path, key: str, value: object) -> None:
+    if key == "mask":
+        fits, wanted = isinstance(value, list) and [type(v) for v in value] == [int] * 4, "four whole numbers in [ ]"
+    elif key == "jpeg_quality":
+        fits, wanted = type(value) is int, "a whole number"
+    else:
+        fits, wanted = isinstance(value, str), "text, in quotes if it looks like a number"
+    if not fits and not (value is None and key in ("encoder", "preset")):
+        raise SourceError(f"{path}: {key} is {value!r}: it must be {wanted}")
 
 
 def face_crop(frame: Picture, box: tuple[int, int, int]) -> Picture:

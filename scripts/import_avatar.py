@@ -26,7 +26,7 @@ from importing.mask import MASKS, detect_mask
 from importing.network_file import SUPPORTED, read_encoder, read_unet
 from package_avatar import choose_preset, model_names
 from preparing.dataset import Dataset, read_dataset
-from preparing.loop import LONGEST, Loop, choose_loop, look, mouth_look, unrest_of
+from preparing.loop import LONGEST, SHORTEST, Loop, choose_loop, look, mouth_look, unrest_of
 from preparing.source_folder import write_boxes, write_facts, write_folder, write_footage
 
 
@@ -111,11 +111,13 @@ def _choose(data: Dataset, first: int | None, frames: int) -> tuple[Loop, NDArra
     """The part of the footage to use, and some face crops of it."""
     total = len(data.boxes)
     if first is None:
+        if frames < SHORTEST:
+            raise SourceError(f"frames is {frames}: it must be at least {SHORTEST}, or say --first too")
         looks, mouths = [], []
         shown = track(data.frames(), "looking at the footage", total, transient=True)
         for number, (frame, box) in enumerate(zip(shown, data.boxes, strict=True)):
-            looks.append(look(frame, box))
             mouths.append(mouth_look(_crop(data, number, frame)))
+            looks.append(look(frame, box))
         loop = choose_loop(np.stack(looks), unrest_of(mouths), np.ones(total, bool), frames)
     else:
         if not 0 <= first < total or frames < 1:

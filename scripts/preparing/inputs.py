@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from avatar_source import Picture, SourceError
 from preparing.dataset import Box, is_dataset, read_dataset
-from preparing.video import count_of, frames_of, open_video, sound_of
+from preparing.video import count_of, even, frames_of, open_video, sound_of
 from timeline import SAMPLES_PER_FRAME
 
 
@@ -46,7 +46,8 @@ class Folder:
         self.count: int | None = len(self._data.boxes)
 
     def frames(self) -> Iterator[Picture]:
-        return self._data.frames()
+        """BGR, with even sides, as `Video` gives them."""
+        return map(even, self._data.frames())
 
     def sound(self, frames: int, late: float) -> NDArray[np.float32]:
         source = self._data.sound or self._data.video

@@ -78,11 +78,12 @@ def choose_loop(
         looks: [n, k], of consecutive frames, see `look`; NaN where there is none.
         unrest: [n], 0 where the mouth rests, 1 where it speaks.
         usable: [n], false where a frame must not be shown: also between two clips.
+        longest: at least SHORTEST.
     """
     steps, ordinary = _steps(looks)
     usable = usable & ~cuts_of(looks)  # nothing goes across a cut
     best, lowest = None, np.inf
-    for count in range(min(SHORTEST, longest), min(longest, len(looks)) + 1, STEP):
+    for count in range(SHORTEST, min(longest, len(looks)) + 1, STEP):
         starts = np.flatnonzero(_window_sum(~usable, count) == 0)
         if not len(starts):
             break

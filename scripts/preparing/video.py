@@ -90,7 +90,11 @@ def upright(frame: Any, pixel: float = 1.0) -> Picture:
     if pixel != 1 or scale < 1:
         method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
         picture = cv2.resize(picture, (round(width * pixel * scale), round(height * scale)), interpolation=method)
-    picture = np.rot90(picture, round(frame.rotation / 90) % 4)
+    return even(np.rot90(picture, round(frame.rotation / 90) % 4))
+
+
+def even(picture: Picture) -> Picture:
+    """Without the last row and column where their number is odd: video has colours for pairs of pixels only."""
     height, width = picture.shape[:2]
     return np.ascontiguousarray(picture[: height // 2 * 2, : width // 2 * 2])
 

@@ -249,6 +249,12 @@ def broken(dataset: Path, case: str) -> str:
     if case == "outside":
         (dataset / "crop_rects.json").write_text(json.dumps([[250, 40, 381, 171]] * FRAMES))
         return "frame 0 is 320 x 240, but its crop box is x=250"
+    if case == "far outside":
+        (dataset / "crop_rects.json").write_text(json.dumps([[900, 40, 1031, 171]] * FRAMES))
+        return "frame 0 is 320 x 240, but its crop box is x=900"
+    if case == "empty":
+        (dataset / "crop_rects.json").write_text(json.dumps([[70, 40, 70, 40]] * FRAMES))
+        return "its crop box is x=70 y=40 size=0"
     if case == "not square":
         (dataset / "crop_rects.json").write_text(json.dumps([[70, 40, 201, 170]] * FRAMES))
         return "frame 0 has a box of 131 x 130 pixels"
@@ -256,7 +262,10 @@ def broken(dataset: Path, case: str) -> str:
     return "is not JSON"
 
 
-@pytest.mark.parametrize("case", ["a hole", "few points", "no boxes", "no frames", "outside", "not square", "not JSON"])
+CASES = ("a hole", "few points", "no boxes", "no frames", "outside", "far outside", "empty", "not square", "not JSON")
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_broken_footage_is_refused_and_nothing_is_written(tmp_path, case):
     unit_range = TOY_UNET.replace("output = Add(mean, first)", "whole = Add(mean, first)\n  output = Sigmoid(whole)")
     onnx.save(onnx.parser.parse_model(unit_range), tmp_path / "toy.onnx")
@@ -277,7 +286,7 @@ def test_an_id_that_leads_elsewhere_replaces_no_folder(tmp_path, monkeypatch, av
     (tmp_path / "avatars" / "ben").mkdir(parents=True)
     command = ["import_avatar", "unet.pth", "dataset", "--id", avatar_id, "--avatars", str(tmp_path / "avatars")]
     monkeypatch.setattr("sys.argv", [*command, "--replace"])
-    with pytest.raises(SystemExit, match="import_avatar: id .* cannot be used"):
+    with pytest.raises(SystemExit, match=r"import_avatar: id .* cannot be used"):
         main()
     assert (tmp_path / "avatars" / "ben").is_dir()
 
@@ -339,10 +348,15 @@ toy (float[N,6,320,320] input, float[N,32,16,16] audio) => (float[N,3,320,320] o
     assert detect_mask(model, crops) == "corners"
 
 
-def test_a_mask_or_blend_that_is_none_is_refused(trained, tmp_path):
-    for wrong in ({"mask": "x"}, {"blend": "hard"}, {"mask": "reference", "first": 99}):
-        with pytest.raises(
-            SourceError, match=r"must be reference or corners|must be soft or reference|not in the footage"
-        ):
+def test_a_mask_a_blend_or_a_part_that_is_none_is_refused(trained, tmp_path):
+    for wrong, sentence in (
+        ({"mask": "x"}, "must be reference or corners"),
+        ({"blend": "hard"}, "must be soft or reference"),
+        ({"mask": "reference", "first": 99}, "not in the footage"),
+        ({"mask": "reference", "first": 0, "frames": 0}, "not in the footage"),
+        ({"mask": "reference", "frames": 1}, "frames is 1: it must be at least 50"),
+        ({"mask": "reference", "frames": 0}, "frames is 0: it must be at least 50"),
+    ):
+        with pytest.raises(SourceError, match=sentence):
             import_avatar(trained / "unet.pth", trained / "dataset", tmp_path / "anna", **wrong)
     assert not (tmp_path / "anna").exists()

@@ -196,6 +196,9 @@ BROKEN = {
     "unknown loop": ({"loop": "sideways"}, "loop is 'sideways'"),
     "unknown blend": ({"blend": "hard"}, "blend is 'hard'"),
     "mask outside": ({"mask": "[5, 5, 316, 305]"}, r"mask is \[5, 5, 316, 305\]"),
+    "a number as id": ({"id": "42"}, "id is 42: it must be text, in quotes"),
+    "words as quality": ({"jpeg_quality": "high"}, "jpeg_quality is 'high': it must be a whole number"),
+    "one number as mask": ({"mask": "5"}, "mask is 5: it must be four whole numbers"),
     "path as id": ({"id": "../evil"}, r"id '\.\./evil' cannot be used"),
     "a stage's name": ({"id": "composite"}, "id 'composite' cannot be used"),
 }
@@ -208,6 +211,13 @@ def test_a_broken_source_is_refused_by_name_and_writes_nothing(tmp_path, reposit
     with pytest.raises((SourceError, ValueError), match=sentence):
         package_avatar(AvatarSource.read(write_source(tmp_path / "toy", **changes)), repository)
     assert sorted(repository.rglob("*")) == before
+
+
+def test_what_avatar_yaml_lacks_is_named(tmp_path):
+    folder = write_source(tmp_path / "toy")
+    (folder / "avatar.yaml").write_text("id: toy\nname: Toy\nlicence: CC0-1.0\nprovenance: test\nboxes: boxes.csv\n")
+    with pytest.raises(SourceError, match=r"avatar\.yaml lacks footage, unet"):
+        AvatarSource.read(folder)
 
 
 def test_boxes_that_do_not_fit_the_footage_are_refused(tmp_path, repository):

@@ -21,9 +21,12 @@ from prepare_avatar import main, prepare_avatar
 from preparing import faces, watch
 from preparing.boxes import BRIDGE_TOP, LEFT, NOSE_TIP, RIGHT, raw_boxes, smooth_boxes
 from preparing.checks import offset_findings, offset_of, picture_findings, size_findings, speech_findings, usable_frames
+from preparing.inputs import open_input
 from preparing.loop import choose_loop, look
+from preparing.source_folder import write_footage
 from preparing.training_folder import Frames, read_clips
 from preparing.video import frames_of, sound_of, upright
+from synctalk_dataset import FRAMES, write_dataset
 from wheel_file import cached_file
 
 
@@ -77,6 +80,15 @@ def test_frames_are_upright_square_pixelled_even_and_not_larger_than_needed():
     assert upright(decoded(np.zeros((287, 351, 3), np.uint8))).shape == (286, 350, 3)
     assert upright(decoded(np.zeros((48, 40, 3), np.uint8)), pixel=2.0).shape == (48, 80, 3)
     assert upright(decoded(np.zeros((2160, 3840, 3), np.uint8))).shape == (1080, 1920, 3)
+
+
+def test_a_dataset_with_odd_sides_becomes_footage(tmp_path):
+    dataset = write_dataset(tmp_path / "dataset")
+    for path in (dataset / "full_body_img").iterdir():
+        cv2.imwrite(str(path), cv2.imread(str(path))[:-1, :-1])
+    assert write_footage(tmp_path / "footage.mp4", open_input(dataset).frames(), exact=False) == FRAMES
+    with av.open(str(tmp_path / "footage.mp4")) as video:
+        assert (video.streams.video[0].width, video.streams.video[0].height) == (318, 238)
 
 
 def test_sound_belongs_to_the_frames_and_can_be_moved(tmp_path):
@@ -311,7 +323,7 @@ def test_an_id_that_leads_elsewhere_replaces_no_folder(tmp_path, monkeypatch, av
     (tmp_path / "avatars" / "ben").mkdir(parents=True)
     command = ["prepare_avatar", "film.mp4", "--id", avatar_id, "--avatars", str(tmp_path / "avatars"), "--replace"]
     monkeypatch.setattr("sys.argv", command)
-    with pytest.raises(SystemExit, match="prepare_avatar: id .* cannot be used"):
+    with pytest.raises(SystemExit, match=r"prepare_avatar: id .* cannot be used"):
         main()
     assert (tmp_path / "avatars" / "ben").is_dir()
 
