@@ -23,7 +23,7 @@ import typer
 import yaml
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 import stages
-from avatar_source import Picture, SourceError
+from avatar_source import Picture, SourceError, read_facts
 from package_avatar import model_names
 from preparing.checks import (
     offset_findings,
@@ -68,7 +68,7 @@ def prepare_avatar(
     Args:
         paths: videos or dataset folders of one person.
         sound_offset: seconds by which the sound is later than the lips.
-        replace: over an earlier `target`; its network is kept.
+        replace: over an earlier `target`; its network is kept, and what its avatar.yaml states where `said` is silent.
 
     Returns:
         what is wrong with the footage, in sentences; none if all is well.
@@ -79,6 +79,8 @@ def prepare_avatar(
     model_names(target.name)
     if target.exists() and not replace:
         raise SourceError(f"{target} is there already: choose another id, or say --replace")
+    stated = read_facts(target / "avatar.yaml") if (target / "avatar.yaml").exists() else {}
+    stated |= {key: text for key, text in (said or Said())._asdict().items() if text} | {"id": target.name}
     inputs = [open_input(path) for path in paths]
     names = clip_names(list(paths))
     (work / "prepared.yaml").unlink(missing_ok=True)  # only once all is done it is there again
@@ -89,9 +91,9 @@ def prepare_avatar(
     if not any(clip.frames.usable.any() for clip in clips):
         raise SourceError("no frame can be used:\n" + "\n".join(findings))
     at, loop = _choose(clips)
-    _write_source(target, inputs[at], clips[at], loop, said or Said(), replace)
     if not cv2.imwrite(str(work / "preview.png"), preview(inputs, clips, at, loop)):
         raise SourceError(f"{work / 'preview.png'} cannot be written")
+    _write_source(target, inputs[at], clips[at], loop, stated, replace)  # until then the same command goes on
     facts = {"id": target.name, "clips": names, "findings": findings}
     (work / "prepared.yaml").write_text(yaml.safe_dump(facts, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return findings
@@ -142,7 +144,9 @@ def _choose(clips: Sequence[Clip]) -> tuple[int, Loop]:
     return at, loop._replace(first=loop.first - starts[at])
 
 
-def _write_source(target: Path, source: Input, clip: Clip, loop: Loop, said: Said, replace: bool) -> None:
+def _write_source(
+    target: Path, source: Input, clip: Clip, loop: Loop, stated: dict[str, object], replace: bool
+) -> None:
     def part() -> Iterator[Picture]:
         return islice(source.frames(), loop.first, loop.first + loop.frames)
 
@@ -154,9 +158,10 @@ def _write_source(target: Path, source: Input, clip: Clip, loop: Loop, said: Sai
                 shutil.copyfile(target / trained, folder / trained)
         facts: dict[str, object] = {
             "id": target.name,
-            "name": said.name or target.name,
-            "licence": said.licence or "not stated: ask the person in the video",
-            "provenance": said.provenance or "not stated: who was filmed, when, and what they agreed to",
+            "name": target.name,
+            "licence": "not stated: ask the person in the video",
+            "provenance": "not stated: who was filmed, when, and what they agreed to",
+            **stated,
             "footage": "footage.mp4",
             "boxes": "boxes.csv",
             "unet": "unet.onnx",
@@ -184,7 +189,9 @@ def main() -> None:
         work: Annotated[
             Path | None, typer.Option(help="The training folder; work/ID if not given.", show_default=False)
         ] = None,
-        replace: Annotated[bool, typer.Option(help="Replace an avatar of this id; its network is kept.")] = False,
+        replace: Annotated[
+            bool, typer.Option(help="Replace an avatar of this id; its network and texts are kept.")
+        ] = False,
     ) -> None:
         """Find the face in every frame, check the footage, choose an idle loop; leave AVATARS/ID and WORK."""
         folder = work or stages.ROOT / "work" / avatar_id

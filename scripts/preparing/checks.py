@@ -155,6 +155,6 @@ def offset_findings(offset: Offset | None, late: float = 0.0) -> list[str]:
     still = offset.frames / FPS
     size = f"{abs(still) * 1000:.0f} ms {'late' if still > 0 else 'early'}"
     return [
-        f"sound and picture are out of sync: the sound is about {size} (correlation {offset.r:.2f}). Prepare again "
-        f"with --sound-offset {late + still:.2f} --replace"
+        f"sound and picture are out of sync: the sound is about {size} (correlation {offset.r:.2f}). Run the same "
+        f"again with --sound-offset {late + still:.2f} --replace"
     ]

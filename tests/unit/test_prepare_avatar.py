@@ -17,7 +17,7 @@ import stages
 from avatar_source import AvatarSource, SourceError, face_crop
 from evaluation import landmarks
 from evaluation.measures import envelope
-from prepare_avatar import main, prepare_avatar
+from prepare_avatar import Said, main, prepare_avatar
 from preparing import faces, watch
 from preparing.boxes import BRIDGE_TOP, LEFT, NOSE_TIP, RIGHT, raw_boxes, smooth_boxes
 from preparing.checks import offset_findings, offset_of, picture_findings, size_findings, speech_findings, usable_frames
@@ -260,14 +260,34 @@ def test_a_film_becomes_crops_boxes_sound_and_an_idle_loop(film, prepared):
 
 
 @needs_faces
-def test_preparing_again_looks_at_nothing_twice_and_keeps_the_trained_network(film, prepared, monkeypatch):
+def test_preparing_again_looks_at_nothing_twice_and_keeps_the_network_and_what_is_stated(film, prepared, monkeypatch):
     target, work, findings = prepared
     (target / "unet.onnx").write_bytes(b"trained")
+    facts = yaml.safe_load((target / "avatar.yaml").read_text())
+    stated = {"licence": "agreed on paper", "provenance": "Anna, in May", "preset": "exact", "jpeg_quality": 90}
+    (target / "avatar.yaml").write_text(yaml.safe_dump(facts | stated))
     with pytest.raises(SourceError, match="is there already"):
         prepare_avatar([film], target, work)
     monkeypatch.setattr(watch, "_see_all", lambda *_: pytest.fail("looked at the film again"))
-    assert prepare_avatar([film], target, work, replace=True) == findings
+    said = Said(provenance="Anna, in June")
+    assert prepare_avatar([film], target, work, said=said, replace=True) == findings
     assert (target / "unet.onnx").read_bytes() == b"trained"
+    again = yaml.safe_load((target / "avatar.yaml").read_text())
+    assert again == facts | stated | {"provenance": "Anna, in June"}
+
+
+@needs_faces
+def test_the_same_command_goes_on_when_it_was_stopped_at_the_preview(film, prepared, tmp_path, monkeypatch):
+    work = Path(shutil.copytree(prepared[1], tmp_path / "work"))
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("prepare_avatar.preview", interrupted)
+        prepare_avatar([film], tmp_path / "anna", work)
+    prepare_avatar([film], tmp_path / "anna", work)
+    assert (tmp_path / "anna" / "avatar.yaml").is_file() and (work / "prepared.yaml").is_file()
 
 
 @needs_faces
