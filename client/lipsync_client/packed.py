@@ -25,7 +25,10 @@ from .errors import LipsyncError
 from .locks import locked
 from .wire import SHIPPED_AVATAR
 
-__all__ = ["PackedError", "check_id", "draft_in", "folders_of", "installed", "pack_file", "remove", "unpack_file"]
+__all__ = [
+    *("PackedError", "check_id", "draft_in", "folders_of", "hears_otherwise", "installed"),
+    *("pack_file", "remove", "unpack_file"),
+]
 
 VALID_ID = re.compile(r"[a-z][a-z0-9_-]{0,47}")
 NETWORK, ENCODER = "_lipsync", "_audio_encoder"
@@ -47,7 +50,7 @@ ENCODER_FIELDS = (
     r"|optimization\.execution_accelerators\.cpu_execution_accelerator\.(name|parameters\.precision)"
     r"|model_warmup\.(name|batch_size|inputs\.\w+\.(data_type|dims|zero_data))"
 )
-FACTS = "preset|avatar_id|avatar_key|frame_width|frame_height|footage_frames|loop|memory_mb"
+FACTS = "preset|avatar_id|avatar_key|audio_encoder|frame_width|frame_height|footage_frames|loop|memory_mb"
 NETWORK_FIELDS = rf"{ENCODER_FIELDS}|parameters\.({FACTS})\.string_value"
 EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2)
 HERE = -100  # AT_FDCWD
@@ -121,8 +124,13 @@ def installed(draft: Path, avatar: str, repository: Path) -> Iterator[None]:
     Each folder is exchanged in one step, so that nobody ever sees half of one. If the block fails, the earlier version
     is back afterwards. The new network folder also carries the footage of the version that it replaces, which a
     running server shows until it loads the new one.
+
+    Raises:
+        PackedError: its id cannot be used, or it was packed for another audio encoder than the repository's.
     """
     check_id(avatar)
+    if says := hears_otherwise(draft, avatar, repository):
+        raise PackedError(says)
     with locked(repository / ".avatars.lock"):
         _carry_footage(repository / f"{avatar}{NETWORK}", draft / f"{avatar}{NETWORK}")
         _exchange_all(draft, avatar, repository)
@@ -131,6 +139,18 @@ def installed(draft: Path, avatar: str, repository: Path) -> Iterator[None]:
         except BaseException:
             _exchange_all(draft, avatar, repository)
             raise
+
+
+def hears_otherwise(folder: Path, avatar: str, repository: Path) -> str:
+    """A sentence, if the avatar in `folder` shares the repository's audio encoder but was packed for another one."""
+    encoder, network, _ = folders_of(avatar)
+    here = _fact(repository / SHIPPED_MODELS[0], "audio_encoder")
+    if not here or (folder / encoder).exists() or _fact(folder / network, "audio_encoder") == here:
+        return ""
+    return (
+        f"{avatar} was packed for another audio encoder than that of {repository}: "
+        "pack it again from its source folder (scripts/package_avatar.py)"
+    )
 
 
 def remove(avatar: str, repository: Path) -> None:
@@ -157,7 +177,7 @@ def _is_allowed(avatar: str, name: str) -> bool:
 
 
 def _check_configs(file: Path, draft: Path, avatar: str) -> None:
-    """A config names the network runtime and the known stages, and has the templates' fields only: more could run code."""
+    """A config names the network runtime and the known stages, in the templates' fields: others could run code."""
     encoder, network, ensemble = folders_of(avatar)
     allowed = {network: NETWORK_FIELDS, ensemble: ENSEMBLE_FIELDS, encoder: ENCODER_FIELDS}
     for name in (network, ensemble, *([encoder] if (draft / encoder).exists() else [])):
@@ -192,12 +212,20 @@ def _paths(value: Any, path: str = "") -> Iterator[str]:
         yield path
 
 
+def _fact(network: Path, name: str) -> str:
+    """What the config of a network's folder states under a name; "" if nothing."""
+    try:
+        config = text_format.Parse((network / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+    except (OSError, ValueError, text_format.ParseError):
+        return ""
+    return str(config.parameters[name].string_value)
+
+
 def _carry_footage(old: Path, new: Path) -> None:
     """Add the old version's footage to the new version's folder, as hard links where the disk allows."""
     try:
-        config = text_format.Parse((old / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
-        key = f"{int(config.parameters['avatar_key'].string_value):016x}"
-    except (OSError, ValueError, text_format.ParseError):
+        key = f"{int(_fact(old, 'avatar_key')):016x}"
+    except ValueError:
         return  # there is no old version, or nothing could serve it
     if (old / "avatar" / key).is_dir() and not (new / "avatar" / key).exists():
         shutil.copytree(old / "avatar" / key, new / "avatar" / key, copy_function=_link)

@@ -131,6 +131,7 @@ class Registry:
             AvatarNotFound: there is none of that name in the server's repository.
             LoadFailed: it is broken. It is tried again later, or once the server says something else of it.
             Overloaded: every loaded avatar is in use, and stayed so for PLACE_S seconds.
+            SettingsError: the limits leave no room for it beside the server's own avatars.
         """
         entry = self._entry(avatar)
         entry.leases += 1
@@ -185,8 +186,8 @@ class Registry:
     async def _preload(self) -> None:
         for avatar in list(self._to_preload):
             try:
-                async with self.lease(avatar):
-                    self._to_preload.remove(avatar)
+                await self._start(avatar, self._entry(avatar))  # without a lease: it waits for nobody's place
+                self._to_preload.remove(avatar)
             except LipsyncError as error:
                 logger.log(logging.DEBUG if avatar in self._warned else logging.WARNING, "Not preloaded yet: %s", error)
                 self._warned.add(avatar)

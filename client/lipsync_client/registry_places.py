@@ -12,7 +12,7 @@ from typing import Any
 from .control import Control
 from .errors import AvatarNotFound, Overloaded
 from .registry_policy import Candidate, Counters, eviction_order
-from .registry_settings import RegistrySettings
+from .registry_settings import RegistrySettings, SettingsError
 from .states import AvatarOverview
 
 __all__ = ["Places"]
@@ -72,7 +72,8 @@ class Places:
 
         Raises:
             AvatarNotFound: there is none of that name in the server's repository.
-            Overloaded: at the deadline every loaded avatar was still in use.
+            SettingsError: the limits leave no room for it beside what always stays.
+            Overloaded: at the deadline every loaded avatar was still in use; or at once, if nobody waits for this one.
         """
         async with self._admission:
             await self._take(avatar, deadline)
@@ -109,6 +110,7 @@ class Places:
                 )
             loaded = {name for name in phases if phases[name] in ("loaded", "loading")} | self._coming
             leaving = {name for name in phases if phases[name] == "unloading"}
+            self._check_limits(avatar, loaded & {*self._settings.keep} - {avatar})
             fits = len(loaded - {avatar}) < self._settings.max_models and self._fits_memory(avatar, loaded)
             if fits and self._fits_memory(avatar, loaded | leaving):  # what leaves has no place, but memory still
                 self._coming.add(avatar)
@@ -116,12 +118,27 @@ class Places:
             victims = [] if fits else eviction_order(self.candidates(overview), self._settings.eviction)
             if victims:
                 await self.unload(victims[0])
-            elif self._clock() > deadline:
+            elif self._clock() > deadline or not (fits or self._in_use(avatar)):
                 raise Overloaded(
                     f"Every avatar that the server at {self._control.url} may have loaded is in use; try again later."
                 )
             else:
                 await self._wait_for_change(0.2 if fits else 1.0)
+
+    def _check_limits(self, avatar: str, kept: set[str]) -> None:
+        """Raises SettingsError if there is no room for an avatar even if all goes that may."""
+        names = " and ".join(sorted(kept))
+        if len(kept) >= self._settings.max_models:
+            raise SettingsError(
+                f"registry.max_models is {self._settings.max_models}, which {names} of the server's own take up: "
+                f"{avatar!r} needs a higher limit."
+            )
+        if not self._fits_memory(avatar, kept):
+            needed, taken = self._memory(avatar) / 1024, sum(map(self._memory, kept)) / 1024
+            raise SettingsError(
+                f"registry.max_memory_gb is {self._settings.max_memory_gb:g}, but {avatar!r} needs about {needed:.2f} "
+                f"beside the {taken:.2f} of the server's own {names}: it needs a higher limit."
+            )
 
     async def _wait_for_change(self, seconds: float) -> None:
         async with self._changed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import threading
 from collections.abc import Awaitable, Callable
@@ -12,10 +13,11 @@ from pathlib import Path
 
 import pytest
 from lipsync_client import AvatarNotFound, LipsyncError, LoadFailed, Overloaded
+from lipsync_client import registry as registry_module
 from lipsync_client.registry import PLACE_S, Registry, leased
 from lipsync_client.registry_failures import BACK_OFF_S
 from lipsync_client.registry_policy import Candidate, Counters, choose_gpu, eviction_order
-from lipsync_client.registry_settings import RegistrySettings
+from lipsync_client.registry_settings import RegistrySettings, SettingsError
 from lipsync_client.states import AvatarOverview, AvatarState, AvatarStats
 
 SECONDS = 30
@@ -256,6 +258,53 @@ def test_a_place_that_comes_free_goes_to_who_waits() -> None:
         assert server.calls == ["load anna", "unload anna", "load ben"]
 
     run(server, limits(max_models=1), scenario)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "says"),
+    [
+        ({"max_models": 1}, r"registry\.max_models is 1, which fay .*'anna' needs a higher limit"),
+        (
+            {"max_memory_gb": 1.5},
+            r"registry\.max_memory_gb is 1\.5, but 'anna' needs about 1\.00 beside the 1\.00 .*fay",
+        ),
+    ],
+)
+def test_a_limit_that_leaves_no_room_is_named_at_once(allowed: dict[str, object], says: str) -> None:
+    server = FakeServer(*IDS, memory_mb=1024)
+    server.phases |= {"fay": "loaded", "ben": "loaded"}
+
+    async def scenario(registry: Registry, clock: Clock) -> None:
+        with pytest.raises(SettingsError, match=says):
+            await use(registry, server, "anna")
+        assert server.calls == []  # ben need not go for that
+        await use(registry, server, "fay")
+
+    run(server, limits(keep=("fay",), **allowed), scenario)
+
+
+def test_a_preload_for_which_there_is_no_room_keeps_nobody_waiting(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry_module, "TEND_S", 0.01)
+    server = FakeServer(*IDS)
+    server.broken["anna"] = "model.onnx is broken"
+
+    async def scenario(registry: Registry, clock: Clock) -> None:
+        async with registry.lease("cleo"):
+            async with registry.lease("ben"):
+                while "broken" not in caplog.text:
+                    await asyncio.sleep(0.01)
+                caplog.set_level(logging.DEBUG)
+                del server.broken["anna"]
+                server.phases["anna"] = "not loaded"
+                while "Every avatar" not in caplog.text:  # though the clock stands still
+                    await asyncio.sleep(0.01)
+                late = asyncio.create_task(use(registry, server, "dora"))
+                await asyncio.sleep(0.05)
+            await late
+
+    run(server, limits(max_models=2, preload=("anna",)), scenario)
 
 
 def test_a_load_that_has_only_begun_has_its_place_already() -> None:
