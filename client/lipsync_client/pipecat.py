@@ -77,6 +77,8 @@ class LipsyncVideoService(AIService):
         self._face: AgentFace | None = None
         self._showing: asyncio.Task[None] | None = None
         self._output = asyncio.Lock()  # what belongs together is pushed together, and nothing old after an interruption
+        self._restored = asyncio.Event()  # what an interruption may not drop is back, before anything that came later
+        self._restored.set()
         self._drained = asyncio.Event()
         self._speaking = False  # the last moment had sound
 
@@ -93,6 +95,7 @@ class LipsyncVideoService(AIService):
     async def stop(self, frame: EndFrame) -> None:
         """Wait until everything was shown that came before the end."""
         await super().stop(frame)
+        await self._restored.wait()
         if self._face and self._showing and self._face.pending:
             await self._face.end()
             self._face.mark(self._drained)
@@ -122,11 +125,17 @@ class LipsyncVideoService(AIService):
             await self._interrupt(self._face, frame, direction)
         elif not self._face or direction is FrameDirection.UPSTREAM or isinstance(frame, SystemFrame) or frame.pts:
             await self.push_frame(frame, direction)
-        elif isinstance(frame, TTSAudioRawFrame):
-            sound = np.frombuffer(frame.audio, np.int16).reshape(-1, frame.num_channels)
-            await self._face.push(sound, frame.sample_rate, Origin(frame.context_id, frame.interruptible))
         else:
-            await self._follow(self._face, frame)
+            await self._take(self._face, frame)
+
+    async def _take(self, face: AgentFace, frame: Frame) -> None:
+        """Speech, or what keeps its place in it."""
+        await self._restored.wait()
+        if isinstance(frame, TTSAudioRawFrame):
+            sound = np.frombuffer(frame.audio, np.int16).reshape(-1, frame.num_channels)
+            await face.push(sound, frame.sample_rate, Origin(frame.context_id, frame.interruptible))
+        else:
+            await self._follow(face, frame)
 
     async def _follow(self, face: AgentFace, frame: Frame) -> None:
         """Push a frame when all speech before it has been handed on."""
@@ -190,18 +199,22 @@ class LipsyncVideoService(AIService):
         if waiting and not any(slice.owner.interruptible for slice in waiting):
             await self.push_frame(frame, direction)
             return
-        async with self._output:
-            self._speaking = False
-            dropped = await face.interrupt()
-            await self.push_frame(frame, direction)
-        for entry in dropped:
-            if isinstance(entry, Slice):
-                if not entry.owner.interruptible:
-                    await face.push(entry.samples, entry.rate, entry.owner)
-            elif entry.value is self._drained:
-                face.mark(entry.value)
-            elif keeps(entry.value):
-                await self._follow(face, entry.value)
+        self._restored.clear()
+        try:
+            async with self._output:
+                self._speaking = False
+                dropped = await face.interrupt()
+                await self.push_frame(frame, direction)
+            for entry in dropped:
+                if isinstance(entry, Slice):
+                    if not entry.owner.interruptible:
+                        await face.push(entry.samples, entry.rate, entry.owner)
+                elif entry.value is self._drained:
+                    face.mark(entry.value)
+                elif keeps(entry.value):
+                    await self._follow(face, entry.value)
+        finally:
+            self._restored.set()
 
     async def _close(self) -> None:
         if self._showing:

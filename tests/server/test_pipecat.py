@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import importlib.util
 import socket
@@ -44,7 +45,7 @@ from pipecat.transports.base_output import BaseOutputTransport
 from pipecat.transports.base_transport import TransportParams
 from pipecat.utils.text.base_text_aggregator import TextType
 from pipecat.workers.runner import WorkerRunner
-from lipsync_client import AsyncClient, read_audio, to_speech
+from lipsync_client import AsyncClient, LiveSession, read_audio, to_speech
 from lipsync_client.agent import rgb
 from lipsync_client.pipecat import CUSHION_FRAMES, LipsyncVideoService
 from relay import Relay
@@ -289,6 +290,36 @@ def test_speech_that_may_not_be_interrupted_is_heard_to_its_end(server, sound, f
         stopped = [frame.context_id for frame in of(sink.frames, TTSStoppedFrame)]
         assert stopped == ["one", "two"][first_is_interruptible:]
         assert all(not frame.interruptible for frame in spoken(sink.frames) if frame.context_id == "two")
+
+    asyncio.run(main())
+
+
+def test_speech_that_may_not_be_interrupted_keeps_its_order_while_more_of_it_comes(server, monkeypatch) -> None:
+    session = functools.partial(LiveSession, buffer_s=1.5)  # the rest of the speech waits in the pipeline
+    monkeypatch.setattr("lipsync_client.agent.LiveSession", session)
+    noise = np.random.default_rng(0).integers(1, 9000, 4 * RATE, np.int16).tobytes()
+
+    async def main() -> None:
+        sink = Sink()
+        one, two = TTSSpeakFrame("one"), TTSSpeakFrame("two")
+        two.interruptible = False
+
+        async def script(worker: PipelineWorker) -> None:
+            await worker.queue_frames([one, two])
+            await sink.until(has(TTSAudioRawFrame, 6))
+            await worker.queue_frame(InterruptionFrame())
+            await sink.until(has(InterruptionFrame))
+            await worker.queue_frame(EndFrame())
+
+        class Voices(Voice):
+            async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+                self.sound = noise[: RATE // 2 * 2] if frame is one else noise
+                await super().process_frame(frame, direction)
+
+        await run(script, Voices(noise), LipsyncVideoService(server.grpc_url), sink)
+        second = [frame for frame in spoken(sink.frames) if frame.context_id == "two"]
+        assert b"".join(frame.audio for frame in second) == noise
+        assert sink.frames.index(second[-1]) < sink.frames.index(of(sink.frames, TTSStoppedFrame)[-1])
 
     asyncio.run(main())
 
