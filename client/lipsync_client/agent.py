@@ -140,7 +140,7 @@ class AgentFace:
         Raises:
             AudioError, InvalidRequest: unusable samples.
         """
-        sound = to_speech(samples, rate, to_rate=rate)
+        sound = wire.check_speech(to_speech(samples, rate, to_rate=rate))  # before anything of it waits to be heard
         if not len(sound):
             return
         if self._talking and rate != self._rate:

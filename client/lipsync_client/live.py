@@ -141,8 +141,14 @@ class LiveSession:
         async with self._pushing:
             if not await self._room(drops):
                 return None
-            speech = self._talk.growing or self._begin(rate)
-            sound = speech.decode(pcm, rate)
+            growing = self._talk.growing
+            speech = growing or self._begin(rate)
+            try:
+                sound = speech.decode(pcm, rate)
+            except Exception:
+                if speech is not growing:  # nothing was taken: the next push may begin another one
+                    self._talk.end(speech)
+                raise
             for start in range(0, len(sound), rate):  # a second at a time: no piece passes the bound by more
                 if start and not await self._room(drops):
                     break

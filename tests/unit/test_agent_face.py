@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from client_fake import TIMELINE, running
 from live_fake import LiveFake
-from lipsync_client import LipsyncError, LiveSession
+from lipsync_client import InvalidRequest, LipsyncError, LiveSession
 from lipsync_client.agent import AgentFace, Mark, Moment
 from live_clock import TestClock, run
 
@@ -246,6 +246,19 @@ def test_a_speech_too_short_for_a_frame_holds_nothing_up(fake: LiveFake, clock: 
             assert sum(talks(moment) for moment in moments) == 2 * 50
             assert not face.pending
             assert [mark for moment in moments for mark in moment.marks] == ["within", END]
+
+    run(main, clock)
+
+
+def test_sound_that_is_refused_leaves_nothing_behind(fake: LiveFake, clock: TestClock) -> None:
+    async def main() -> None:
+        async with opened(fake.url, sound_rate=RATE, clock=clock) as face:
+            with pytest.raises(InvalidRequest, match="reaches 30"):
+                await face.push(np.full(1000, 30, np.float32), 16_000)
+            assert not face.pending
+            await say(face)
+            face.mark(END)
+            check_heard(await until(face, END))
 
     run(main, clock)
 
