@@ -45,7 +45,7 @@ def to_speech(samples: NDArray[Any], rate: int, *, to_rate: int = SPEECH_RATE) -
         to_rate: samples a second wanted.
 
     Returns:
-        Samples, shape = (about n * to_rate / rate,).
+        Samples, shape = (about n * to_rate / rate,); of a millisecond or less perhaps none, at another rate.
 
     Raises:
         AudioError: not an array of samples, or not finite.
@@ -75,7 +75,7 @@ def to_speech(samples: NDArray[Any], rate: int, *, to_rate: int = SPEECH_RATE) -
     frame.sample_rate = rate
     resampler = AudioResampler(format="fltp", layout="mono", rate=to_rate)
     blocks = [block.to_ndarray() for part in (frame, None) for block in resampler.resample(part)]
-    return np.concatenate(blocks, axis=1)[0]
+    return np.concatenate(blocks, axis=1)[0] if blocks else np.zeros(0, np.float32)
 
 
 def channels_of(path: str | os.PathLike[str]) -> int:

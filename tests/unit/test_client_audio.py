@@ -173,6 +173,14 @@ def test_arrays_at_the_rate_are_kept() -> None:
     assert len(to_speech(np.zeros(0, np.int16), 44100)) == 0
 
 
+@pytest.mark.parametrize("rate", [8000, 24000, 44100, 48000])
+def test_a_few_samples_are_little_or_no_sound_and_no_error(rate: int) -> None:
+    for count in range(1, 100):
+        speech = to_speech(np.full(count, 0.5, np.float32), rate)
+        assert speech.dtype == np.float32
+        assert len(speech) <= count * 16000 / rate + 1
+
+
 @pytest.mark.parametrize(
     ("samples", "rate", "says"),
     [
