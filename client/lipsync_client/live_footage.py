@@ -28,7 +28,7 @@ def looped(position: int, avatar: Avatar) -> int:
 
 
 class Pictures:
-    """JPEGs by footage frame, within a bound: those kept longest go first.
+    """JPEGs by footage frame, within a bound: those not asked for longest go first.
 
     Args:
         max_bytes: of them all.
@@ -44,7 +44,10 @@ class Pictures:
         return len(self._kept)
 
     def get(self, index: int) -> bytes | None:
-        return self._kept.get(index)
+        jpeg = self._kept.pop(index, None)
+        if jpeg is not None:
+            self._kept[index] = jpeg  # the last to go
+        return jpeg
 
     def keep(self, index: int, jpeg: bytes) -> None:
         self._bytes += len(jpeg) - len(self._kept.pop(index, b""))

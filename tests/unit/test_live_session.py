@@ -129,6 +129,19 @@ def test_memory_for_idle_frames_is_bounded(fake: LiveFake, clock: TestClock) -> 
     run(main, clock)
 
 
+def test_long_footage_turns_without_standing_still(fake: LiveFake, clock: TestClock) -> None:
+    fake.facts |= {"footage_frames": "200", "loop": "pingpong"}
+
+    async def main() -> None:
+        async with LiveSession(fake.url, clock=clock, idle_bytes=100, **OPTIONS) as session:
+            frames = await take(session, 350)
+        shown = [min(index, 398 - index) for index in range(350)]
+        assert [frame.jpeg for frame in frames] == [idle_picture(index) for index in shown]
+        assert len(fake.idle) < 350  # some that were shown before the turn are still here after it
+
+    run(main, clock)
+
+
 def test_a_slow_consumer_slows_push_and_memory_does_not_grow(fake: LiveFake, clock: TestClock) -> None:
     async def main() -> None:
         async with LiveSession(fake.url, clock=clock, chunk=8, buffer_s=1.0) as session:
@@ -503,13 +516,15 @@ def test_wrong_use_is_refused_and_harms_nothing(fake: LiveFake, clock: TestClock
         with pytest.raises(InvalidRequest, match="no server address"):
             LiveSession([], clock=clock)
         async with LiveSession(fake.url, clock=clock, **OPTIONS) as session:
+            with pytest.raises(LipsyncError, match="finite"):
+                await session.push(np.array([0, np.nan], np.float32), 999)
             await session.push(SPEECH[:1000], RATE)
             with pytest.raises(InvalidRequest, match=r"rate is 999.*1000"):
                 await session.push(SPEECH, 999)
             with pytest.raises(LipsyncError, match="finite"):
                 await session.push(np.array([0, np.nan], np.float32), RATE)
             await say(session, SPEECH[1000:])
-            check_speech(await until_last(session), SPEECH)
+            check_speech(await until_last(session), SPEECH, number=2)  # the refused one has used a number
 
     run(main, clock)
 
