@@ -8,7 +8,7 @@ import logging
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -49,8 +49,9 @@ class Registry:
     ...     async with registry.lease("anna"):  # loads it if it is not, and keeps it while the block runs
     ...         ...
 
-    A second registry for a server would unload what the first one's callers use: on one machine and for one user, the
-    second is refused. What others load or unload by hand is noticed and counted.
+    A second one for a server would unload what the first one's callers use: on one machine and for one user, it only
+    loads, past the limits, and takes over when the first has ended. What others load or unload by hand is noticed and
+    counted.
 
     Args:
         url: host:port of the server's gRPC endpoint.
@@ -80,22 +81,16 @@ class Registry:
         self._warned: set[str] = set()
         self._placed = 0  # on GPUs, so far
         self._placing = asyncio.Lock()
-        self._held = ExitStack()
+        self._held: AbstractContextManager[None] | None = None  # the lock of who manages the server's avatars
         self._tending: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Become the server's registry and load the `preload` avatars; those that cannot be loaded yet are tried again.
-
-        Raises:
-            LipsyncError: there is another registry.
-        """
-        try:
-            self._held.enter_context(locked(_lock_file(self.url), wait=False))
-        except BlockingIOError:
-            raise LipsyncError(
-                f"Another process manages the avatars of the server at {self.url} already, as `lipsync web` does: "
-                "let it load them, or stop it."
-            ) from None
+        """Load the `preload` avatars; those that cannot be loaded yet are tried again."""
+        if not self._manages():
+            logger.warning(
+                "Another process manages the avatars of the server at %s. Until it ends, nothing is unloaded here.",
+                self.url,
+            )
         try:
             await self._preload()
         except BaseException:
@@ -111,7 +106,8 @@ class Registry:
         running = [entry.ensuring for entry in self._entries.values() if entry.ensuring]
         await asyncio.gather(*running, return_exceptions=True)
         self._places.close()
-        self._held.close()
+        if self._held:
+            self._held.__exit__(None, None, None)
         self._control.close()
 
     async def __aenter__(self) -> Registry:
@@ -173,7 +169,7 @@ class Registry:
                 entry.uses, entry.used = uses, now
             if entry.leases and one.state.phase in ("not loaded", "failed"):
                 self._start(name, entry)
-            if self._is_idle(name, now - entry.used) and self._places.candidates([one]):
+            if self._manages() and self._is_idle(name, now - entry.used) and self._places.candidates([one]):
                 await self._places.unload(name)
 
     def _entry(self, avatar: str) -> _Entry:
@@ -183,7 +179,18 @@ class Registry:
         limit = self.settings.idle_timeout
         return limit is not None and seconds > limit and avatar not in self.settings.preload
 
+    def _manages(self) -> bool:
+        """Whether this is the one that decides what leaves; if another process was and has ended, it is from now on."""
+        if self._held is None:
+            lock = locked(_lock_file(self.url), wait=False)
+            with contextlib.suppress(BlockingIOError):
+                lock.__enter__()
+                self._held = lock
+        return self._held is not None
+
     async def _preload(self) -> None:
+        if not self._manages():
+            return
         for avatar in list(self._to_preload):
             try:
                 await self._start(avatar, self._entry(avatar))  # without a lease: it waits for nobody's place
@@ -213,7 +220,7 @@ class Registry:
             self._failures.forget(avatar)
             return
         await self._failures.respect(avatar)
-        async with self._places.taken(avatar, deadline):
+        async with self._places.taken(avatar, deadline) if self._manages() else contextlib.nullcontext():
             try:
                 await self._load(avatar)
             except LoadFailed as error:
@@ -245,18 +252,23 @@ class Registry:
 
 @contextmanager
 def leased(avatar: str, registry: Registry) -> Iterator[None]:
-    """For programs without an event loop: be the server's registry, with one lease, while the block runs."""
-    with closing(asyncio.new_event_loop()) as loop:
-        loop.run_until_complete(registry.open())
+    """For programs without an event loop: one lease of a registry that nothing else is done with; it is closed then."""
+
+    @asynccontextmanager
+    async def alone() -> AsyncIterator[None]:
         try:
-            lease = registry.lease(avatar)
-            loop.run_until_complete(lease.__aenter__())
-            try:
+            async with registry.lease(avatar):
                 yield
-            finally:
-                loop.run_until_complete(lease.__aexit__(None, None, None))
         finally:
-            loop.run_until_complete(registry.close())
+            await registry.close()
+
+    with closing(asyncio.new_event_loop()) as loop:
+        lease = alone()
+        loop.run_until_complete(lease.__aenter__())
+        try:
+            yield
+        finally:
+            loop.run_until_complete(lease.__aexit__(None, None, None))
 
 
 def _lock_file(url: str) -> Path:

@@ -480,15 +480,22 @@ def test_counters_outlive_tritons() -> None:
     assert counters.uses("anna") == 5 + 2 + 1
 
 
-def test_a_second_registry_of_a_server_is_refused() -> None:
-    server = FakeServer("anna")
+def test_a_second_registry_unloads_nothing_until_the_first_has_ended(caplog: pytest.LogCaptureFixture) -> None:
+    server = FakeServer(*IDS)
+    second = Registry(server.url, limits(max_models=1), control=server)  # type: ignore[arg-type]
 
     async def scenario(registry: Registry, clock: Clock) -> None:
-        with pytest.raises(LipsyncError, match=r"Another process manages the avatars of the server at fake:1"):
-            await Registry(server.url, limits(), control=server).open()  # type: ignore[arg-type]
+        await use(registry, server, "anna")
+        await second.open()
+        assert "Another process manages the avatars of the server at fake:1" in caplog.text
+        await use(second, server, "ben")
+        assert server.calls == ["load anna", "load ben"]  # past its limit
+        await registry.close()
+        await use(second, server, "cleo")
+        assert server.loaded() == {"cleo"}
+        await second.close()
 
-    run(server, limits(), scenario)
-    run(server, limits(), lambda registry, clock: use(registry, server, "anna"))  # the first one has let go
+    run(server, limits(max_models=1), scenario)
 
 
 def test_a_lease_without_an_event_loop() -> None:
@@ -497,6 +504,15 @@ def test_a_lease_without_an_event_loop() -> None:
         server.use("anna")
     with pytest.raises(AvatarNotFound), leased("nobody", Registry(server.url, limits(), control=server)):  # type: ignore[arg-type]
         raise AssertionError("not reached")
+
+
+def test_commands_at_the_same_time_all_get_their_avatars() -> None:
+    server = FakeServer(*IDS)
+    with leased("anna", Registry(server.url, limits(), control=server)):  # type: ignore[arg-type]
+        for avatar in ("ben", "anna"):
+            with leased(avatar, Registry(server.url, limits(), control=server)):  # type: ignore[arg-type]
+                server.use(avatar)
+        server.use("anna")
 
 
 BAD = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -22,7 +21,7 @@ class Faces:
     Args:
         offered: these, the first one first; if there are none: all that the registry knows, else the shipped one.
         registry: loads them when they are asked for; None where the server's control key is not known: then others
-            must have loaded them. If another process is the server's registry already, that is said, and others must.
+            must have loaded them.
     """
 
     def __init__(self, offered: Sequence[str] = (), registry: Registry | None = None) -> None:
@@ -55,11 +54,7 @@ class Faces:
 
     async def __aenter__(self) -> Faces:
         if self._registry:
-            try:
-                await self._registry.open()
-            except LipsyncError as error:
-                logging.getLogger(__name__).warning("%s Avatars are not loaded on demand here.", error)
-                self._registry = None
+            await self._registry.open()
         return self
 
     async def __aexit__(self, *error: object) -> None:
