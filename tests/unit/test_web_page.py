@@ -180,6 +180,24 @@ def test_a_page_that_goes_while_its_avatar_is_loaded_leaves_its_place() -> None:
     served(scenario, registry, max_sessions=1)
 
 
+def test_a_page_that_waits_for_its_avatar_hears_that_it_is_loaded(monkeypatch) -> None:
+    monkeypatch.setattr("lipsync_client.web.connection.LOADING_S", 0.01)
+    registry = FakeRegistry()
+    registry.loading.clear()
+
+    async def scenario(server) -> None:
+        async with server.open() as browser:
+            await browser.tell("hello", version=1, sound_rate=8000)
+            for _ in range(3):
+                assert await browser.next() == {"type": "loading"}
+            registry.loading.set()
+            await browser.until_told("welcome")
+            await browser.until_frame(lambda frame: frame.index == 30)
+            assert browser.told[-1]["type"] == "welcome"
+
+    served(scenario, registry)
+
+
 def test_an_avatar_that_cannot_be_loaded_is_explained() -> None:
     async def scenario(server) -> None:
         async with server.open() as browser:

@@ -24,6 +24,7 @@ from .voice import Voice
 __all__ = ["web"]
 
 ASK_S = 3.0
+ANSWER_S = 10.0  # a page that waits for its welcome learns no later that the server hangs
 DEFAULTS = Settings()
 
 
@@ -95,7 +96,7 @@ def _serve(listening: socket.socket, server: str, faces: Faces, settings: Settin
 
     from .app import create_app
 
-    app = create_app(AsyncClient(server), faces, voice=Voice.find(), settings=settings)
+    app = create_app(AsyncClient(server, timeout=ANSWER_S), faces, voice=Voice.find(), settings=settings)
     config = uvicorn.Config(
         app,
         log_level="error",

@@ -35,6 +35,7 @@ from .voice import Voice
 __all__ = ["Connection"]
 
 SILENT_S = 2.0  # a failure that goes on is reported this often
+LOADING_S = 5.0  # between two signs of life before the welcome; the page waits 25 s for one
 BUFFER_S = 5.0  # seconds of sound in the session; the rest waits where an interruption finds it at once
 
 
@@ -91,7 +92,7 @@ class Connection:
             LipsyncError: there is no session to be had.
         """
         # It is read from the start: a browser that goes while an avatar is loaded for it leaves its place.
-        await _first_to_end(self._read(), self._live(hello, client, faces, voice, clock))
+        await _first_to_end(self._read(), self._live(hello, client, faces, voice, clock), self._say_that_it_loads())
 
     async def refuse(self, refusal: Refused) -> None:
         """Say why, and end the connection."""
@@ -129,6 +130,12 @@ class Connection:
                 waiting_s=self._settings.waiting_s,
             )
             await _first_to_end(speaker.run(), self._show(session, speaker))
+
+    async def _say_that_it_loads(self) -> None:
+        while True:
+            await asyncio.sleep(LOADING_S)
+            if self._speaker is None:
+                await self._tell("loading")
 
     async def _read(self) -> None:
         while True:
