@@ -203,7 +203,7 @@ def test_who_says_nothing_or_has_not_the_token_gets_no_session(fake, clock) -> N
         async with serving(fake, clock, hello_s=0.5, token="právě") as server:
             async with server.open() as browser:
                 assert (await browser.until_closed())[0] == 4408
-            for token in ({}, {"token": "wrong"}):
+            for token in ({}, {"token": "wrong"}, {"token": "\ud800"}):
                 async with server.open() as browser:
                     await browser.tell("hello", version=1, sound_rate=RATE, **token)
                     code, why = await browser.until_closed()

@@ -67,8 +67,8 @@ class Connection:
         except asyncio.TimeoutError:
             raise Refused("idle", f"No hello within {self._settings.hello_s:g} s.", Close.IDLE) from None
         hello = parse_hello(message)
-        wanted = self._settings.token
-        if wanted is not None and not hmac.compare_digest(hello.token.encode(), wanted.encode()):
+        wanted, token = self._settings.token, hello.token.encode("utf-8", "surrogatepass")  # JSON may hold half a sign
+        if wanted is not None and not hmac.compare_digest(token, wanted.encode()):
             raise Refused(
                 "token", "The token is missing or wrong: it is the one that `lipsync web` shows.", Close.TOKEN
             )
