@@ -171,7 +171,7 @@ async def emptied(server: TritonServer, registry: Registry) -> float:
     for one in await registry.overview():
         if one.state.phase == "loaded":
             await registry.unload(one.state.id)
-    while any(one.state.phase != "not loaded" for one in await registry.overview()):
+    while any(one.state.phase not in ("not loaded", "unloaded") for one in await registry.overview()):
         await asyncio.sleep(0.2)
     return memory_mb(server)
 

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,32 +77,26 @@ class Registry:
         self._entries: dict[str, _Entry] = {}
         self._places = Places(self._control, self.settings, lambda avatar: self._entry(avatar).leases > 0, clock)
         self._failures = Failures(self._state, clock)
-        self._to_preload = list(self.settings.preload)
-        self._warned: set[str] = set()
+        self._to_preload = dict.fromkeys(self.settings.preload, logging.WARNING)  # how loud its next failure is
         self._placed = 0  # on GPUs, so far
         self._placing = asyncio.Lock()
         self._held: AbstractContextManager[None] | None = None  # the lock of who manages the server's avatars
-        self._tending: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def open(self) -> None:
-        """Load the `preload` avatars; those that cannot be loaded yet are tried again."""
+        """Begin to look after the server; its `preload` avatars come in the background, and nobody waits for them."""
         if not self._manages():
             logger.warning(
                 "Another process manages the avatars of the server at %s. Until it ends, nothing is unloaded here.",
                 self.url,
             )
-        try:
-            await self._preload()
-        except BaseException:
-            await self.close()
-            raise
-        self._tending = asyncio.create_task(self._tend())
+        self._tasks = [asyncio.create_task(self._again_and_again(work)) for work in (self._preload, self.tend)]
 
     async def close(self) -> None:
         """Let go of the server; its avatars stay loaded."""
-        if self._tending:
-            self._tending.cancel()
-            await asyncio.gather(self._tending, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         running = [entry.ensuring for entry in self._entries.values() if entry.ensuring]
         await asyncio.gather(*running, return_exceptions=True)
         self._places.close()
@@ -161,14 +155,16 @@ class Registry:
         return self._places.uses(avatar)
 
     async def tend(self) -> None:
-        """Look after what time brings: avatars that nobody used for long, and those in use that the server lost."""
+        """Look after what time brings: avatars that nobody used for long, and those that the server lost."""
         for one in await self.overview():
             name, entry = one.state.id, self._entry(one.state.id)
             uses, now = self.uses(name), self._clock()
             if entry.leases or uses != entry.uses:
                 entry.uses, entry.used = uses, now
-            if entry.leases and one.state.phase in ("not loaded", "failed"):
+            if entry.leases and one.state.phase in ("not loaded", "unloaded", "failed"):
                 self._start(name, entry)
+            elif name in self.settings.preload and one.state.phase == "not loaded":  # since the server was started
+                self._to_preload.setdefault(name, logging.WARNING)
             if self._manages() and self._is_idle(name, now - entry.used) and self._places.candidates([one]):
                 await self._places.unload(name)
 
@@ -191,20 +187,19 @@ class Registry:
     async def _preload(self) -> None:
         if not self._manages():
             return
-        for avatar in list(self._to_preload):
+        for avatar, level in list(self._to_preload.items()):
             try:
                 await self._start(avatar, self._entry(avatar))  # without a lease: it waits for nobody's place
-                self._to_preload.remove(avatar)
+                del self._to_preload[avatar]
             except LipsyncError as error:
-                logger.log(logging.DEBUG if avatar in self._warned else logging.WARNING, "Not preloaded yet: %s", error)
-                self._warned.add(avatar)
+                logger.log(level, "Not preloaded yet: %s", error)
+                self._to_preload[avatar] = logging.DEBUG
 
-    async def _tend(self) -> None:
+    async def _again_and_again(self, work: Callable[[], Awaitable[None]]) -> None:
         while True:
-            await asyncio.sleep(TEND_S)
-            await self._preload()
             with contextlib.suppress(LipsyncError):  # a server that is away comes back, or the next lease tells
-                await self.tend()
+                await work()
+            await asyncio.sleep(TEND_S)
 
     def _start(self, avatar: str, entry: _Entry) -> asyncio.Task[None]:
         """Begin to make it ready, or join those who did."""

@@ -34,7 +34,7 @@ class ModelState:
 @dataclass(frozen=True)
 class AvatarState:
     """`loaded`: it takes requests. `reason`: why it is not, as far as the server says. `phase`: "loaded", "loading" (or
-    loaded in part), "unloading" (it still holds memory), "failed" or "not loaded"."""
+    loaded in part), "unloading" (it still holds memory), "unloaded", "failed", "not loaded" (never)."""
 
     id: str
     loaded: bool
@@ -117,7 +117,8 @@ def _phase(*models: ModelState) -> str:
         return "loading"
     if "UNLOADING" in states:
         return "unloading"
-    return "failed" if any(model.reason not in ("", "unloaded") for model in models) else "not loaded"
+    reasons = {model.reason for model in models} - {""}
+    return "failed" if reasons - {"unloaded"} else "unloaded" if reasons else "not loaded"
 
 
 def avatar_stats(whole: Any, stage: Any) -> AvatarStats:

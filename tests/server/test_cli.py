@@ -125,15 +125,19 @@ def test_avatars_are_loaded_measured_and_unloaded(server, lipsync: Shell) -> Non
         assert code == 0
         assert _line(stdout, "requests").split() == ["requests", "2"]
         assert lipsync("avatars", "unload", "yve")[:2] == (0, "Unloaded yve\n")
-        code, _, stderr = lipsync("render", "speech.wav", "-o", "again.mp4", "--avatar", "yve")  # on demand
-        assert code == 0, stderr
+        assert _line(lipsync("avatars")[1], "yve").split() == ["yve", "unloaded"]
+        files = ("again.mp4", "and_again.mp4")  # on demand, both at once
+        renders = [lipsync.start("render", "speech.wav", "-o", file, "--avatar", "yve") for file in files]
+        for process in renders:
+            _, stderr = process.communicate(timeout=SECONDS)
+            assert process.returncode == 0, stderr
         lipsync("avatars", "unload", "yve")
         key, lipsync.environment["LIPSYNC_CONTROL_KEY"] = lipsync.environment["LIPSYNC_CONTROL_KEY"], ""
         lipsync.environment["XDG_CACHE_HOME"] = str(lipsync.folder / "empty")
         code, _, stderr = lipsync("render", "speech.wav", "-o", "none.mp4", "--avatar", "yve")
         assert (code, "no avatar 'yve' loaded" in stderr) == (1, True)
         lipsync.environment["LIPSYNC_CONTROL_KEY"] = key
-        assert lipsync.files() == ["again.mp4", "speech.wav", "talk.mp4"]
+        assert lipsync.files() == ["again.mp4", "and_again.mp4", "speech.wav", "talk.mp4"]
     finally:
         lipsync("avatars", "unload", "yve")
         remove_avatar(server.repository, "yve")

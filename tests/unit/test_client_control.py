@@ -50,6 +50,18 @@ def test_avatars_are_the_models_with_a_lipsync_model() -> None:
     ]
 
 
+def test_what_was_never_loaded_is_told_from_what_was_unloaded() -> None:
+    found = avatars_in(
+        models(
+            anna_lipsync="", anna="",
+            zoe_lipsync="UNAVAILABLE: unloaded", zoe="UNAVAILABLE: unloaded",
+            ben_lipsync="UNAVAILABLE: unet.onnx is broken", ben="",
+            cleo_lipsync="UNLOADING", cleo="UNAVAILABLE: unloaded",
+        )
+    )  # fmt: skip
+    assert [one.phase for one in found] == ["not loaded", "failed", "unloading", "unloaded"]
+
+
 def test_models_of_an_avatar() -> None:
     assert (wire.ensemble_of("demo"), wire.lipsync_of("demo")) == ("lipsync_ensemble", "lipsync")
     assert (wire.ensemble_of("anna"), wire.lipsync_of("anna")) == ("anna", "anna_lipsync")

@@ -65,7 +65,7 @@ class FakeServer:
             for name, looks in list(self._leaving.items()):
                 self._leaving[name] = looks - 1
                 if looks == 1:
-                    self.phases[name] = "not loaded"
+                    self.phases[name] = "unloaded"
                     del self._leaving[name]
             return found
 
@@ -84,7 +84,8 @@ class FakeServer:
             if self.phases[avatar] != "loaded":
                 self.phases[avatar] = "loading" if self.shows_loading else "not loaded"
                 self.requests[avatar] = self.last[avatar] = 0
-            held = sum(self.memory_mb[name] for name, phase in self.phases.items() if phase != "not loaded")
+            held = sum(self.memory_mb[name] for name, phase in self.phases.items() if phase.endswith("ing"))
+            held += sum(self.memory_mb[name] for name in self.loaded())
             self.most_mb = max(self.most_mb, held)
             self.most = max(self.most, sum(phase in ("loaded", "loading") for phase in self.phases.values()))
         assert self.slow.wait(SECONDS)
@@ -101,7 +102,7 @@ class FakeServer:
     def unload(self, avatar: str) -> None:
         with self._lock:
             self.calls.append(f"unload {avatar}")
-            self.phases[avatar] = "unloading" if self.lasting else "not loaded"
+            self.phases[avatar] = "unloading" if self.lasting else "unloaded"
             if self.lasting:
                 self._leaving[avatar] = self.lasting
 
@@ -137,6 +138,11 @@ def run(server: FakeServer, settings: RegistrySettings, scenario: Callable[[Regi
 
 def limits(**values: object) -> RegistrySettings:
     return RegistrySettings(**{"keep": (), **values})  # type: ignore[arg-type]
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    while not is_so():
+        await asyncio.sleep(0.01)
 
 
 async def use(registry: Registry, server: FakeServer, avatar: str, times: int = 1) -> None:
@@ -368,7 +374,7 @@ def test_the_idle_are_unloaded_but_for_those_that_were_preloaded_or_are_the_serv
     server.phases["fay"] = "loaded"  # by the server
 
     async def scenario(registry: Registry, clock: Clock) -> None:
-        assert server.loaded() == {"anna", "fay"}
+        await until(lambda: server.loaded() == {"anna", "fay"})
         await use(registry, server, "ben")
         async with registry.lease("cleo"):
             await registry.tend()
@@ -387,20 +393,52 @@ def test_the_idle_are_unloaded_but_for_those_that_were_preloaded_or_are_the_serv
     run(server, limits(preload=("anna",), keep=("fay",), idle_timeout=60), scenario)
 
 
-def test_what_cannot_be_preloaded_is_said_and_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_cannot_be_preloaded_is_said_and_tried_again(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry_module, "TEND_S", 0.01)
     server = FakeServer(*IDS)
     server.broken["anna"] = "model.onnx is broken"
 
     async def scenario(registry: Registry, clock: Clock) -> None:
-        assert server.loaded() == {"ben"}
-        assert "model.onnx is broken" in caplog.text
+        await until(lambda: server.loaded() == {"ben"})
+        assert caplog.text.count("model.onnx is broken") == 1
         del server.broken["anna"]
         server.phases["anna"] = "not loaded"
-        for _ in range(SECONDS * 100):
-            if server.loaded() == {"anna", "ben"}:
-                return
-            await asyncio.sleep(0.01)
-        raise AssertionError("not loaded")
+        await until(lambda: server.loaded() == {"anna", "ben"})
+
+    run(server, limits(preload=("anna", "ben")), scenario)
+
+
+def test_nobody_waits_for_a_preload() -> None:
+    server = FakeServer(*IDS)
+    server.phases["ben"] = "loaded"
+    server.slow.clear()
+
+    async def scenario(registry: Registry, clock: Clock) -> None:
+        await until(lambda: server.phases["anna"] == "loading")
+        await use(registry, server, "ben")
+        server.slow.set()
+
+    run(server, limits(preload=("anna",)), scenario)
+    server.unload("anna")
+    with leased("ben", Registry(server.url, limits(preload=("anna",)), control=server)):  # type: ignore[arg-type]
+        assert server.loaded() == {"ben"}  # one command needs no other avatar
+
+
+def test_a_preload_that_the_server_lost_is_loaded_again_but_not_one_that_was_unloaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(registry_module, "TEND_S", 0.01)
+    server = FakeServer(*IDS)
+
+    async def scenario(registry: Registry, clock: Clock) -> None:
+        await until(lambda: server.loaded() == {"anna", "ben"})
+        await registry.unload("ben")
+        server.phases["anna"] = "not loaded"  # as after a new start
+        for _ in range(2):
+            await until(lambda: server.loaded() == {"anna"})
+            await registry.tend()
 
     run(server, limits(preload=("anna", "ben")), scenario)
 
