@@ -35,8 +35,8 @@ class Sync:
     """Drive `Client`; `Async` has the same methods for `AsyncClient`."""
 
     @staticmethod
-    def render(url: str, speech: np.ndarray = SPEECH, *, timeout: float = WAIT_S, **options: Any) -> list[Frame]:
-        with Client(url, timeout=timeout) as client:
+    def render(url: str, speech: np.ndarray = SPEECH, **options: Any) -> list[Frame]:
+        with Client(url, timeout=WAIT_S) as client:
             return list(client.render(speech, **options))
 
     @staticmethod
@@ -49,8 +49,8 @@ class Sync:
             before_close()
 
     @staticmethod
-    def ask(url: str, method: str, *values: Any, **options: Any) -> Any:
-        with Client(url, timeout=WAIT_S) as client:
+    def ask(url: str, method: str, *values: Any, timeout: float = WAIT_S, **options: Any) -> Any:
+        with Client(url, timeout=timeout) as client:
             return getattr(client, method)(*values, **options)
 
 
@@ -60,9 +60,9 @@ class Async:
         return asyncio.run(asyncio.wait_for(main, 3 * WAIT_S))
 
     @classmethod
-    def render(cls, url: str, speech: np.ndarray = SPEECH, *, timeout: float = WAIT_S, **options: Any) -> list[Frame]:
+    def render(cls, url: str, speech: np.ndarray = SPEECH, **options: Any) -> list[Frame]:
         async def main() -> list[Frame]:
-            async with AsyncClient(url, timeout=timeout) as client:
+            async with AsyncClient(url, timeout=WAIT_S) as client:
                 return [frame async for frame in client.render(speech, **options)]
 
         return cls.run(main())
@@ -79,9 +79,9 @@ class Async:
         cls.run(main())
 
     @classmethod
-    def ask(cls, url: str, method: str, *values: Any, **options: Any) -> Any:
+    def ask(cls, url: str, method: str, *values: Any, timeout: float = WAIT_S, **options: Any) -> Any:
         async def main() -> Any:
-            async with AsyncClient(url, timeout=WAIT_S) as client:
+            async with AsyncClient(url, timeout=timeout) as client:
                 return await getattr(client, method)(*values, **options)
 
         return cls.run(main())
@@ -239,8 +239,8 @@ def test_errors_are_typed_and_sent_again_only_where_it_helps(
 
 def test_a_late_answer_is_a_timeout_after_one_more_try(kind, fake: FakeServer, no_delay: None) -> None:
     fake.on_request = lambda number, seen, context: seen.cancelled.wait(WAIT_S)
-    with pytest.raises(Timeout):
-        kind.render(fake.url, SPEECH[:40], timeout=0.3, chunk=8)
+    with pytest.raises(Timeout):  # of the request itself: `infer` asks for nothing before
+        kind.ask(fake.url, "infer", SPEECH[:40], frame_count=1, footage_start=0, timeout=1.0)
     assert len(fake.seen) == 2
 
 

@@ -109,8 +109,14 @@ class Browser:
 
 
 class WebServer:
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, settings: Settings) -> None:
         self.host = f"127.0.0.1:{port}"
+        self._settings = settings
+
+    def set(self, **settings: Any) -> None:
+        """Change settings, for all connections."""
+        for name, value in settings.items():
+            object.__setattr__(self._settings, name, value)
 
     @asynccontextmanager
     async def open(self, *, takes: bool = True, **headers: str) -> AsyncIterator[Browser]:
@@ -132,17 +138,12 @@ async def serving(
     fake: LiveFake, clock: TestClock, *, voice: Any = None, faces: Faces | None = None, **settings: Any
 ) -> AsyncIterator[WebServer]:
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        app = create_app(
-            AsyncClient(fake.url, timeout=WAIT_S),
-            faces or Faces(["demo"]),
-            voice=voice,
-            settings=Settings(**settings),
-            clock=clock,
-        )
+        limits, client = Settings(**settings), AsyncClient(fake.url, timeout=WAIT_S)
+        app = create_app(client, faces or Faces(["demo"]), voice=voice, settings=limits, clock=clock)
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, ws_max_size=256 << 10))
         running = asyncio.create_task(server.serve([listening]))
         try:
-            yield WebServer(listening.getsockname()[1])
+            yield WebServer(listening.getsockname()[1], limits)
         finally:
             server.should_exit = server.force_exit = True
             await asyncio.wait_for(running, WAIT_S)

@@ -17,7 +17,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from ..aio import AsyncClient
 from ..errors import LipsyncError
-from ..live_frame import Clock
+from ..live_frame import Clock, LoopClock
 from .connection import Connection
 from .faces import Faces
 from .protocol import Close, Refused
@@ -58,7 +58,7 @@ def create_app(
         settings: limits; the defaults if None.
         clock: of the live sessions; the event loop's own if None.
     """
-    site = Site(client, faces, voice, settings or Settings(), clock)
+    site = Site(client, faces, voice, settings or Settings(), clock or LoopClock())
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -73,7 +73,7 @@ class Site:
     """What the connections of one application share."""
 
     def __init__(
-        self, client: AsyncClient, faces: Faces, voice: Voice | None, settings: Settings, clock: Clock | None
+        self, client: AsyncClient, faces: Faces, voice: Voice | None, settings: Settings, clock: Clock
     ) -> None:
         self.settings = settings
         self._client, self._faces, self._voice, self._clock = client, faces, voice, clock
@@ -82,7 +82,7 @@ class Site:
     async def connect(self, socket: WebSocket) -> None:
         """Serve one browser."""
         await socket.accept()
-        connection = Connection(socket, self.settings)
+        connection = Connection(socket, self.settings, self._clock)
         with contextlib.suppress(WebSocketDisconnect):
             try:
                 hello = await connection.hello()
@@ -92,7 +92,7 @@ class Site:
                     raise Refused("full", text, Close.TRY_LATER)
                 self._sessions += 1
                 try:
-                    await connection.serve(hello, self._client, self._faces, self._voice, self._clock)
+                    await connection.serve(hello, self._client, self._faces, self._voice)
                 finally:
                     self._sessions -= 1
             except Refused as refusal:

@@ -48,13 +48,15 @@ class Connection:
     Args:
         socket: accepted.
         settings: limits.
+        clock: of the session; what nobody uses is measured by it too.
     """
 
-    def __init__(self, socket: WebSocket, settings: Settings) -> None:
+    def __init__(self, socket: WebSocket, settings: Settings, clock: Clock) -> None:
         self._socket = socket
         self._settings = settings
+        self._clock = clock
         self._sending = asyncio.Lock()  # first come, first sent: nothing old follows the answer to an interruption
-        self._used = self._now()  # when somebody last did something
+        self._used = clock.now()  # when somebody last did something
         self._second, self._messages = 0, 0
         self._sent = self._taken = -1  # frames' numbers
         self._room = asyncio.Event()
@@ -74,9 +76,7 @@ class Connection:
             )
         return hello
 
-    async def serve(
-        self, hello: Hello, client: AsyncClient, faces: Faces, voice: Voice | None, clock: Clock | None
-    ) -> None:
+    async def serve(self, hello: Hello, client: AsyncClient, faces: Faces, voice: Voice | None) -> None:
         """Serve until the browser goes away.
 
         Args:
@@ -84,7 +84,6 @@ class Connection:
             client: the lip-sync server; all connections share it.
             faces: the avatars to choose from.
             voice: speaks text; None where there is no synthesiser.
-            clock: of the session; the event loop's own if None.
 
         Raises:
             Refused: the browser must be sent away.
@@ -92,16 +91,14 @@ class Connection:
             LipsyncError: there is no session to be had.
         """
         # It is read from the start: a browser that goes while an avatar is loaded for it leaves its place.
-        await _first_to_end(self._read(), self._live(hello, client, faces, voice, clock), self._say_that_it_loads())
+        await _first_to_end(self._read(), self._live(hello, client, faces, voice), self._say_that_it_loads())
 
     async def refuse(self, refusal: Refused) -> None:
         """Say why, and end the connection."""
         await self._tell("error", reason=refusal.reason, text=str(refusal))
         await self._socket.close(refusal.code or Close.BAD_MESSAGE, refusal.reason)
 
-    async def _live(
-        self, hello: Hello, client: AsyncClient, faces: Faces, voice: Voice | None, clock: Clock | None
-    ) -> None:
+    async def _live(self, hello: Hello, client: AsyncClient, faces: Faces, voice: Voice | None) -> None:
         names = await faces.names()
         avatar = hello.avatar if hello.avatar in names else names[0]
         session = LiveSession(
@@ -110,7 +107,7 @@ class Connection:
             sound_rate=hello.sound_rate,
             buffer_s=BUFFER_S,
             patience=self._settings.patience_s,
-            clock=clock,
+            clock=self._clock,
         )
         async with faces.lease(avatar), session:
             timeline = session.timeline
@@ -184,13 +181,13 @@ class Connection:
                 frame = await anext(session)
             except LipsyncError as failure:
                 speaker.forget()
-                if self._now() - told >= SILENT_S:
-                    told = self._now()
+                if self._clock.now() - told >= SILENT_S:
+                    told = self._clock.now()
                     await self._fail(failure)
                 continue
             if frame.state == "speaking" or speaker.busy:
-                self._used = self._now()
-            elif self._now() - self._used > self._settings.idle_s:
+                self._used = self._clock.now()
+            elif self._clock.now() - self._used > self._settings.idle_s:
                 raise Refused("idle", f"Nobody has used this page for {self._settings.idle_s:g} s.", Close.IDLE)
             self._sent = frame.index
             await self._send(pack_frame(frame))
@@ -205,8 +202,8 @@ class Connection:
                 raise Refused("stalled", text, Close.IDLE) from None
 
     def _note_use(self) -> None:
-        self._used = self._now()
-        second = int(self._used)
+        self._used = self._clock.now()
+        second = int(asyncio.get_running_loop().time())
         self._messages = self._messages + 1 if second == self._second else 1
         self._second = second
         if self._messages > self._settings.messages_per_s:
@@ -230,10 +227,6 @@ class Connection:
 
     async def _fail(self, failure: LipsyncError) -> None:
         await self._tell("error", reason="failed", text=str(failure))
-
-    @staticmethod
-    def _now() -> float:
-        return asyncio.get_running_loop().time()
 
 
 async def _first_to_end(*work: Coroutine[Any, Any, None]) -> None:
