@@ -12,7 +12,8 @@ from rich.console import Console
 
 from .control import Control, find_key
 from .errors import LipsyncError
-from .registry import Registry, leased
+from .registry import Registry
+from .registry_leased import leased
 from .registry_settings import RegistrySettings
 
 LOAD_TIMEOUT = 600.0  # seconds; a GPU may build its engine first

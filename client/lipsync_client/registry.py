@@ -7,8 +7,8 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager, asynccontextmanager, closing, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +23,7 @@ from .registry_policy import choose_gpu
 from .registry_settings import RegistrySettings
 from .states import AvatarOverview, AvatarState
 
-__all__ = ["Registry", "leased"]
+__all__ = ["Registry"]
 
 logger = logging.getLogger(__name__)
 
@@ -93,16 +93,15 @@ class Registry:
         self._tasks = [asyncio.create_task(self._again_and_again(work)) for work in (self._preload, self.tend)]
 
     async def close(self) -> None:
-        """Let go of the server; its avatars stay loaded."""
-        for task in self._tasks:
+        """Let go of the server at once, also if loads are on their way; avatars stay loaded. Who waits is cancelled."""
+        tasks = [*self._tasks, *(entry.ensuring for entry in self._entries.values() if entry.ensuring)]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        running = [entry.ensuring for entry in self._entries.values() if entry.ensuring]
-        await asyncio.gather(*running, return_exceptions=True)
-        self._places.close()
+        self._control.close()  # what threads wait for ends with it
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._places.close()
         if self._held:
             self._held.__exit__(None, None, None)
-        self._control.close()
 
     async def __aenter__(self) -> Registry:
         await self.open()
@@ -243,27 +242,6 @@ class Registry:
             if state.id == avatar:
                 return state
         return AvatarState(avatar, False, "gone")
-
-
-@contextmanager
-def leased(avatar: str, registry: Registry) -> Iterator[None]:
-    """For programs without an event loop: one lease of a registry that nothing else is done with; it is closed then."""
-
-    @asynccontextmanager
-    async def alone() -> AsyncIterator[None]:
-        try:
-            async with registry.lease(avatar):
-                yield
-        finally:
-            await registry.close()
-
-    with closing(asyncio.new_event_loop()) as loop:
-        lease = alone()
-        loop.run_until_complete(lease.__aenter__())
-        try:
-            yield
-        finally:
-            loop.run_until_complete(lease.__aexit__(None, None, None))
 
 
 def _lock_file(url: str) -> Path:

@@ -40,6 +40,7 @@ class Places:
         self._in_use = in_use
         self._clock = clock
         self._counters = Counters()
+        self._looking = asyncio.Lock()  # or an older look could come last: fewer requests, as after a new load
         self._memory_mb: dict[str, int] = {}
         self._coming: set[str] = set()  # avatars that have a place and are being loaded
         self._leaving: dict[str, asyncio.Task[None]] = {}
@@ -48,8 +49,10 @@ class Places:
         # Loads may take minutes each; more threads than ever load at once, so that questions need not wait for them.
         self._threads = ThreadPoolExecutor(settings.max_models + 8, thread_name_prefix="registry")
 
-    def close(self) -> None:
-        self._threads.shutdown()
+    async def close(self) -> None:
+        """When the connection is closed, too: threads that wait for an answer end with it."""
+        await asyncio.gather(*self._leaving.values(), return_exceptions=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def do(self, call: Callable[..., Any], *values: Any) -> Any:
         """Call something that waits for the server."""
@@ -57,8 +60,9 @@ class Places:
 
     async def overview(self) -> list[AvatarOverview]:
         """Every avatar in the server's repository."""
-        found: list[AvatarOverview] = await self.do(self._control.overview)
-        self._counters.see(found)
+        async with self._looking:
+            found: list[AvatarOverview] = await self.do(self._control.overview)
+            self._counters.see(found)
         self._memory_mb |= {one.state.id: one.memory_mb for one in found if one.memory_mb is not None}
         return found
 

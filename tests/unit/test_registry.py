@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import signal
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -12,10 +13,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
-from lipsync_client import AvatarNotFound, LipsyncError, LoadFailed, Overloaded
+from lipsync_client import AvatarNotFound, LipsyncError, LoadFailed, Overloaded, ServerUnavailable
 from lipsync_client import registry as registry_module
-from lipsync_client.registry import PLACE_S, Registry, leased
+from lipsync_client.registry import PLACE_S, Registry
 from lipsync_client.registry_failures import BACK_OFF_S
+from lipsync_client.registry_leased import leased
 from lipsync_client.registry_policy import Candidate, Counters, choose_gpu, eviction_order
 from lipsync_client.registry_settings import RegistrySettings, SettingsError
 from lipsync_client.states import AvatarOverview, AvatarState, AvatarStats
@@ -41,6 +43,7 @@ class FakeServer:
         self.slow = threading.Event()  # loads end when it is set
         self.slow.set()
         self.shows_loading = True  # else a load shows only when it has ended
+        self.closed = False
         self.lasting = 0  # looks for which unloaded avatars stay in memory
         self._leaving: dict[str, int] = {}
         self._now = 0
@@ -89,6 +92,8 @@ class FakeServer:
             self.most_mb = max(self.most_mb, held)
             self.most = max(self.most, sum(phase in ("loaded", "loading") for phase in self.phases.values()))
         assert self.slow.wait(SECONDS)
+        if self.closed:
+            raise ServerUnavailable("closed")
         with self._lock:
             if avatar in self.broken:
                 self.phases[avatar] = "failed"
@@ -107,7 +112,8 @@ class FakeServer:
                 self._leaving[avatar] = self.lasting
 
     def close(self) -> None:
-        pass
+        self.closed = True
+        self.slow.set()  # calls end with the connection
 
     def loaded(self) -> set[str]:
         return {name for name, phase in self.phases.items() if phase == "loaded"}
@@ -311,6 +317,35 @@ def test_a_preload_for_which_there_is_no_room_keeps_nobody_waiting(
             await late
 
     run(server, limits(max_models=2, preload=("anna",)), scenario)
+
+
+def test_closing_waits_for_no_load_and_begins_none() -> None:
+    server = FakeServer(*IDS)
+    server.slow.clear()
+
+    async def scenario(registry: Registry, clock: Clock) -> None:
+        users = [asyncio.create_task(use(registry, server, avatar)) for avatar in ("anna", "ben")]
+        await until(lambda: server.calls == ["load anna"])  # and ben waits for its place
+        await registry.close()
+        await asyncio.wait(users)
+        assert all(user.cancelled() for user in users)
+        assert server.calls == ["load anna"]
+
+    run(server, limits(max_models=1), scenario)
+
+
+def test_ctrl_c_ends_a_command_that_waits_for_its_avatar() -> None:
+    server = FakeServer(*IDS)
+    server.slow.clear()
+
+    def loads(avatar: str) -> None:
+        signal.raise_signal(signal.SIGINT)
+        load(avatar)
+
+    load, server.load = server.load, loads  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt), leased("anna", Registry(server.url, limits(), control=server)):  # type: ignore[arg-type]
+        raise AssertionError("not reached")
+    assert server.closed
 
 
 def test_a_load_that_has_only_begun_has_its_place_already() -> None:
@@ -529,6 +564,7 @@ def test_a_second_registry_unloads_nothing_until_the_first_has_ended(caplog: pyt
         await use(second, server, "ben")
         assert server.calls == ["load anna", "load ben"]  # past its limit
         await registry.close()
+        server.closed = False  # the second has a connection of its own
         await use(second, server, "cleo")
         assert server.loaded() == {"cleo"}
         await second.close()
