@@ -20,6 +20,7 @@ import stages
 from avatar_source import AvatarSource
 from filterbank import make_filterbank
 from graphs import expand_weights, served_encoder
+from lipsync_client.packed import hears_otherwise
 from model_folders import INT8_ENCODER, SHARED_ENCODER, write_encoder
 from package_avatar import package_avatar
 
@@ -34,7 +35,7 @@ def build(repository: Path = stages.REPOSITORY, avatars: Path = AVATARS, report:
     Args:
         repository: the folder with the stages; it is written to.
         avatars: the folder with `audio_encoder/` and `demo/`.
-        report: told of each step that is not up to date.
+        report: told of each step that is not up to date, and of avatars that must be packed again.
 
     Raises:
         SourceError, ValueError, OSError: a source is missing or broken.
@@ -67,7 +68,7 @@ def build(repository: Path = stages.REPOSITORY, avatars: Path = AVATARS, report:
         )
 
         outputs = [repository / f"{name}/1/model.onnx" for name in ("lipsync", "lipsync_visual")]
-        sources = [*sorted(path for path in demo.iterdir() if path.is_file()), *packing]
+        sources = [encoder, *sorted(path for path in demo.iterdir() if path.is_file()), *packing]
         _step(
             repository,
             "demo avatar",
@@ -76,6 +77,9 @@ def build(repository: Path = stages.REPOSITORY, avatars: Path = AVATARS, report:
             lambda: package_avatar(AvatarSource.read(demo), repository, shipped=True),
             report,
         )
+    for network in sorted(repository.glob("*_lipsync/config.pbtxt")):
+        if says := hears_otherwise(repository, network.parent.name.removesuffix("_lipsync"), repository):
+            report(says)
 
 
 def _code(*modules: str) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 from collections.abc import Iterable
@@ -76,6 +77,17 @@ def write_encoder(
     draft.replace(folder / version / "model.onnx")
     text = (repository / SHARED_ENCODER / "config.pbtxt").read_text()
     _write_if_changed(folder / "config.pbtxt", _substitute(text, r'^(name: ")[^"]*(")', name))
+
+
+def encoder_mark(repository: Path) -> str:
+    """Which audio encoder the repository's avatars share: a hash of its weights, or "none"."""
+    path = repository / SHARED_ENCODER / "1" / "model.onnx"
+    if not path.exists():
+        return "none"
+    digest = hashlib.sha256()
+    for tensor in onnx.load(path).graph.initializer:
+        digest.update(tensor.SerializeToString(deterministic=True))
+    return digest.hexdigest()[:12]
 
 
 def write_ensemble(

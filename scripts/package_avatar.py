@@ -29,6 +29,7 @@ from model_folders import (
     INT8_ENCODER,
     SHARED_ENCODER,
     SHIPPED,
+    encoder_mark,
     network_config,
     place_shipped,
     write_encoder,
@@ -125,7 +126,8 @@ def package_avatar(source: AvatarSource, repository: Path, *, shipped: bool = Fa
         packed.rename(assets := packed.with_name(key_name(key)))
         version = "1" if shipped else _version(encoder, preset)
         model = served_unet(network, pictures, source.mask, source.loop, key)
-        _write_network(repository, folder, version, model, preset, _facts(assets, key))
+        facts = _facts(assets, key) | {"audio_encoder": "own" if encoder else encoder_mark(repository)}
+        _write_network(repository, folder, version, model, preset, facts)
 
         encoder_name = INT8_ENCODER if _is_int8(preset) else SHARED_ENCODER
         if encoder:

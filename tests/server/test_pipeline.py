@@ -2,6 +2,7 @@
 
 import io
 import random
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -139,6 +140,7 @@ def test_published_facts_are_those_of_the_avatar(client, demo):
     facts = demo[1].facts
     assert published.pop("preset") in PRESETS
     assert int(published.pop("memory_mb")) > 0
+    assert re.fullmatch("[0-9a-f]{12}", published.pop("audio_encoder"))
     assert published == {
         "avatar_id": facts.id,
         "avatar_key": str(demo[0]),

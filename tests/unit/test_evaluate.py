@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import shutil
-from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
 import numpy as np
-import onnx
-import onnx.parser
 import pytest
-from test_package_avatar import TOY_ENCODER, write_source
+from test_package_avatar import hearing_repository, write_source
 import stages
 import mel
 import speech
@@ -22,7 +18,6 @@ from evaluation import landmarks, measures, report
 from evaluation.mouth import MouthMeter, MouthShape
 from evaluation.patch import Footage, PatchWatch
 from evaluation.recording import Recording, Studio, Talk, joined
-from graphs import served_encoder
 from local_pipeline import LocalPipeline
 from package_avatar import package_avatar
 from splice import Rect
@@ -34,13 +29,7 @@ PAUSED = Talk("paused", np.zeros(0, np.float32), (("pau", 0.4), ("b", 0.5), ("aa
 def pipeline(tmp_path_factory) -> LocalPipeline:
     """A toy avatar in a model repository of its own."""
     folder = tmp_path_factory.mktemp("evaluate")
-    generated = shutil.ignore_patterns("1", "avatar", "configs", ".*")
-    repository = Path(shutil.copytree(stages.REPOSITORY, folder / "model_repository", ignore=generated))
-    for stage in ("mel_preprocess", "audio_encoder"):
-        (repository / stage / "1").mkdir()
-    bank = np.random.default_rng(0).uniform(0, 0.02, (80, 401)).astype(np.float32)
-    np.save(repository / "mel_preprocess" / "1" / "filterbank.npy", bank)
-    onnx.save(served_encoder(onnx.parser.parse_model(TOY_ENCODER)), repository / "audio_encoder" / "1" / "model.onnx")
+    repository = hearing_repository(folder / "model_repository")
     package_avatar(AvatarSource.read(write_source(folder / "toy")), repository)
     return LocalPipeline(repository, "toy")
 

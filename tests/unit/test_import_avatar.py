@@ -16,7 +16,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="checkpoints need the train extra")
 
 from test_export import realistic  # noqa: E402
-from test_package_avatar import TOY_ENCODER, TOY_UNET  # noqa: E402
+from test_package_avatar import TOY_ENCODER, TOY_UNET, hearing_repository  # noqa: E402
 import stages  # noqa: E402
 from avatar_source import AvatarSource, SourceError, face_crop  # noqa: E402
 from export_onnx import export_encoder, export_unet  # noqa: E402
@@ -60,14 +60,7 @@ def imported(trained, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def repository(tmp_path) -> Path:
-    generated = shutil.ignore_patterns("1", "avatar", "configs", ".*")
-    path = Path(shutil.copytree(stages.REPOSITORY, tmp_path / "model_repository", ignore=generated))
-    for stage in ("mel_preprocess", "audio_encoder"):
-        (path / stage / "1").mkdir()
-    bank = np.random.default_rng(0).uniform(0, 0.02, (80, 401)).astype(np.float32)
-    np.save(path / "mel_preprocess" / "1" / "filterbank.npy", bank)
-    onnx.save(served_encoder(onnx.parser.parse_model(TOY_ENCODER)), path / "audio_encoder" / "1" / "model.onnx")
-    return path
+    return hearing_repository(tmp_path / "model_repository")
 
 
 def as_the_reference_does(network, frame: np.ndarray, box, features: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ from avatar import Avatar
 from avatar_source import AvatarSource, SourceError, face_crop
 from build import build
 from graphs import expand_weights, served_encoder, served_unet
+from lipsync_client.packed import PackedError, draft_in, installed, unpack_file
 from loop import footage_index
 from package_avatar import model_names, package_avatar
 
@@ -43,6 +44,7 @@ toy (float[N,1,80,16] mel) => (float[N,512] features)
 { long = Reshape(mel, flat)
   features = Slice(long, zero, stop, one) }
 """
+OTHER_ENCODER = TOY_ENCODER.replace("flat = {0,-1}", "flat = {-1,1280}")
 FRAMES, BOX = 5, (60, 30, 100)
 
 
@@ -79,7 +81,20 @@ def bare_repository(folder: Path) -> Path:
     generated = shutil.ignore_patterns(
         "model.onnx", "*.crops", "avatar", "configs", "*.npy", "__pycache__", ".*cache", ".build*"
     )
-    return Path(shutil.copytree(stages.REPOSITORY, folder, ignore=generated))
+    shutil.copytree(stages.REPOSITORY, folder, ignore=generated)
+    (folder / "lipsync" / "config.pbtxt").unlink(missing_ok=True)
+    return folder
+
+
+def hearing_repository(folder: Path) -> Path:
+    """The same with a toy encoder, so that `LocalPipeline` can speak."""
+    bare_repository(folder)
+    for stage in ("mel_preprocess", "audio_encoder"):
+        (folder / stage / "1").mkdir(exist_ok=True)
+    bank = np.random.default_rng(0).uniform(0, 0.02, (80, 401)).astype(np.float32)
+    np.save(folder / "mel_preprocess" / "1" / "filterbank.npy", bank)
+    onnx.save(served_encoder(onnx.parser.parse_model(TOY_ENCODER)), folder / "audio_encoder" / "1" / "model.onnx")
+    return folder
 
 
 @pytest.fixture
@@ -260,6 +275,37 @@ def test_only_what_changed_is_built_again(tmp_path, repository):
     assert run() == ["building the demo avatar"]
     (repository / "audio_encoder" / "1" / "model.onnx").unlink()
     assert run() == ["building the audio encoder"]
+
+
+def test_avatars_packed_for_another_shared_encoder_are_named_and_refused(tmp_path, repository):
+    avatars, told = tmp_path / "avatars", []
+    write_source(avatars / "demo", id="demo")
+    (avatars / "audio_encoder").mkdir()
+
+    def build_with(encoder: str) -> None:
+        onnx.save(onnx.parser.parse_model(encoder), avatars / "audio_encoder" / "encoder.onnx")
+        told.clear()
+        build(repository, avatars, told.append)
+
+    build_with(TOY_ENCODER)
+    trained = write_source(avatars / "toy", encoder="encoder.onnx")
+    shutil.copy(avatars / "audio_encoder" / "encoder.onnx", trained)
+    package_avatar(AvatarSource.read(trained), repository)
+    package_avatar(AvatarSource.read(trained), repository, to=tmp_path / "toy.zip")
+    assert not (repository / "toy_audio_encoder").exists()
+    build_with(TOY_ENCODER)
+    assert told == []
+    build_with(OTHER_ENCODER)
+    sentence = "toy was packed for another audio encoder than that of"
+    assert "building the demo avatar" in told and told[-1].startswith(sentence)
+    with draft_in(repository) as draft:
+        avatar = unpack_file(tmp_path / "toy.zip", draft)
+        with pytest.raises(PackedError, match=sentence), installed(draft, avatar, repository):
+            pytest.fail("it was put in place")
+    package_avatar(AvatarSource.read(trained), repository)
+    assert (repository / "toy_audio_encoder").exists()
+    build_with(OTHER_ENCODER)
+    assert told == []
 
 
 def test_ids_become_safe_model_names():
