@@ -1,7 +1,12 @@
 """Requests on their way are counted exactly, across processes, and none that got lost is counted for ever."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
+import in_flight
 from in_flight import SOON, Full, InFlight, leave
 
 SECOND = 1_000_000_000
@@ -63,6 +68,29 @@ def test_a_server_that_is_slow_and_not_idle_keeps_to_its_bound(file):
         held.append((door.enter(now), now))
         with pytest.raises(Full):
             door.enter(now + 1)
+
+
+def test_processes_that_enter_at_once_get_places_of_their_own(file):
+    door = InFlight(file, 4000)
+    script = (
+        f"import sys; sys.path.insert(0, {str(Path(in_flight.__file__).parent)!r})\n"
+        f"import in_flight, pathlib; door = in_flight.InFlight(pathlib.Path({str(file)!r}), 4000)\n"
+        "print(flush=True); input()\n"
+        "for _ in range(1000): print(door.enter(1))"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    others = [subprocess.Popen([sys.executable, "-c", script], **pipes) for _ in range(3)]
+    for other in others:
+        other.stdout.readline()  # it is ready
+    for other in others:
+        other.stdin.write("\n")
+        other.stdin.flush()
+    places = [door.enter(1) for _ in range(1000)]
+    for other in others:
+        places += map(int, other.communicate(timeout=60)[0].split())
+    assert len(set(places)) == len(places) == 4000
+    with pytest.raises(Full):
+        door.enter(2)
 
 
 def test_a_stage_loaded_again_knows_what_is_on_its_way(file):

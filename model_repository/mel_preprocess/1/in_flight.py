@@ -9,6 +9,7 @@ began; 0 is a free place.
 The stages are separate processes, and composite/1/in_flight.py is a link to this file.
 """
 
+import fcntl
 import os
 import re
 from pathlib import Path
@@ -32,7 +33,7 @@ def server_file() -> Path:
 
 
 class InFlight:
-    """The first stage's side; one process holds it.
+    """The first stage's side, in each of its processes.
 
     Args:
         path: of the shared file; made if it is not there.
@@ -40,8 +41,8 @@ class InFlight:
     """
 
     def __init__(self, path: Path, places: int) -> None:
-        with path.open("ab") as file:
-            file.truncate(8 * (HEAD + places))
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        os.truncate(self._file, 8 * (HEAD + places))
         self._shared = np.memmap(path, np.int64, "r+")
 
     def enter(self, now: int) -> int:
@@ -51,6 +52,13 @@ class InFlight:
         four times what the last finished request took, and two seconds at least. Where no request has been finished
         for ten seconds, the others were cancelled together, and ten seconds are enough.
         """
+        fcntl.flock(self._file, fcntl.LOCK_EX)  # or two processes find the same place free
+        try:
+            return self._take(now)
+        finally:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    def _take(self, now: int) -> int:
         took, finished, places = int(self._shared[0]), int(self._shared[1]), self._shared[HEAD:]
         lost = now - max(SOON, 4 * took)
         if now - finished > QUIET:
