@@ -40,6 +40,13 @@ async def rendered(url: str, sound: np.ndarray, footage_start: int) -> list[byte
         return [frame.jpeg async for frame in client.render(speech, chunk=32, footage_start=footage_start)]
 
 
+async def check_rendered(url: str, sound: np.ndarray, spoken: list[LiveFrame]) -> None:
+    """They are the frames of the whole speech, at the footage they are shown on: it moves on where speech was late."""
+    for start, group in itertools.groupby(spoken, lambda frame: frame.footage_position - frame.speech_frame):
+        part, whole = list(group), await rendered(url, sound, start)
+        assert [frame.jpeg for frame in part] == [whole[frame.speech_frame] for frame in part]
+
+
 def talking(frames: list[LiveFrame]) -> list[LiveFrame]:
     return [frame for frame in frames if frame.speech_frame is not None]
 
@@ -108,10 +115,8 @@ def test_after_an_interruption_the_next_frame_is_idle_and_the_next_speech_exact(
             spoken = talking(frames)
             steps = np.diff([frame.footage_position for frame in frames])
             assert set(np.abs(steps).tolist()) <= {0, 1}
-            starts = [spoken[0].footage_position]
-            if [frame.footage_position - starts[0] for frame in spoken] == list(range(len(spoken))):  # nothing was late
-                assert [frame.jpeg for frame in spoken] == await rendered(server.grpc_url, sound, starts[0])
             assert [frame.speech_frame for frame in spoken] == list(range(len(spoken)))
+            await check_rendered(server.grpc_url, sound, spoken)
 
     asyncio.run(asyncio.wait_for(main(), 3 * SECONDS))
 
@@ -193,11 +198,7 @@ def test_starved_speech_resumes_exactly(server, clock, sound) -> None:
         heard = np.concatenate([frame.audio for frame in spoken])
         speech = to_speech(sound, RATE)
         np.testing.assert_array_equal(heard[: len(speech)], speech)
-        for _, group in itertools.groupby(spoken, lambda frame: frame.footage_position - frame.speech_frame):
-            part = list(group)
-            start = part[0].footage_position - part[0].speech_frame
-            whole = await rendered(server.grpc_url, sound, start)
-            assert [frame.jpeg for frame in part] == [whole[frame.speech_frame] for frame in part]
+        await check_rendered(server.grpc_url, sound, spoken)
 
     run(main, clock)
 

@@ -227,10 +227,12 @@ class Note(DataFrame):
 
 
 def test_an_interruption_leaves_nothing_of_the_speech(server, sound, footage, monkeypatch) -> None:
-    free = threading.Event()
+    free, held = threading.Event(), threading.Event()
     free.set()
 
     def held_up(jpeg: bytes) -> tuple[bytes, tuple[int, int]]:
+        if not free.is_set():
+            held.set()
         assert free.wait(SECONDS)
         return rgb(jpeg)
 
@@ -243,7 +245,7 @@ def test_an_interruption_leaves_nothing_of_the_speech(server, sound, footage, mo
             await worker.queue_frames([TTSSpeakFrame("one"), Note(), TTSSpeakFrame("two")])
             await sink.until(has(TTSAudioRawFrame, 6))
             free.clear()  # the picture that is decoded while the interruption comes is one of the speech
-            await asyncio.sleep(0.1)
+            assert await asyncio.to_thread(held.wait, SECONDS)
             await worker.queue_frame(InterruptionFrame())
             await sink.until(has(InterruptionFrame))
             free.set()
