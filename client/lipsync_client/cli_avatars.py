@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import tempfile
@@ -79,7 +80,8 @@ def add(
 ) -> None:
     """Put an avatar into the server's repository and load it; one of the same name is replaced while it serves.
 
-    If the server cannot load it, the repository is as before, and the version that served goes on serving.
+    If the server cannot load it, or you press Ctrl-C, the repository is as before, and the version that served goes on
+    serving.
 
     Example: `lipsync avatars add anna.zip --repository model_repository`
     """
@@ -114,9 +116,16 @@ def _pack(source: Path, repository: Path, file: Path) -> Path:
             f"`python scripts/package_avatar.py {source} --to avatar.zip`, then add that file here."
         )
     command = [sys.executable, str(PACKAGER), str(source), "--repository", str(repository), "--to", str(file)]
-    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        reason = done.stderr.strip().splitlines()[-1:] or ["no reason given"]
+    # In a session of its own, so that Ctrl-C reaches it once, from here.
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as packing:
+        try:
+            said = packing.communicate()[1]
+        except BaseException:
+            packing.send_signal(signal.SIGINT)  # it takes away what it has begun
+            packing.wait()
+            raise
+    if packing.returncode:
+        reason = said.strip().splitlines()[-1:] or ["no reason given"]
         raise LipsyncError(f"{source} could not be packed: {reason[0].removeprefix('package_avatar: ')}")
     return file
 
@@ -135,7 +144,7 @@ def _install(draft: Path, avatar: str, repository: Path, control: Control) -> st
         raise LipsyncError(
             f"The server at {control.url} does not serve from {repository}: name its folder with --repository."
         ) from None
-    except LipsyncError:
+    except BaseException:  # Ctrl-C too
         if served:  # parts of the new version may have been loaded before one failed
             with suppress(LipsyncError):
                 control.load(avatar)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -13,7 +14,7 @@ from tritonclient.grpc import InferenceServerClient, model_config_pb2
 from tritonclient.utils import InferenceServerException
 
 from . import wire
-from .errors import AvatarNotFound, InvalidRequest, LoadFailed, ServerError, Timeout
+from .errors import AvatarNotFound, InvalidRequest, LipsyncError, LoadFailed, ServerError, Timeout
 from .locks import cache_folder
 from .states import (
     AvatarOverview,
@@ -91,11 +92,17 @@ class Control:
 
         Raises:
             AvatarNotFound: there is none of that name in the server's repository.
-            LoadFailed: it is broken; the text gives the reason. A version that was loaded before goes on serving.
+            LoadFailed: it is broken; the text gives the reason. A version that was loaded before goes on serving, and
+                nothing else of it stays loaded.
         """
-        # One by one: asked for the ensemble alone, Triton says nothing of a step that it could not load anew.
-        for model in self._models_of(avatar):
-            self._load(model, avatar)
+        own = self._models_of(avatar)
+        try:
+            # One by one: asked for the ensemble alone, Triton says nothing of a step that it could not load anew.
+            for model in own:
+                self._load(model.name, avatar)
+        except BaseException:  # Ctrl-C too: Triton would end the load, and keep what nobody asks for
+            self._unload_all({model.name for model in own if model.state not in ("READY", "LOADING")})
+            raise
 
     def place(self, avatar: str, gpu: int) -> None:
         """Move a loaded avatar's network to one GPU, by its number for the server. Needs the key. Raises LoadFailed."""
@@ -110,7 +117,7 @@ class Control:
         """
         # By name: "unload_dependents" would take the stages along that all avatars share.
         for model in reversed(self._models_of(avatar)):
-            self._ask(self._grpc.unload_model, model)
+            self._ask(self._grpc.unload_model, model.name)
 
     def wait_until_gone(self, avatar: str, seconds: float) -> None:
         """Wait until nothing of an unloaded avatar is in the server's memory any more. Raises Timeout."""
@@ -143,7 +150,14 @@ class Control:
     ) -> None:
         self.close()
 
-    def _models_of(self, avatar: str) -> list[str]:
+    def _unload_all(self, names: set[str]) -> None:
+        """Unload those of them that are loaded or being loaded, if the server can be asked. It ends a load first."""
+        with suppress(LipsyncError, ValueError):  # ValueError: `close` was called meanwhile
+            for model in self.models():  # an avatar's ensemble comes first
+                if model.name in names and model.state in ("READY", "LOADING"):
+                    self._ask(self._grpc.unload_model, model.name)
+
+    def _models_of(self, avatar: str) -> list[ModelState]:
         """The avatar's own models, each after those that it needs. Raises AvatarNotFound."""
         models = self.models()
         ids = [state.id for state in avatars_in(models)]
@@ -153,8 +167,8 @@ class Control:
                 f"it has {', '.join(ids) or 'none'}."
             )
         own = (wire.encoder_of(avatar), wire.lipsync_of(avatar), wire.ensemble_of(avatar))
-        there = {model.name for model in models}
-        return [name for name in own if name in there]
+        there = {model.name: model for model in models}
+        return [there[name] for name in own if name in there]
 
     def _load(self, model: str, avatar: str, config: str | None = None) -> None:
         try:

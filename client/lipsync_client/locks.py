@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["cache_folder", "locked"]
+__all__ = ["cache_folder", "locked", "shared"]
 
 
 @contextmanager
@@ -21,6 +21,19 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
 
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+
+
+@contextmanager
+def shared(path: Path, when_alone: Callable[[], None]) -> Iterator[None]:
+    """Hold a lock that others may hold too; if nobody does yet, call `when_alone` first, while nobody can."""
+    import fcntl
+
+    with path.open("a") as file:
+        with suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            when_alone()
+        fcntl.flock(file, fcntl.LOCK_SH)
         yield
 
 

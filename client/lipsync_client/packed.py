@@ -22,7 +22,7 @@ from google.protobuf import json_format, text_format
 from tritonclient.grpc import model_config_pb2
 
 from .errors import LipsyncError
-from .locks import locked
+from .locks import locked, shared
 from .wire import SHIPPED_AVATAR
 
 __all__ = [
@@ -107,13 +107,25 @@ def unpack_file(file: Path, draft: Path) -> str:
 
 @contextmanager
 def draft_in(repository: Path) -> Iterator[Path]:
-    """An empty folder in a model repository, gone in the end. Raises PackedError if that is no model repository."""
+    """An empty folder in a model repository, gone in the end; those of processes that were killed go too.
+
+    Raises:
+        PackedError: that is no model repository.
+    """
     if not (repository / "composite" / "config.pbtxt").is_file():
         raise PackedError(
             f"{repository} is not the server's model repository (it has no composite/config.pbtxt): "
             "name that folder with --repository."
         )
-    with tempfile.TemporaryDirectory(prefix=DRAFT, dir=repository) as draft:
+
+    def sweep() -> None:
+        for left in repository.glob(f"{DRAFT}*"):
+            shutil.rmtree(left, ignore_errors=True)
+
+    with (
+        shared(repository / ".drafts.lock", when_alone=sweep),
+        tempfile.TemporaryDirectory(prefix=DRAFT, dir=repository) as draft,
+    ):
         yield Path(draft)
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+import signal
+import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_cli import Shell
+from test_cli import SECONDS, Shell
 from test_client import SPEECH
 from avatar_source import AvatarSource
-from lipsync_client import Client
+from lipsync_client import Client, Control
 from package_avatar import package_avatar
 from small_avatar import write_small_source
 
@@ -35,8 +39,27 @@ def file(repository, tmp_path_factory) -> Path:
 def broken(file: Path, to: Path) -> Path:
     with zipfile.ZipFile(file) as source, zipfile.ZipFile(to, "w") as target:
         for name in source.namelist():
-            target.writestr(name, b"junk" if name.endswith("model.onnx") else source.read(name))
+            junk = name.startswith(f"{ID}_lipsync/") and name.endswith("model.onnx")
+            target.writestr(name, b"junk" if junk else source.read(name))
     return to
+
+
+def with_encoder(file: Path, repository: Path, to: Path) -> Path:
+    """The avatar with an encoder of its own, though it is the shared one."""
+    shared = repository / "audio_encoder"
+    shutil.copy2(file, to)
+    with zipfile.ZipFile(to, "a") as target:
+        config = (shared / "config.pbtxt").read_text().replace('"audio_encoder"', f'"{ID}_audio_encoder"')
+        target.writestr(f"{ID}_audio_encoder/config.pbtxt", config)
+        target.write(shared / "1" / "model.onnx", f"{ID}_audio_encoder/1/model.onnx")
+    return to
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_an_avatar_is_added_replaced_and_removed_while_the_server_runs(
@@ -68,6 +91,33 @@ def test_an_avatar_is_added_replaced_and_removed_while_the_server_runs(
     finally:
         lipsync("avatars", "remove", ID)
     assert not [path.name for path in repository.iterdir() if path.name.startswith((ID, ".pack"))]
+
+
+def test_what_fails_or_is_stopped_half_way_leaves_nothing_in_memory_nor_on_disk(
+    server, repository, lipsync, file, tmp_path
+) -> None:
+    def states() -> set[str]:
+        with Control(server.grpc_url, key=server.control_key) as control:
+            return {model.state for model in control.models() if model.name.startswith(ID)}
+
+    def folders() -> list[str]:
+        return [path.name for path in repository.iterdir() if path.name.startswith((ID, ".pack"))]
+
+    own = with_encoder(file, repository, tmp_path / "own.zip")
+    try:
+        code, _, stderr = lipsync("avatars", "add", broken(own, tmp_path / "broken.zip"))
+        assert (code, "model.onnx" in stderr) == (1, True), stderr
+        until(lambda: not states() & {"READY", "LOADING", "UNLOADING"})  # its encoder was loaded
+        assert folders() == []
+
+        adding = lipsync.start("avatars", "add", own)
+        until(lambda: "LOADING" in states())
+        adding.send_signal(signal.SIGINT)
+        assert (adding.communicate(timeout=SECONDS)[1], adding.returncode) == ("Stopped.\n", 130)
+        until(lambda: not states() & {"READY", "LOADING", "UNLOADING"})
+        assert folders() == []
+    finally:
+        lipsync("avatars", "remove", ID)
 
 
 def test_a_repository_that_is_not_the_servers_is_found_out(lipsync, file, tmp_path) -> None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -188,7 +193,7 @@ def test_a_file_that_is_more_than_an_avatar_is_refused_and_changes_nothing(tmp_p
     before = sorted(repository.rglob("*"))
     with pytest.raises(PackedError, match=r"evil\.zip"):
         put(evil, repository)
-    assert sorted(path for path in repository.rglob("*") if path.name != ".avatars.lock") == before
+    assert sorted(path for path in repository.rglob("*") if path.suffix != ".lock") == before
     assert not Path("/tmp/evil.txt").exists() and not list(tmp_path.rglob("evil.txt"))
 
 
@@ -216,3 +221,26 @@ def test_the_files_of_a_replaced_version_cost_no_second_copy(tmp_path, repositor
     inode = (repository / "toy_lipsync/avatar" / old / "pixels.bin").stat().st_ino
     pack(tmp_path / "new", repository, jpeg_quality="50")
     assert (repository / "toy_lipsync/avatar" / old / "pixels.bin").stat().st_ino == inode
+
+
+def test_what_a_killed_process_left_is_swept_away_and_what_others_are_making_is_not(repository):
+    (repository / ".pack-killed" / "toy_lipsync").mkdir(parents=True)
+    with draft_in(repository) as first, draft_in(repository) as second:
+        assert set(repository.glob(".pack-*")) == {first, second}
+
+
+def test_ctrl_c_while_a_folder_is_packed_leaves_nothing(tmp_path, repository):
+    command = ["-m", "lipsync_client.cli", "avatars", "add", write_source(tmp_path / "toy"), "--repository", repository]
+    environment = {**os.environ, "PYTHONPATH": str(Path(packed.__file__).parents[1])}
+    adding = subprocess.Popen([sys.executable, *map(str, command)], env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 60
+        while len(list(repository.glob(".pack-*"))) < 2:  # its own, and the packager's
+            assert adding.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+        adding.send_signal(signal.SIGINT)
+        assert adding.communicate(timeout=60)[1].strip() == "Stopped."
+    finally:
+        adding.kill()
+    assert adding.returncode == 130
+    assert not [*repository.glob(".pack-*"), *repository.glob("toy*")]
