@@ -75,6 +75,7 @@ class VideoSource:
         if len(self._trained) < FPS:
             raise ValueError(f"{len(self._trained)} frames are left to train on: film more, or hold out less")
         new_shot = np.concatenate([_new_shots(clip) for clip in clips])
+        new_shot[last : last + 1] = True  # what is held out is not shown as the other face of a trained frame either
         self._shot = np.cumsum(new_shot) - 1
         self._shots = [part[usable[part]] for part in np.split(np.arange(len(usable)), np.flatnonzero(new_shot)[1:])]
         points = np.concatenate([_in_crop(clip) for clip in clips])

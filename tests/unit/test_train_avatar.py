@@ -152,6 +152,12 @@ def test_training_stops_goes_on_and_leaves_an_avatar(prepared, monkeypatch):
         training.train_avatar(work, width="full", samples=4, device="cpu", hold_out=1, avatars=avatars)
 
 
+def test_what_is_held_out_is_not_shown_in_training_either(source):
+    rng, trained = np.random.default_rng(0), range(2 * COUNT - 75, 2 * COUNT - 25)
+    others = {int(source.example_of(frame, rng).reference[0, 0, 0]) for frame in trained for _ in range(3)}
+    assert len(others) > 25 and max(others) < 2 * COUNT - 25
+
+
 def test_a_folder_that_was_not_prepared_is_refused(tmp_path):
     with pytest.raises(SourceError, match=r"prepared\.yaml is missing: run prepare_avatar\.py, to its end"):
         training.train_avatar(tmp_path)
