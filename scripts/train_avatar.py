@@ -2,10 +2,10 @@
 
     python scripts/train_avatar.py work/anna [--width half] [--samples 60000] [--device cuda]
 
-Run again to go on; Ctrl-C saves first. WORK/sheet_*.png shows moments that are never trained on: above what the face
-did, below what it does. To end early, say --samples of what is done. Leaves avatars/anna complete, and WORK/evaluation/
-with the table and pictures of evaluate_avatar.py. Needs the extras `train` and `evaluate`. The whole way:
-docs/your-avatar.md.
+Run again to go on; Ctrl-C saves first, but for the head start. WORK/sheet_*.png shows moments that are never trained
+on: above what the face did, below what it does. To end early, say --samples of what is done. Leaves avatars/anna
+complete, and WORK/evaluation/ with the table and pictures of evaluate_avatar.py. Needs the extras `train` and
+`evaluate`. The whole way: docs/your-avatar.md.
 """
 
 from __future__ import annotations
@@ -69,29 +69,36 @@ def hear(clips: list[Clip], work: Path) -> list[NDArray[np.float16]]:
         return [stored[f"arr_{i}"] for i in range(len(clips))]
 
 
-def train_network(source: VideoSource, width: str, samples: int, work: Path, device: torch.device) -> UNet | None:
+def train_network(
+    source: VideoSource, width: str, samples: int, work: Path, device: torch.device, stop: Stop
+) -> UNet | None:
     """The U-Net after so many samples; None if it was stopped before.
 
     Raises:
         SourceError: WORK holds a network of another width.
     """
-    stop, network = Stop(), UNet(width)
+    network = UNet(width)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     state = load_checkpoint(work / "unet.pt")
     if state and state["state_dict"]["outc.conv.weight"].shape != network.outc.conv.weight.shape:
         raise SourceError(f"{work / 'unet.pt'} does not have {width} width: say the other one, or remove it")
     if not state:
         listen_first(network.audio_model, source.spoken, LISTENING, stop)
-        coarse_first(network, source, COARSE, stop)
-    if stop:
-        return None
+        if not stop:
+            coarse_first(network, source, COARSE, stop)
+        if stop:
+            console.print("This head start is not saved: run again to begin anew")
+            return None
     rng = np.random.default_rng(0)
     chosen = (
         source.held_out[np.linspace(0, len(source.held_out) - 1, SHOWN).astype(int)] if len(source.held_out) else []
     )
     shown = [source.example_of(int(frame), rng) for frame in chosen]
     train(network, source, samples, work, stop, faces=FACES[device.type], shown=shown)
-    return None if stop else network.eval()
+    if stop:
+        console.print(f"Saved in {work / 'unet.pt'}: run again to go on")
+        return None
+    return network.eval()
 
 
 def held_out_sound(clips: list[Clip], source: VideoSource, work: Path) -> list[Path]:
@@ -139,7 +146,8 @@ def train_avatar(
         raise SourceError(f"{target / 'avatar.yaml'} is missing: prepare the avatar again, or say --avatars")
     torch.manual_seed(0)
     source = VideoSource(clips, hear(clips, work), hold_out)
-    network = train_network(source, width, samples, work, _chosen(device))
+    with Stop() as stop:  # in the measuring after it, Ctrl-C means now
+        network = train_network(source, width, samples, work, _chosen(device), stop)
     if network is None:
         return
     onnx.save(store_half(export_unet(network.cpu().float())), target / "unet.onnx")

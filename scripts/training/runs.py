@@ -17,12 +17,21 @@ console = Console()
 
 
 class Stop:
-    """True once Ctrl-C or a terminate signal came: the loop then ends after its step and saves."""
+    """True once Ctrl-C or a terminate signal came: the loop then ends after its step.
+
+    The signals mean what they meant before once a `with` block of it ends.
+    """
 
     def __init__(self) -> None:
         self.asked = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._ask)
+        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def __enter__(self) -> Stop:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _ask(self, *_: object) -> None:
         if self.asked:  # the second time: now
@@ -53,7 +62,8 @@ def steps_with_progress(first: int, total: int, notes: dict[str, float], stop: S
         task = bar.add_task("training", total=total, completed=first)
         for step in range(first, total):
             if stop:
-                console.print(f"stopped at step {step} of {total}; run again to go on")
+                if step > first:  # else it was an earlier part of the training that was stopped
+                    console.print(f"stopped at step {step} of {total}")
                 return
             yield step
             bar.update(task, advance=1, description=" ".join(f"{name} {value:.4f}" for name, value in notes.items()))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+from io import StringIO
 from pathlib import Path
 
 import cv2
@@ -9,6 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from rich.console import Console
 
 torch = pytest.importorskip("torch", reason="training needs the train extra")
 
@@ -19,6 +22,7 @@ from graphs import expand_weights  # noqa: E402
 from preparing.boxes import LEFT, RIGHT  # noqa: E402
 from preparing.source_folder import write_boxes, write_facts, write_footage  # noqa: E402
 from preparing.training_folder import Frames, crop_file, write_frames, write_sound  # noqa: E402
+from training.runs import steps_with_progress  # noqa: E402
 from training.unet_examples import batch_of  # noqa: E402
 from training.video_source import APART, CHIN, VideoSource  # noqa: E402
 
@@ -116,14 +120,18 @@ def test_too_little_to_learn_from_is_said(prepared):
 
 def test_training_stops_goes_on_and_leaves_an_avatar(prepared, monkeypatch):
     work, avatars = prepared
-    monkeypatch.setattr(training, "Stop", bool)  # nobody presses Ctrl-C, and pytest keeps its own handler
     for name, steps in (("LISTENING", 2), ("COARSE", 1)):
         monkeypatch.setattr(training, name, steps)
     monkeypatch.setattr("training.listen_first.BATCH", 4)
     monkeypatch.setattr("training.coarse_first.FACES", 1)
     monkeypatch.setitem(training.FACES, "cpu", 1)
-    measured = []
-    monkeypatch.setattr(training, "measure", lambda *arguments: measured.append(arguments))
+    measured, handler = [], signal.getsignal(signal.SIGINT)
+
+    def measure(*arguments) -> None:
+        assert signal.getsignal(signal.SIGINT) is handler  # a Ctrl-C that ends it
+        measured.append(arguments)
+
+    monkeypatch.setattr(training, "measure", measure)
     training.train_avatar(work, samples=2, hold_out=1, device="cpu", avatars=avatars)
     first = torch.load(work / "unet.pt", weights_only=True)
     assert first["step"] == 2
@@ -156,6 +164,26 @@ def test_what_is_held_out_is_not_shown_in_training_either(source):
     rng, trained = np.random.default_rng(0), range(2 * COUNT - 75, 2 * COUNT - 25)
     others = {int(source.example_of(frame, rng).reference[0, 0, 0]) for frame in trained for _ in range(3)}
     assert len(others) > 25 and max(others) < 2 * COUNT - 25
+
+
+def test_ctrl_c_in_the_head_start_ends_it_and_says_that_nothing_is_saved(prepared, source, tmp_path, monkeypatch):
+    def listen(branch, spoken, steps, stop) -> None:
+        for step in steps_with_progress(0, steps, {"curves": 0.0}, stop):
+            if step == 1:
+                signal.raise_signal(signal.SIGINT)
+
+    shown, handler = Console(file=StringIO(), width=100), signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(training, "listen_first", listen)
+    monkeypatch.setattr(training, "LISTENING", 300)
+    monkeypatch.setattr(training, "coarse_first", lambda *_: pytest.fail("went on"))
+    for module in ("train_avatar", "training.runs"):
+        monkeypatch.setattr(f"{module}.console", shown)
+    with training.Stop() as stop:
+        assert training.train_network(source, "half", 8, tmp_path, torch.device("cpu"), stop) is None
+    assert signal.getsignal(signal.SIGINT) is handler  # so that Ctrl-C ends what comes after the training
+    said = shown.file.getvalue()
+    assert "stopped at step 2 of 300" in said and "go on" not in said
+    assert "This head start is not saved: run again to begin anew" in said and not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_was_not_prepared_is_refused(tmp_path):
