@@ -16,13 +16,13 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from google.protobuf import json_format, text_format
+from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from .errors import LipsyncError
 from .locks import locked, shared
+from .packed_fields import ENCODER_FIELDS, ENSEMBLE_FIELDS, NETWORK_FIELDS, fields_beyond
 from .wire import SHIPPED_AVATAR
 
 __all__ = [
@@ -41,17 +41,6 @@ NETWORK_FILES = (
     rf"{MODEL_FILES}|\d{{1,18}}/[0-9a-f]{{16}}\.crops"
     r"|avatar/[0-9a-f]{16}/(avatar\.json|footage\.bin|pixels\.bin|index\.npy|cuts\.npy)"
 )
-# What a config may hold, as paths of names: what the packer's templates write. Other fields name files (labels, warm-up
-# data, TensorRT's cache) or run code (the parameter EXECUTION_ENV_PATH of Triton's Python backend).
-TENSORS = r"name|max_batch_size|(input|output)\.(name|data_type|dims|optional)"
-ENSEMBLE_FIELDS = rf"{TENSORS}|platform|ensemble_scheduling\.step\.(model_name|model_version|(in|out)put_map\.\w+)"
-ENCODER_FIELDS = (
-    rf"{TENSORS}|backend|instance_group\.(kind|count|gpus)"
-    r"|optimization\.execution_accelerators\.cpu_execution_accelerator\.(name|parameters\.precision)"
-    r"|model_warmup\.(name|batch_size|inputs\.\w+\.(data_type|dims|zero_data))"
-)
-FACTS = "preset|avatar_id|avatar_key|audio_encoder|frame_width|frame_height|footage_frames|loop|memory_mb"
-NETWORK_FIELDS = rf"{ENCODER_FIELDS}|parameters\.({FACTS})\.string_value"
 EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2)
 HERE = -100  # AT_FDCWD
 
@@ -200,9 +189,7 @@ def _check_configs(file: Path, draft: Path, avatar: str) -> None:
             raise PackedError(f"{file}: {name}/config.pbtxt cannot be read ({error}).") from None
         is_ensemble = name == ensemble
         steps = {step.model_name for step in config.ensemble_scheduling.step}
-        fields = _paths(json_format.MessageToDict(config, preserving_proto_field_name=True))
-        strange = sorted(field for field in fields if not re.fullmatch(allowed[name], field))
-        if strange:
+        if strange := fields_beyond(allowed[name], config):
             raise PackedError(f"{file}: {name}/config.pbtxt holds {strange[0]!r}, which is no part of a packed avatar.")
         if (
             config.name != name
@@ -210,18 +197,6 @@ def _check_configs(file: Path, draft: Path, avatar: str) -> None:
             or not steps <= ({*STAGES, network, encoder} if is_ensemble else set())
         ):
             raise PackedError(f"{file}: {name}/config.pbtxt is not that of a packed avatar; pack it again.")
-
-
-def _paths(value: Any, path: str = "") -> Iterator[str]:
-    """Where the values in nested mappings and lists are: the keys on the way, with dots between them."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _paths(inner, f"{path}.{key}" if path else key)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _paths(inner, path)
-    else:
-        yield path
 
 
 def _fact(network: Path, name: str) -> str:
