@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 from evaluation import measures
 from evaluation.mouth import MouthMeter, MouthShape
-from evaluation.patch import CROP, MARGIN, Footage, PatchWatch, Picture, decode, mouth_square
+from evaluation.patch import Footage, PatchWatch, Picture, decode, mouth_square
 from local_pipeline import LocalPipeline
 from loop import footage_index
 from splice import Rect
@@ -105,7 +105,6 @@ class Studio:
 
     def __init__(self, pipeline: LocalPipeline, footage: Footage, meter: MouthMeter, truth: Truth | None) -> None:
         self._pipeline, self._footage, self._meter, self._truth = pipeline, footage, meter, truth
-        self._square = mouth_square((-MARGIN, -MARGIN, CROP), meter.lips, Rect(0, 0, CROP - 8, CROP - 8))
 
     def record(self, talk: Talk) -> Recording:
         """Let the avatar speak, and look at every frame."""
@@ -123,7 +122,7 @@ class Studio:
             if number % max(total // 12, 1) == total // 24:
                 result.overview.append(sent)
             if curves is not None:
-                self._compare(result, position, mouth, curves[number])
+                self._compare(result, position, patch, picture, curves[number])
         return result
 
     def _changed_beyond(self, patch: Rect, sent: Picture, position: int) -> int:
@@ -134,15 +133,26 @@ class Studio:
         different[top : patch.y + patch.height + near, left : patch.x + patch.width + near] = False
         return int(different.any(axis=2).sum()) if different.any() else 0  # the first is ten times as dear
 
+    def _pasted(self, position: int, patch: Rect, picture: Picture) -> Picture:
+        frame = self._footage.frame(position).copy()
+        patch.of(frame)[:] = picture
+        return frame
+
     def _part(self, sent: Picture, position: int) -> Picture:
         whole = Rect(0, 0, sent.shape[1], sent.shape[0])
         return mouth_square(self._footage.box(position), self._meter.lips, whole, SHEET).of(sent).copy()
 
-    def _compare(self, result: Recording, position: int, mouth: Picture, curves: NDArray[np.float32]) -> None:
+    def _compare(
+        self, result: Recording, position: int, patch: Rect, picture: Picture, curves: NDArray[np.float32]
+    ) -> None:
         assert self._truth is not None
         facts = self._footage.facts
         true = self._truth(footage_index(position, facts.frames, facts.loop), curves)
-        a, b = self._square.of(mouth), self._square.of(true)
+        square = mouth_square(self._footage.box(position), self._meter.lips)
+        a, b = (
+            square.of(self._pasted(position, *pasted))
+            for pasted in ((patch, picture), self._pipeline.avatar.composited(position, true))
+        )
         result.psnr.append(measures.psnr(a, b))
         result.ssim.append(measures.ssim(a, b))
         result.gmsd.append(measures.gmsd(a, b))
