@@ -26,10 +26,12 @@ from training.mouth_curves import MOUTH, Phone, classes, mouth_curves
 from training.runs import Stop, console, learning_rate, load_checkpoint, save_checkpoint, steps_with_progress
 from training.shipped_encoder import read_encoder
 
-SPEECHES, STRETCH = 3, 24  # in a step: so many frames in a row of a few speeches
+SPEECHES, STRETCH = 5, 14  # in a step: so many frames in a row of a few speeches
 STARTS = 0.15  # of the stretches begin where the speech does, with rows before the feature list
 LIPS = 0.5  # of the others hold a p, b, m, f or v: rare, and noticed at once where they are missed
 PEAK = 2e-3
+WARM_UP = 200  # steps: until the listener has learnt something, its errors say little about the encoder
+EVERY = 250  # steps between checkpoints
 GENTLY = 0.5  # the rate of what has been trained before, relative to what begins from nothing
 SEES = ROWS_BEFORE - 1  # a row's window sees the frame of this many numbers less in its middle
 CURVE_WEIGHTS = torch.tensor([2.0, 1.0, 1.5, 3.0, 2.5, 0.7, 0.7])  # as in MOUTH; what is seen from afar counts more
@@ -42,7 +44,8 @@ def example(filterbank, corpus: list[speech_data.Speech], rng: np.random.Generat
     speech = speech_data.change_speed(speech, rng.uniform(0.82, 1.22))
     speech = speech_data.add_silence(speech, rng.uniform(0, 0.7), rng.uniform(0.1, 0.7))
     curves, kind = mouth_curves(speech.phones, speech.audio, speech.frames)
-    audio = speech_data.roughen(speech.audio, rng) if rng.random() < 0.9 else speech.audio
+    audio = speech_data.add_breaths(speech, rng).audio if rng.random() < 0.6 else speech.audio
+    audio = speech_data.roughen(audio, rng) if rng.random() < 0.9 else audio
     windows, inside = speech_data.encoder_rows(filterbank, audio)
     windows = speech_data.other_throat(windows, rng.uniform(0.88, 1.14))
     first = 0 if rng.random() < STARTS else int(rng.integers(speech.frames - STRETCH + 1))
@@ -170,14 +173,14 @@ def main() -> None:
         network.train(not options.from_shipped), listener.train()  # the shipped one's batch norm is in its convolutions
         parts = losses(network, listener, teller, batch_of(filterbank, corpus, np.random.default_rng([7, step])))
         for group, share in zip(optimizer.param_groups, (GENTLY if options.from_shipped else 1.0, 1.0), strict=True):
-            group["lr"] = share * learning_rate(step, options.steps, PEAK)
+            group["lr"] = share * learning_rate(step, options.steps, PEAK, WARM_UP)
         optimizer.zero_grad()
         torch.stack(list(parts.values())).sum().backward()
         nn.utils.clip_grad_norm_([*network.parameters(), *new], 1.0)
         optimizer.step()
         for name, value in parts.items():
             notes[name] = 0.98 * notes.get(name, value.item()) + 0.02 * value.item()
-        if step % 100 == 99:
+        if step % EVERY == EVERY - 1:
             save(step + 1)
             told = evaluate(network, listener, filterbank, held_out, options.listen)
             console.print(

@@ -27,6 +27,7 @@ PLACES = Places(
     chin=(slice(84, 280), slice(64, 256)),
     middle=(152.0, 160.0),
     reach=(60.0, 60.0),
+    mask=(28, 56, 264, 244),  # as in avatars/demo/avatar.yaml: nose, most hair and the jumper stay the footage's own
 )
 
 

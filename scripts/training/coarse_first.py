@@ -41,7 +41,7 @@ def coarse_first(network: UNet, source: Source, steps: int, stop: Stop) -> None:
     notes = {"coarse": 0.0}
     for step in steps_with_progress(0, steps, notes, stop):
         rng = np.random.default_rng([2, step])
-        pictures, audio, target = batch_of([source.example(rng) for _ in range(FACES)], device)
+        pictures, audio, target = batch_of([source.example(rng) for _ in range(FACES)], source.places.mask, device)
         with mixed(device):
             x = coarse(network, pictures, audio)
         loss = picture_loss(torch.sigmoid(head(x.float())), functional.avg_pool2d(target, 4), weights)

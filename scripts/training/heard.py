@@ -25,9 +25,11 @@ class Listener(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.row = nn.Sequential(nn.Dropout(0.1), nn.Linear(512, 96), nn.ReLU())
-        self.rows = nn.Sequential(nn.Linear(96 * ROWS_PER_FRAME, 256), nn.ReLU(), nn.Dropout(0.1))
-        self.curves = nn.Linear(256, len(MOUTH))
+        self.row = nn.Sequential(nn.Dropout(0.1), nn.Linear(512, 128), nn.ReLU())
+        self.rows = nn.Sequential(
+            nn.Dropout(0.1), nn.Linear(128 * ROWS_PER_FRAME, 384), nn.ReLU(), nn.Dropout(0.1), nn.Linear(384, 192), nn.ReLU()
+        )
+        self.curves = nn.Linear(192, len(MOUTH))
 
     def forward(self, rows: Tensor) -> Tensor:
         return torch.sigmoid(self.curves(self.rows(self.row(rows).flatten(1))))

@@ -110,6 +110,22 @@ def add_silence(speech: Speech, before: float, after: float) -> Speech:
     return Speech(speech.name, audio, tuple(phones))
 
 
+def add_breaths(speech: Speech, rng: np.random.Generator) -> Speech:
+    """The speech with the breaths that people take in their pauses and synthetic voices do not."""
+    audio, rate = speech.audio.copy(), timeline.SAMPLE_RATE
+    loud = float(np.sqrt(np.percentile(np.square(audio), 90)))
+    begins = [0.0, *(end for _, end in speech.phones)]
+    for begin, (name, end) in zip(begins, speech.phones, strict=False):
+        length = rng.uniform(0.12, 0.5)
+        if name != "pau" or end - begin < length + 0.08 or rng.random() < 0.5:
+            continue
+        first, count = int(rng.uniform(begin + 0.04, end - length - 0.04) * rate), int(length * rate)
+        band = [rng.uniform(150, 900), rng.uniform(1800, 6500)]
+        breath = lfilter(*butter(1, band, "bandpass", fs=rate), _noise(rng, count)) * np.hanning(count)
+        audio[first : first + count] += loud * 10 ** (-rng.uniform(14, 38) / 20) * breath
+    return Speech(speech.name, audio, speech.phones)
+
+
 def _noise(rng: np.random.Generator, samples: int) -> np.ndarray:
     """Noise of unit power with a random tilt, from hiss to rumble."""
     x = lfilter([1], [1, -rng.uniform(0, 0.98)], rng.standard_normal(samples))

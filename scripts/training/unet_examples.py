@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-MASK = (5, 5, 310, 305)  # x, y, width, height of what is blacked in the crop
+Mask = tuple[int, int, int, int]  # x, y, width, height of what is blacked in the crop, and pasted into the footage
+MASK: Mask = (5, 5, 310, 305)  # SyncTalk_2D's
 Window = tuple[slice, ...]  # rows, columns of the crop
 WHOLE: Window = (slice(0, 320), slice(0, 320))
 
@@ -22,11 +23,18 @@ class Places:
     chin: Window  # where anything moves as it speaks
     middle: tuple[float, float]
     reach: tuple[float, float]
+    mask: Mask = MASK
+
+    @property
+    def covered(self) -> Window:
+        """What the mask covers: the rest of the network's picture is never seen. Two more pixels, see `speak`."""
+        x, y, width, height = self.mask
+        return slice(max(0, y - 2), min(320, y + height + 2)), slice(max(0, x - 2), min(320, x + width + 2))
 
     @property
     def turns(self) -> tuple[Window, ...]:
         """What is computed in one training step after another: less often what hardly moves."""
-        return (WHOLE, self.mouth, self.chin, WHOLE, self.mouth, self.mouth, WHOLE, self.mouth)
+        return (self.covered, self.mouth, self.chin, self.covered, self.mouth, self.mouth, self.covered, self.mouth)
 
     def weights(self) -> Tensor:
         """Errors at the mouth count up to four times as much, FP32 [320,320]."""
@@ -61,10 +69,10 @@ def _pictures(pictures: np.ndarray) -> Tensor:
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
 
 
-def batch_of(examples: list[Example], device: torch.device | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def batch_of(examples: list[Example], mask: Mask, device: torch.device | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """(input [N,6,320,320], audio [N*K,32,16,16], targets [N*K,3,320,320]): K samples of one face follow each other."""
     masked = _pictures(np.stack([e.current for e in examples]))
-    x, y, width, height = MASK
+    x, y, width, height = mask
     masked[:, :, y : y + height, x : x + width] = 0
     both = torch.cat([_pictures(np.stack([e.reference for e in examples])), masked], 1)
     audio = torch.from_numpy(np.concatenate([e.audio for e in examples]))

@@ -31,11 +31,11 @@ from training.runs import (
     save_checkpoint,
     steps_with_progress,
 )
-from training.unet_examples import WHOLE, Example, Source, Window, batch_of, picture_loss
+from training.unet_examples import WHOLE, Example, Places, Source, Window, batch_of, picture_loss
 
 FACES = 2
 PEAK = 1.5e-3
-LISTENING = 300  # steps in which the audio branch learns to listen, before there are pictures
+LISTENING = 600  # steps in which the audio branch learns to listen, before there are pictures
 COARSE = 300  # steps in which all but the last stages learn from small pictures
 EVERY = 100  # steps between checkpoints
 SETTLE = 0.75  # the last part of the run, see `settle`
@@ -80,14 +80,14 @@ def settle(network: UNet) -> None:
 
 
 @torch.no_grad()
-def contact_sheet(network: UNet, examples: list[Example], mouth: Window, path: Path) -> float:
+def contact_sheet(network: UNet, examples: list[Example], places: Places, path: Path) -> float:
     """Write targets above outputs; PSNR of the mouth's part in dB, as after the product's truncation to uint8."""
     network.eval()
-    picture, audio, _ = batch_of(examples, device_of(network))
+    picture, audio, _ = batch_of(examples, places.mask, device_of(network))
     output = (speak(network, picture, audio, WHOLE) * 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     network.train()
     targets = np.concatenate([e.targets for e in examples])
-    part = (slice(None), *mouth)
+    part = (slice(None), *places.mouth)
     cv2.imwrite(str(path), np.vstack([np.hstack(list(targets[part])), np.hstack(list(output[part]))]))
     return psnr(output[part], targets[part])
 
@@ -137,7 +137,7 @@ def train(
             settle(network)
         window = turns[step % len(turns)]
         rng = np.random.default_rng([3, step])
-        picture, audio, target = batch_of([source.example(rng) for _ in range(faces)], device)
+        picture, audio, target = batch_of([source.example(rng) for _ in range(faces)], source.places.mask, device)
         with mixed(device):
             output = speak(network, picture, audio, window)
         loss = picture_loss(output.float(), target[:, :, window[0], window[1]], weights[window])
@@ -150,7 +150,7 @@ def train(
         notes["loss"] = notes["loss"] * 0.97 + loss.item() * 0.03 if step > first else loss.item()
         if step % EVERY == EVERY - 1:
             save(step + 1)
-            quality = contact_sheet(network, shown, source.places.mouth, work / f"sheet_{step + 1:05d}.png")
+            quality = contact_sheet(network, shown, source.places, work / f"sheet_{step + 1:05d}.png")
             console.print(f"step {step + 1} of {steps}: loss {notes['loss']:.4f}, mouth {quality:.1f} dB")
     save(step + 1)
 
@@ -161,6 +161,7 @@ def add_options(parser: argparse.ArgumentParser, samples: int) -> None:
     parser.add_argument("encoder", type=Path)
     parser.add_argument("work", type=Path)
     parser.add_argument("--samples", type=int, default=samples)
+    parser.add_argument("--begin", type=Path, help="a unet.pt of this face, learnt with another encoder, to go on from")
     parser.add_argument("--speeches", type=int, default=300, help="encoded once, before training")
     parser.add_argument("--hold-out", default="awb", help="a voice of the corpus that is not trained on")
 
@@ -180,6 +181,8 @@ def run(options: argparse.Namespace, source_of: Callable[[SpokenFrames], Source]
     source, network, stop = source_of(frames), UNet("half"), Stop()
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # as the pictures are
     if not (options.work / "unet.pt").exists():
+        if options.begin:
+            network.load_state_dict(torch.load(options.begin, map_location="cpu", weights_only=True)["state_dict"])
         listen_first(network.audio_model, frames, LISTENING, stop)
         coarse_first(network, source, COARSE, stop)
         if stop:

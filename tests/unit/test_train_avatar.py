@@ -96,7 +96,9 @@ def test_an_example_is_a_frame_with_its_own_sound_and_another_face_of_its_shot(s
 
 
 def test_the_mouth_is_masked_in_what_the_network_is_shown_of_the_moment(source):
-    pictures, audio, targets = batch_of([source.example(np.random.default_rng(1)) for _ in range(3)])
+    pictures, audio, targets = batch_of(
+        [source.example(np.random.default_rng(1)) for _ in range(3)], source.places.mask
+    )
     assert pictures.shape == (3, 6, 320, 320) and audio.shape == (3, 32, 16, 16) and targets.shape == (3, 3, 320, 320)
     assert (pictures[:, 3:, 5:310, 5:315] == 0).all() and (pictures[:, 3:, :5] > 0).all()
 

@@ -16,11 +16,12 @@ import stages  # noqa: E402
 
 sys.path.append(str(stages.ROOT / "scripts" / "rendered"))  # they import each other; what needs Blender is not tested
 
-from framing import MOUTH_REGION  # noqa: E402
 from mouth_shapes import units_of  # noqa: E402
 from mouth_states import as_dict  # noqa: E402
-from portrait import BOX, FRAMES, pose_at  # noqa: E402
+from portrait import FRAMES, pose_at  # noqa: E402
+from train import PLACES as DEMO_PLACES  # noqa: E402
 import timeline  # noqa: E402
+from avatar_source import AvatarSource  # noqa: E402
 from networks import UNet  # noqa: E402
 from train_encoder import closed  # noqa: E402
 from training import speech_data  # noqa: E402
@@ -29,8 +30,7 @@ from training.heard import as_heard, of_each_frame  # noqa: E402
 from training.mouth_curves import MOUTH, mouth_curves, phones_from_ipa  # noqa: E402
 from training.sentences import sentences  # noqa: E402
 from training.shipped_encoder import FOLDER, read_encoder, read_listener  # noqa: E402
-from training.unet_examples import MASK, Places  # noqa: E402
-from training.unet_examples import WHOLE as WHOLE_CROP  # noqa: E402
+from training.unet_examples import Places  # noqa: E402
 from training.unet_training import speak  # noqa: E402
 
 LOUD = np.full(32_000, 0.3, np.float32)
@@ -129,13 +129,28 @@ def test_training_shows_starts_of_speeches_far_more_often_than_they_come():
     assert 0.15 < silent[picked].mean() < 0.25
 
 
-def test_the_mouths_change_lies_inside_the_mask():
-    x, y, size = BOX
-    left, top, width, height = MOUTH_REGION
-    scale = 328 / size
-    for low, length, origin, start, extent in ((left, width, x, MASK[0], MASK[2]), (top, height, y, MASK[1], MASK[3])):
-        assert (low - origin) * scale - 4 > start + 15
-        assert (low + length - origin) * scale - 4 < start + extent - 15
+def test_the_demo_is_trained_with_the_mask_that_it_is_served_with():
+    assert AvatarSource.read(stages.ROOT / "avatars" / "demo").mask == DEMO_PLACES.mask
+
+
+def test_what_moves_as_the_demo_speaks_is_under_its_mask_and_all_of_that_is_learnt():
+    (top, left), places = (side.start for side in DEMO_PLACES.covered), DEMO_PLACES
+    x, y, width, height = places.mask
+    assert (top, left) == (y - 2, x - 2)  # the outermost two pixels of a window are not right
+    for (rows, columns) in (places.mouth, places.chin):
+        assert y < rows.start and rows.stop < y + height
+        assert x < columns.start and columns.stop < x + width
+    assert places.covered in places.turns
+
+
+def test_breaths_are_heard_in_pauses_and_change_no_sound_of_speech():
+    speech = speech_data.Speech("x", LOUD, (("pau", 0.5), ("aa", 1.3), ("pau", 2.0)))
+    breathing = [speech_data.add_breaths(speech, np.random.default_rng(seed)) for seed in range(20)]
+    added = np.abs([taken.audio - LOUD for taken in breathing])
+    assert not added[:, 8_000:20_800].any()
+    assert 0.25 < np.mean(added[:, :8_000].max(1) > 0) < 0.75  # about every second pause
+    assert 0.001 < added.max() < 0.3
+    assert all(taken.phones == speech.phones for taken in breathing)
 
 
 def test_the_loop_closes_and_motion_is_gentle():
@@ -167,7 +182,7 @@ def test_errors_count_most_where_the_source_says_the_face_speaks():
     assert np.unravel_index(int(weights.argmax()), weights.shape) == (50, 70)
     assert weights[50, 70] == pytest.approx(9.5) and weights[200, 70] == pytest.approx(2.5, abs=1e-3)
     assert weights[50 + 20, 70] == pytest.approx(weights[50, 70 + 30], abs=1e-4)  # one reach down, one across
-    assert set(map(str, places.turns)) == {str(WHOLE_CROP), str(places.mouth), str(places.chin)}
+    assert set(map(str, places.turns)) == {str(places.covered), str(places.mouth), str(places.chin)}
 
 
 def test_the_shipped_encoder_reads_back_to_what_is_served():
