@@ -27,7 +27,12 @@ class Listener(nn.Module):
         super().__init__()
         self.row = nn.Sequential(nn.Dropout(0.1), nn.Linear(512, 128), nn.ReLU())
         self.rows = nn.Sequential(
-            nn.Dropout(0.1), nn.Linear(128 * ROWS_PER_FRAME, 384), nn.ReLU(), nn.Dropout(0.1), nn.Linear(384, 192), nn.ReLU()
+            nn.Dropout(0.1),
+            nn.Linear(128 * ROWS_PER_FRAME, 384),
+            nn.ReLU(),
+            nn.Dropout(0.1),
+            nn.Linear(384, 192),
+            nn.ReLU(),
         )
         self.curves = nn.Linear(192, len(MOUTH))
 

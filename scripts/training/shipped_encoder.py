@@ -3,8 +3,8 @@
     PYTHONPATH=scripts python -m training.shipped_encoder OUT.pt            # encoder.onnx + listener.npz -> OUT.pt
     PYTHONPATH=scripts python -m training.shipped_encoder --keep ENCODER.pt  # ENCODER.pt of a training -> listener.npz
 
-OUT.pt is what `rendered/train.py` asks for as ENCODER.pt: no avatar needs the encoder trained again. The encoder's weights
-are read back from its ONNX file (FP16, batch norm folded), so the served features and these are the same.
+OUT.pt is what `rendered/train.py` asks for as ENCODER.pt: no avatar needs the encoder trained again. The encoder's
+weights are read back from its ONNX file (FP16, batch norm folded), so the served features and these are the same.
 """
 
 from __future__ import annotations

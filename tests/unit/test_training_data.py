@@ -137,7 +137,7 @@ def test_what_moves_as_the_demo_speaks_is_under_its_mask_and_all_of_that_is_lear
     (top, left), places = (side.start for side in DEMO_PLACES.covered), DEMO_PLACES
     x, y, width, height = places.mask
     assert (top, left) == (y - 2, x - 2)  # the outermost two pixels of a window are not right
-    for (rows, columns) in (places.mouth, places.chin):
+    for rows, columns in (places.mouth, places.chin):
         assert y < rows.start and rows.stop < y + height
         assert x < columns.start and columns.stop < x + width
     assert places.covered in places.turns
