@@ -57,6 +57,7 @@ def unload(avatar: AvatarId, server: Server = wire.DEFAULT_URL) -> None:
     """Unload an avatar; the others stay."""
     with failing_clearly(), Control(server) as control:
         control.unload(avatar)
+        control.wait_until_gone(avatar, GONE_S)
         out.print(f"Unloaded {avatar}", highlight=False)
 
 
