@@ -138,19 +138,23 @@ class AsyncClient:
                 return wire.result_from(answer)
             except InferenceServerException as error:
                 failure = wire.translate(error, url=self.url, avatar=avatar)
-                if isinstance(failure, AvatarNotFound) and not await self._ready():
-                    failure = wire.stopping(self.url)
+                if isinstance(failure, AvatarNotFound):
+                    failure = await self._look_again(failure, avatar)
             delay = wire.retry_delay(failure, attempt)
             if delay is None:
                 raise failure
             await asyncio.sleep(delay)
         raise AssertionError("unreachable")
 
-    async def _ready(self) -> bool:
+    async def _look_again(self, failure: AvatarNotFound, avatar: str) -> LipsyncError:
+        """As `Client._look_again`."""
         try:
-            return await self._grpc.is_server_ready(client_timeout=self._timeout)
+            if await self._grpc.is_server_ready(client_timeout=self._timeout):
+                there = await self._grpc.is_model_ready(wire.ensemble_of(avatar), client_timeout=self._timeout)
+                return wire.overtaken(self.url, avatar) if there else failure
         except InferenceServerException:
-            return False
+            pass
+        return wire.stopping(self.url)
 
     async def _parameters(self, model: str, avatar: str = wire.SHIPPED_AVATAR) -> dict[str, str]:
         try:

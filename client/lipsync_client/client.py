@@ -158,11 +158,15 @@ class Client:
         except InferenceServerException as error:
             raise wire.translate(error, url=self.url, avatar=avatar) from None
 
-    def _ready(self) -> bool:
+    def _look_again(self, failure: AvatarNotFound, avatar: str) -> LipsyncError:
+        """What it is that said so: a server that stops, one that replaces the avatar, or one that has none."""
         try:
-            return self._grpc.is_server_ready(client_timeout=self._timeout)
+            if self._grpc.is_server_ready(client_timeout=self._timeout):
+                there = self._grpc.is_model_ready(wire.ensemble_of(avatar), client_timeout=self._timeout)
+                return wire.overtaken(self.url, avatar) if there else failure
         except InferenceServerException:
-            return False
+            pass
+        return wire.stopping(self.url)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -219,8 +223,8 @@ class _Call:
         except InferenceServerException as error:
             client._check_open()
             failure = wire.translate(error, url=client.url, avatar=self._avatar)
-            if isinstance(failure, AvatarNotFound) and not client._ready():
-                failure = wire.stopping(client.url)
+            if isinstance(failure, AvatarNotFound):
+                failure = client._look_again(failure, self._avatar)
             raise failure from None
         except FutureTimeout:
             raise Timeout(f"The server at {client.url} did not answer within {client._timeout:g} s.") from None

@@ -119,8 +119,8 @@ class Servers:
             else:
                 self._preferred = place
                 return answer
-            if isinstance(failure, AvatarNotFound) and not await client._ready():
-                failure = wire.stopping(client.url)
+            if isinstance(failure, AvatarNotFound):
+                failure = await client._look_again(failure, self._avatar)
             if not (failure.retries or isinstance(failure, (AvatarNotFound, ServerError))):
                 raise failure
             worst = max(worst or failure, failure, key=lambda error: error.retries)

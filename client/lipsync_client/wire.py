@@ -139,6 +139,11 @@ def stopping(url: str) -> ServerUnavailable:
     return ServerUnavailable(f"The server at {url} is stopping. Start one with `make serve`.")
 
 
+def overtaken(url: str, avatar: str) -> ServerUnavailable:
+    """Instead of AvatarNotFound, in the moment in which a replacement takes an avatar's place."""
+    return ServerUnavailable(f"The avatar {avatar!r} was replaced or unloaded on the server at {url} just now.")
+
+
 def check_speech(speech: NDArray[np.float32]) -> NDArray[np.float32]:
     """Catch early what the server would refuse, or would render as nonsense. Raises InvalidRequest."""
     speech = np.asarray(speech)
@@ -219,7 +224,7 @@ def translate(error: InferenceServerException, *, url: str, avatar: str = SHIPPE
         "unknown model|no available versions|requested model .* is not available", text
     ):
         if "in ensemble" in (error.message() or ""):  # it began, and one of its steps was gone before its turn
-            return ServerUnavailable(f"The avatar {avatar!r} was replaced or unloaded on the server at {url} just now.")
+            return overtaken(url, avatar)
         return AvatarNotFound(f"The server at {url} has no avatar {avatar!r} loaded; `lipsync avatars` shows all.")
     if status == "UNAVAILABLE" and "on the way already" in text:
         return Overloaded(f"The server at {url} has too much to do at the moment; try again later ({text}).")

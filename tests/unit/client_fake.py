@@ -58,6 +58,7 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.most_at_once = 0
         self.url = ""
         self.ready = True
+        self.loaded = {"lipsync_ensemble"}
         self.on_request: Callable[[int, Seen, grpc.ServicerContext], None] = lambda number, seen, context: None
         self._now = 0
         self._lock = threading.Lock()
@@ -68,7 +69,7 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):
         return service_pb2.ServerReadyResponse(ready=self.ready)
 
     def ModelReady(self, request, context):
-        return service_pb2.ModelReadyResponse(ready=request.name == "lipsync_ensemble")
+        return service_pb2.ModelReadyResponse(ready=request.name in self.loaded)
 
     def ModelConfig(self, request, context):
         known = {"mel_preprocess": {k: str(v) for k, v in vars(TIMELINE).items()}, "lipsync": AVATAR}

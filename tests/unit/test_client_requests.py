@@ -215,6 +215,12 @@ def test_a_stopping_server_is_not_taken_for_a_missing_avatar(kind, fake: FakeSer
         kind.render(fake.url, chunk=8)
 
 
+def test_in_the_moment_of_a_replacement_a_request_is_sent_again(kind, fake: FakeServer, no_delay: None) -> None:
+    fake.on_request, attempts = failing(1, grpc.StatusCode.NOT_FOUND, "Request for unknown model: 'x' is not found")
+    assert [frame.jpeg for frame in kind.render(fake.url, chunk=8)] == PICTURES
+    assert set(attempts.values()) == {2}
+
+
 @pytest.mark.parametrize(
     ("code", "text", "error", "attempts"),
     [
@@ -230,6 +236,8 @@ def test_errors_are_typed_and_sent_again_only_where_it_helps(
     kind, fake: FakeServer, no_delay: None, code: grpc.StatusCode, text: str, error: type[LipsyncError], attempts: int
 ) -> None:
     fake.on_request, count = failing(99, code, text)
+    if error is AvatarNotFound:
+        fake.loaded.clear()
     with pytest.raises(LipsyncError) as caught:
         kind.render(fake.url, chunk=8)
     assert type(caught.value) is error

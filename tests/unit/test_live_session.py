@@ -406,6 +406,7 @@ def no_delay(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_failing_server_is_replaced_by_the_next_address(fake: LiveFake, clock: TestClock, code) -> None:
     def fail_later(number: int, seen, context) -> None:
         if seen.first >= 12:
+            fake.loaded.clear()
             context.abort(code, "Request for unknown model: 'x' is not found")
 
     fake.on_request = fail_later
