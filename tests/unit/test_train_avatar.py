@@ -172,7 +172,7 @@ def test_ctrl_c_in_the_head_start_ends_it_and_says_that_nothing_is_saved(prepare
     def listen(branch, spoken, steps, stop) -> None:
         for step in steps_with_progress(0, steps, {"curves": 0.0}, stop):
             if step == 1:
-                signal.raise_signal(signal.SIGINT)
+                signal.getsignal(signal.SIGINT)(signal.SIGINT, None)
 
     shown, handler = Console(file=StringIO(), width=100), signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(training, "listen_first", listen)
