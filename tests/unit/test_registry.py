@@ -156,6 +156,12 @@ async def use(registry: Registry, server: FakeServer, avatar: str, times: int = 
         server.use(avatar, times)
 
 
+@pytest.fixture
+def tends_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a registry does again and again in the background, it does at once."""
+    monkeypatch.setattr(registry_module, "TEND_S", 0.01)
+
+
 def test_concurrent_first_requests_load_once() -> None:
     server = FakeServer("anna")
     server.slow.clear()
@@ -296,9 +302,8 @@ def test_a_limit_that_leaves_no_room_is_named_at_once(allowed: dict[str, object]
 
 
 def test_a_preload_for_which_there_is_no_room_keeps_nobody_waiting(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    caplog: pytest.LogCaptureFixture, tends_often: None
 ) -> None:
-    monkeypatch.setattr(registry_module, "TEND_S", 0.01)
     server = FakeServer(*IDS)
     server.broken["anna"] = "model.onnx is broken"
 
@@ -428,10 +433,7 @@ def test_the_idle_are_unloaded_but_for_those_that_were_preloaded_or_are_the_serv
     run(server, limits(preload=("anna",), keep=("fay",), idle_timeout=60), scenario)
 
 
-def test_what_cannot_be_preloaded_is_said_and_tried_again(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(registry_module, "TEND_S", 0.01)
+def test_what_cannot_be_preloaded_is_said_and_tried_again(caplog: pytest.LogCaptureFixture, tends_often: None) -> None:
     server = FakeServer(*IDS)
     server.broken["anna"] = "model.onnx is broken"
 
@@ -462,9 +464,8 @@ def test_nobody_waits_for_a_preload() -> None:
 
 
 def test_a_preload_that_the_server_lost_is_loaded_again_but_not_one_that_was_unloaded(
-    monkeypatch: pytest.MonkeyPatch,
+    tends_often: None,
 ) -> None:
-    monkeypatch.setattr(registry_module, "TEND_S", 0.01)
     server = FakeServer(*IDS)
 
     async def scenario(registry: Registry, clock: Clock) -> None:
