@@ -24,7 +24,7 @@ from training import speech_data
 from training.heard import Listener, of_each_frame
 from training.mouth_curves import MOUTH, Phone, classes, mouth_curves
 from training.runs import Stop, console, learning_rate, load_checkpoint, save_checkpoint, steps_with_progress
-from training.shipped_encoder import read_encoder
+from training.shipped_encoder import read_encoder, read_listener
 
 SPEECHES, STRETCH = 5, 14  # in a step: so many frames in a row of a few speeches
 STARTS = 0.15  # of the stretches begin where the speech does, with rows before the feature list
@@ -47,7 +47,9 @@ def example(filterbank, corpus: list[speech_data.Speech], rng: np.random.Generat
     audio = speech_data.add_breaths(speech, rng).audio if rng.random() < 0.6 else speech.audio
     audio = speech_data.roughen(audio, rng) if rng.random() < 0.9 else audio
     windows, inside = speech_data.encoder_rows(filterbank, audio)
-    windows = speech_data.other_throat(windows, rng.uniform(0.88, 1.14))
+    windows = speech_data.other_throat(windows, *(rng.uniform(0.88, 1.14) * rng.uniform(0.93, 1.07, 4)))
+    if rng.random() < 0.7:
+        windows = speech_data.other_timbre(windows, rng)
     first = 0 if rng.random() < STARTS else int(rng.integers(speech.frames - STRETCH + 1))
     lips = np.flatnonzero(lips_count(curves))
     if first and len(lips) and rng.random() < LIPS:
@@ -152,7 +154,8 @@ def main() -> None:
     torch.manual_seed(0)
     network = read_encoder() if options.from_shipped else AudioEncoder()
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    listener, teller = Listener(), nn.Sequential(nn.Dropout(0.1), nn.Linear(512, len(MOUTH) + len(classes())))
+    listener = read_listener() if options.from_shipped else Listener()
+    teller = nn.Sequential(nn.Dropout(0.1), nn.Linear(512, len(MOUTH) + len(classes())))
     new = [*listener.parameters(), *teller.parameters()]
     optimizer = torch.optim.AdamW([{"params": [*network.parameters()]}, {"params": new}], weight_decay=0.02)
     path, first = options.work / "encoder.pt", 0

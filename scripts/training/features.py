@@ -35,25 +35,27 @@ class SpokenFrames:
         edge = ~(self.rows[self.first_row].any(1) & self.rows[self.first_row + ROWS_PER_FRAME - 1].any(1))
         return tuple(map(np.flatnonzero, (edge, self.silent & ~edge, ~self.silent & ~edge)))
 
-    def pick(self, rng: np.random.Generator, edge: float = 0.08, silence: float = 0.2) -> int:
+    def pick(self, rng: np.random.Generator, edge: float = 0.12, silence: float = 0.2) -> int:
         """A random frame; often one of silence, because a mouth that moves in pauses is noticed at once."""
         which = int(np.searchsorted([edge, edge + silence], rng.random(), side="right"))
         return int(rng.choice(self._kinds[which]))
 
 
 @torch.no_grad()
-def encode(encoder: AudioEncoder, filterbank, audio: np.ndarray, throat: float = 1.0) -> np.ndarray:
-    """Feature rows of a speech, FP32 [frames+15, 512], zeros outside the list; `throat`: see `other_throat`."""
+def encode(encoder: AudioEncoder, filterbank, audio: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
+    """Feature rows of a speech, FP32 [frames+15, 512], zeros outside the list; with `rng`, of somebody else's voice."""
     windows, inside = speech_data.encoder_rows(filterbank, audio)
+    if rng:
+        windows = speech_data.other_timbre(speech_data.other_throat(windows, *rng.uniform(0.9, 1.12, 3)), rng)
     with torch.autocast("cpu", torch.bfloat16):  # twice as fast, features off by less than 1 %
-        features = encoder(torch.from_numpy(speech_data.other_throat(windows, throat))).float()
+        features = encoder(torch.from_numpy(windows)).float()
     return (features * torch.from_numpy(inside)).numpy()
 
 
 def spoken_frames(
     corpus: list[speech_data.Speech], encoder: AudioEncoder, filterbank, count: int, seed: int, rough: float = 0.7
 ) -> SpokenFrames:
-    """`count` speeches of the corpus with pauses around them, most of them as rooms and microphones leave them."""
+    """`count` speeches of the corpus with pauses around them, most of them breathing, in rooms, in other voices."""
     rng = np.random.default_rng(seed)
     encoder.eval()
     rows, first, curves, silent, begin = [], [], [], [], 0
@@ -62,8 +64,9 @@ def spoken_frames(
         speech = speech_data.change_speed(speech, rng.uniform(0.88, 1.15))
         speech = speech_data.add_silence(speech, rng.uniform(0, 0.5), rng.uniform(0.1, 0.6))
         shapes, kind = mouth_curves(speech.phones, speech.audio, speech.frames)
-        audio = speech_data.roughen(speech.audio, rng) if rng.random() < rough else speech.audio
-        features = encode(encoder, filterbank, audio, rng.uniform(0.9, 1.12) if rng.random() < rough else 1.0)
+        audio = speech_data.add_breaths(speech, rng).audio if rng.random() < rough else speech.audio
+        audio = speech_data.roughen(audio, rng) if rng.random() < rough else audio
+        features = encode(encoder, filterbank, audio, rng if rng.random() < rough else None)
         rows.append(features.astype(np.float16))
         first.append(begin + np.arange(speech.frames))
         curves.append(shapes)

@@ -64,7 +64,7 @@ def as_heard(frames: SpokenFrames, listener: Listener, batch: int = 256) -> Spok
     """The same frames with the curves that the listener hears, each in the true curve's distribution.
 
     What is heard has less spread than the truth: mouths would neither close nor open. So the values are mapped to the
-    quantiles of the true curve; their order stays.
+    quantiles of the true curve; their order stays. In silence a mouth rests, whatever is heard: breaths, noise.
     """
     numbers = np.arange(len(frames.curves))
     parts = [numbers[at : at + batch] for at in range(0, len(numbers), batch)]
@@ -79,4 +79,5 @@ def as_heard(frames: SpokenFrames, listener: Listener, batch: int = 256) -> Spok
             continue
         steps = np.quantile(heard[:, curve], quantiles) + np.arange(len(quantiles)) * 1e-9  # strictly rising
         heard[:, curve] = np.interp(heard[:, curve], steps, np.quantile(frames.curves[:, curve], quantiles))
+    heard[frames.silent] = frames.curves[frames.silent]
     return replace(frames, curves=heard.astype(np.float32))

@@ -56,15 +56,16 @@ DIPHTHONGS = {"ay": ("aa", "ih"), "aw": ("aa", "uh"), "ey": ("eh", "iy"), "ow": 
 # One character of eSpeak's IPA -> ARPAbet (diphthongs come as two characters).
 IPA = dict(
     zip(
-        "əɐʌɑæɛeɪiɔoʊuɜɚaɒ",
-        ["ax", "ax", "ah", "aa", "ae", "eh", "eh", "ih", "iy", "ao", "o", "uh", "uw", "er", "er", "aa", "ao"],
+        "əɐʌɑæɛeɪiɔoʊuʉɜɚaɒ",
+        ["ax", "ax", "ah", "aa", "ae", "eh", "eh", "ih", "iy", "ao", "o", "uh", "uw", "uw", "er", "er", "aa", "ao"],
         strict=True,
     )
 )
 IPA |= dict(
     zip(
-        "ɹɾðθʃʒtdkɡpbmnŋfvszhwjlʔᵻɫ",
+        "ɹrɾðθʃʒtdkɡpbmnŋfvszhwʍjlʔᵻɫ",
         [
+            "r",
             "r",
             "d",
             "dh",
@@ -85,6 +86,7 @@ IPA |= dict(
             "s",
             "z",
             "hh",
+            "w",
             "w",
             "y",
             "l",

@@ -1,9 +1,10 @@
 """Speech whose phonemes are known, from synthetic voices: the corpus, its augmentation, what networks see of it.
 
-    PYTHONPATH=scripts python -m training.speech_data CORPUS [--sentences 200] [--piper PYTHON VOICE.onnx]
+    PYTHONPATH=scripts python -m training.speech_data CORPUS [--piper PYTHON VOICE.onnx] [--pico PYTHON]
 
-needs Debian's `flite`; a Piper voice is optional (see `piper_voice.py`). The corpus is `<voice>_<number>.wav`, 16 kHz,
-with `<voice>_<number>.json` beside it: {"text", "phones": [[name, end in s], ..]} or, from eSpeak-based voices,
+needs Debian's `flite`, `festvox-kdlpc16k` and `libespeak-ng1`; Piper and Pico are optional, each in an environment of
+its own (see `piper_voice.py`, `pico_voices.py`). The corpus is `<voice>_<number>.wav`, 16 kHz, with
+`<voice>_<number>.json` beside it: {"text", "phones": [[name, end in s], ..]} or, from eSpeak-based voices,
 {"text", "ipa": [[mark, duration], ..]}.
 """
 
@@ -22,10 +23,13 @@ from scipy.signal import butter, fftconvolve, lfilter
 import mel
 import timeline
 from filterbank import make_filterbank
+from training.espeak_voices import VOICES, Espeak
 from training.mouth_curves import Phone, phones_from_ipa
 from training.sentences import sentences
 
 FLITE_VOICES = ("slt", "rms", "kal16", "awb")
+SENTENCES = 400  # of each of the larger voices
+OF_EACH_ESPEAK = 50
 PAD = timeline.SAMPLES_AFTER  # what clients append to a speech, so that every frame has real context
 
 
@@ -93,11 +97,24 @@ def change_speed(speech: Speech, factor: float) -> Speech:
     return Speech(speech.name, audio, tuple((name, end / factor) for name, end in speech.phones))
 
 
-def other_throat(windows: np.ndarray, stretch: float) -> np.ndarray:
-    """Windows [N,1,80,16] with their mel bands moved: formants as of a longer or shorter throat, at the same pace."""
-    at = np.clip(np.arange(windows.shape[2]) * stretch, 0, windows.shape[2] - 1.001)
+def other_throat(windows: np.ndarray, *stretches: float) -> np.ndarray:
+    """Windows [N,1,80,16] with their mel bands moved: formants as of a longer or shorter throat, at the same pace.
+
+    Several stretches are those of the lowest to the highest bands: accents move the formants against each other.
+    """
+    bands = windows.shape[2]
+    stretch = np.interp(np.linspace(0, 1, bands), np.linspace(0, 1, len(stretches)), stretches)
+    at = np.clip(np.arange(bands) * stretch, 0, bands - 1.001)
     low, part = at.astype(int), (at % 1).astype(np.float32)[:, None]
     return windows[:, :, low] * (1 - part) + windows[:, :, low + 1] * part
+
+
+def other_timbre(windows: np.ndarray, rng: np.random.Generator, most: float = 6.0) -> np.ndarray:
+    """Windows [N,1,80,16] of a voice, or microphone, that is up to `most` dB stronger or weaker here and there."""
+    bands = windows.shape[2]
+    gain = np.interp(np.linspace(0, 6, bands), np.arange(7), rng.uniform(-most, most, 7)) * 0.08  # 100 dB are 8 units
+    louder = np.clip(windows + gain[:, None], -4, 4).astype(np.float32)
+    return np.where(windows > -4, louder, windows)  # below is silence
 
 
 def add_silence(speech: Speech, before: float, after: float) -> Speech:
@@ -165,22 +182,56 @@ def speak_with_flite(voice: str, text: str, path: Path) -> None:
     path.with_suffix(".json").write_text(json.dumps({"text": text, "phones": phones}))
 
 
+def speak_with_festival(texts: list[str], folder: Path, voice: str = "ked") -> None:
+    """Writes `<voice>_<number>.wav` and .json for each text."""
+    lines = [f"(voice_{voice}_diphone)"]
+    for number, text in enumerate(texts):
+        path = folder.resolve() / f"{voice}_{number:04d}"
+        lines.append(f'(set! said (utt.synth (Utterance Text "{text}")))')
+        lines.append(f'(utt.save.wave said "{path}.wav" \'riff) (utt.save.segs said "{path}.segments")')
+    subprocess.run(["festival", "--pipe"], input="\n".join(lines), text=True, check=True, timeout=1800)
+    for number, text in enumerate(texts):
+        segments = folder / f"{voice}_{number:04d}.segments"
+        rows = [line.split() for line in segments.read_text().splitlines() if line != "#"]
+        phones = [[name, float(end)] for end, _, name in rows]
+        segments.with_suffix(".json").write_text(json.dumps({"text": text, "phones": phones}))
+        segments.unlink()
+
+
+def speak_with_espeak(voices: tuple[str, ...], texts: list[str], folder: Path) -> None:
+    """Writes `espeak<number of voice>_<number>.wav` and .json, each text with the next voice."""
+    engine = Espeak()
+    for number, text in track(list(enumerate(texts)), description="espeak"):
+        turn = number % len(voices)
+        audio, marks = engine.speak(voices[turn], (130, 150, 165, 185)[number // len(voices) % 4], text)
+        path = folder / f"espeak{turn}_{number:04d}"
+        with wave.open(str(path.with_suffix(".wav")), "wb") as file:
+            file.setparams((1, 2, timeline.SAMPLE_RATE, 0, "NONE", ""))
+            file.writeframes(audio.tobytes())
+        path.with_suffix(".json").write_text(json.dumps({"text": text, "ipa": marks}, ensure_ascii=False))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus", type=Path)
-    parser.add_argument("--sentences", type=int, default=200, help="for each voice")
     parser.add_argument("--piper", nargs=2, metavar=("PYTHON", "VOICE"), help="adds a Piper voice")
+    parser.add_argument("--pico", metavar="PYTHON", help="adds two Pico voices")
     options = parser.parse_args()
     options.corpus.mkdir(parents=True, exist_ok=True)
     for number, voice in enumerate(FLITE_VOICES):
-        texts = sentences(options.sentences, seed=number)
+        texts = sentences(SENTENCES, seed=number)
         for index, text in track(list(enumerate(texts)), description=f"flite {voice}"):
             speak_with_flite(voice, text, options.corpus / f"{voice}_{index:04d}")
+    listing, scripts = options.corpus / "sentences.txt", Path(__file__).parent
     if options.piper:
-        listing = options.corpus / "sentences.txt"
-        listing.write_text("\n".join(sentences(options.sentences, seed=len(FLITE_VOICES))))
-        script = Path(__file__).with_name("piper_voice.py")
-        subprocess.run([options.piper[0], script, options.piper[1], listing, options.corpus], check=True, timeout=3600)
+        listing.write_text("\n".join(sentences(SENTENCES, seed=4)))
+        command = [options.piper[0], scripts / "piper_voice.py", options.piper[1], listing, options.corpus]
+        subprocess.run(command, check=True, timeout=3600)
+    speak_with_festival(sentences(SENTENCES, seed=5), options.corpus)
+    speak_with_espeak(VOICES, sentences(OF_EACH_ESPEAK * len(VOICES), seed=6), options.corpus)
+    if options.pico:
+        listing.write_text("\n".join(sentences(2 * SENTENCES, seed=7)))
+        subprocess.run([options.pico, scripts / "pico_voices.py", listing, options.corpus], check=True, timeout=3600)
 
 
 if __name__ == "__main__":

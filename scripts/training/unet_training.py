@@ -106,12 +106,14 @@ def train(
     *,
     faces: int = FACES,
     shown: list[Example] | None = None,
+    known: bool = False,
 ) -> None:
     """Train, resuming from WORK/unet.pt.
 
     Args:
         faces: in a step, each with the moments of speech that the source gives it.
         shown: what the sheets show; some of the source's examples if not given.
+        known: the network knows the face from an earlier training, so it need not learn it first.
     """
     device = device_of(network)
     optimizer = torch.optim.AdamW(network.parameters(), lr=PEAK, weight_decay=0.01)
@@ -132,8 +134,7 @@ def train(
     notes, step = {"loss": 0.0}, first - 1
     network.train()
     for step in steps_with_progress(first, steps, notes, stop):
-        settling = step >= steps * (1 - SETTLE)
-        if settling:
+        if known or step >= steps * (1 - SETTLE):
             settle(network)
         window = turns[step % len(turns)]
         rng = np.random.default_rng([3, step])
@@ -162,7 +163,7 @@ def add_options(parser: argparse.ArgumentParser, samples: int) -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("--samples", type=int, default=samples)
     parser.add_argument("--begin", type=Path, help="a unet.pt of this face, learnt with another encoder, to go on from")
-    parser.add_argument("--speeches", type=int, default=300, help="encoded once, before training")
+    parser.add_argument("--speeches", type=int, default=600, help="encoded once, before training")
     parser.add_argument("--hold-out", default="awb", help="a voice of the corpus that is not trained on")
 
 
@@ -187,4 +188,4 @@ def run(options: argparse.Namespace, source_of: Callable[[SpokenFrames], Source]
         coarse_first(network, source, COARSE, stop)
         if stop:
             return
-    train(network, source, options.samples, options.work, stop)
+    train(network, source, options.samples, options.work, stop, known=bool(options.begin))

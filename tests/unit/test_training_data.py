@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -25,6 +26,7 @@ from avatar_source import AvatarSource  # noqa: E402
 from networks import UNet  # noqa: E402
 from train_encoder import closed  # noqa: E402
 from training import speech_data  # noqa: E402
+from training.espeak_voices import VOICES, Espeak  # noqa: E402
 from training.features import SpokenFrames, encode, spoken_frames  # noqa: E402
 from training.heard import as_heard, of_each_frame  # noqa: E402
 from training.mouth_curves import MOUTH, mouth_curves, phones_from_ipa  # noqa: E402
@@ -116,6 +118,41 @@ def test_a_changed_speed_moves_phonemes_with_the_sound():
     assert len(faster.audio) == pytest.approx(16_000 * (0.5 + 1.6 + 0.25), abs=2)
 
 
+def test_another_throat_moves_formants_and_another_timbre_keeps_silence_silent():
+    windows = np.full((2, 1, 80, 16), -4, np.float32)
+    windows[:, :, 20] = windows[:, :, 60] = 1
+    longer = speech_data.other_throat(windows, 1.25)[0, 0, :, 0]
+    assert longer[[16, 48]] == pytest.approx([1, 1]) and longer[[20, 60]] == pytest.approx([-4, -4])
+    accent = speech_data.other_throat(windows, 1.0, 1.25)[
+        0, 0, :, 0
+    ]  # the low formant stays nearly, the high one moves
+    assert 17 <= accent.argmax() <= 19 and accent[50:54].max() > -2
+    timbre = speech_data.other_timbre(windows, np.random.default_rng(0))
+    assert np.array_equal(timbre > -4, windows > -4)
+    assert 0.01 < np.abs(timbre - windows).max() <= 6 * 0.08 + 1e-6
+
+
+def test_espeak_tells_what_it_says_when():
+    try:
+        engine = Espeak()
+    except OSError as error:
+        pytest.skip(f"needs Debian's libespeak-ng1: {error}")
+    for voice in VOICES:
+        audio, marks = engine.speak(voice, 150, "Mama, papa.")
+        phones = phones_from_ipa(marks)
+        assert phones[-1][1] == pytest.approx(len(audio) / timeline.SAMPLE_RATE, abs=0.01), voice
+        assert [name for name, _ in phones if name in ("m", "p")] == ["m", "m", "p", "p"], voice
+        level = np.abs(audio.astype(float))
+        spans = [
+            level[int(begin * timeline.SAMPLE_RATE) : int(end * timeline.SAMPLE_RATE)].mean()
+            for (_, begin), (name, end) in pairwise(phones)
+            if name == "p"
+        ]
+        assert max(spans) < 0.5 * level.max(), voice
+    with pytest.raises(ValueError, match="no voice xx"):
+        engine.speak("xx-nowhere", 150, "Hello.")
+
+
 def test_training_shows_starts_of_speeches_far_more_often_than_they_come():
     """There the feature list begins with rows of zeros, and a network that never saw them twitches."""
     rows = np.ones((10 + 1000 + 15, 512), np.float16)
@@ -125,7 +162,7 @@ def test_training_shows_starts_of_speeches_far_more_often_than_they_come():
     frames = SpokenFrames(rows, np.arange(1000), np.zeros((1000, 7), np.float32), silent)
     rng = np.random.default_rng(0)
     picked = np.array([frames.pick(rng) for _ in range(2000)])
-    assert 0.05 < np.mean(picked < 8) < 0.12
+    assert 0.09 < np.mean(picked < 8) < 0.16
     assert 0.15 < silent[picked].mean() < 0.25
 
 
@@ -219,6 +256,10 @@ def test_what_is_heard_is_told_for_the_same_frames_and_as_often_as_it_is_meant()
     np.testing.assert_array_equal(each[37].reshape(32, 16, 16).numpy(), frames.audio(37))
     heard = as_heard(frames, FirstValue(), batch=33).curves
     assert (np.argsort(heard[:, 0]) == np.argsort(rows[:100, 0])).all()
+    silent = np.arange(100) > 90
+    resting = as_heard(replace(frames, silent=silent), FirstValue(), batch=33).curves
+    np.testing.assert_array_equal(resting[silent], frames.curves[silent])  # in silence it is not asked
+    np.testing.assert_array_equal(resting[~silent], heard[~silent])
     np.testing.assert_allclose(
         np.quantile(heard[:, 0], [0.1, 0.5, 0.9]), np.quantile(frames.curves[:, 0], [0.1, 0.5, 0.9]), atol=0.03
     )
