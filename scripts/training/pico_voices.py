@@ -46,7 +46,7 @@ def main(texts: Path, out: Path) -> None:
             audio = engine.speak(text)
             try:
                 phones = align(decoder, text, audio)
-            except RuntimeError:  # a word that is not in its dictionary
+            except RuntimeError:  # a word that is not in its dictionary, or sounds that do not fit
                 phones = []
             if not phones:
                 print(f"not aligned: {text}")

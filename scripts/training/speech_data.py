@@ -182,16 +182,16 @@ def speak_with_flite(voice: str, text: str, path: Path) -> None:
     path.with_suffix(".json").write_text(json.dumps({"text": text, "phones": phones}))
 
 
-def speak_with_festival(texts: list[str], folder: Path, voice: str = "ked") -> None:
-    """Writes `<voice>_<number>.wav` and .json for each text."""
-    lines = [f"(voice_{voice}_diphone)"]
+def speak_with_festival(texts: list[str], folder: Path) -> None:
+    """Writes `ked_<number>.wav` and .json for each text."""
+    lines = ["(voice_ked_diphone)"]
     for number, text in enumerate(texts):
-        path = folder.resolve() / f"{voice}_{number:04d}"
+        path = folder.resolve() / f"ked_{number:04d}"
         lines.append(f'(set! said (utt.synth (Utterance Text "{text}")))')
         lines.append(f'(utt.save.wave said "{path}.wav" \'riff) (utt.save.segs said "{path}.segments")')
     subprocess.run(["festival", "--pipe"], input="\n".join(lines), text=True, check=True, timeout=1800)
     for number, text in enumerate(texts):
-        segments = folder / f"{voice}_{number:04d}.segments"
+        segments = folder / f"ked_{number:04d}.segments"
         rows = [line.split() for line in segments.read_text().splitlines() if line != "#"]
         phones = [[name, float(end)] for end, _, name in rows]
         segments.with_suffix(".json").write_text(json.dumps({"text": text, "phones": phones}))

@@ -39,6 +39,7 @@ LISTENING = 600  # steps in which the audio branch learns to listen, before ther
 COARSE = 300  # steps in which all but the last stages learn from small pictures
 EVERY = 100  # steps between checkpoints
 SETTLE = 0.75  # the last part of the run, see `settle`
+GENTLY = 0.5  # the rate where the face is known, relative to where it is not
 
 
 def _enlarge(x: Tensor, parts: Window, window: Window) -> Tensor:
@@ -143,7 +144,7 @@ def train(
             output = speak(network, picture, audio, window)
         loss = picture_loss(output.float(), target[:, :, window[0], window[1]], weights[window])
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, PEAK)
+            group["lr"] = learning_rate(step, steps, PEAK * (GENTLY if known else 1))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -185,7 +186,8 @@ def run(options: argparse.Namespace, source_of: Callable[[SpokenFrames], Source]
         if options.begin:
             network.load_state_dict(torch.load(options.begin, map_location="cpu", weights_only=True)["state_dict"])
         listen_first(network.audio_model, frames, LISTENING, stop)
-        coarse_first(network, source, COARSE, stop)
+        if not options.begin:
+            coarse_first(network, source, COARSE, stop)
         if stop:
             return
     train(network, source, options.samples, options.work, stop, known=bool(options.begin))
