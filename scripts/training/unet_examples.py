@@ -29,14 +29,17 @@ class Places:
 
     @property
     def covered(self) -> Window:
-        """What the mask covers: the rest of the network's picture is never seen. Two more pixels, see `speak`."""
+        """What the mask covers, all that is seen of the network's picture. Two more pixels, see `speak`."""
         x, y, width, height = self.mask
         return slice(max(0, y - 2), min(320, y + height + 2)), slice(max(0, x - 2), min(320, x + width + 2))
 
     @property
     def turns(self) -> tuple[Window, ...]:
-        """What is computed in one training step after another: less often what hardly moves."""
-        return (self.covered, self.mouth, self.chin, self.covered, self.mouth, self.mouth, self.covered, self.mouth)
+        """What is computed in one training step after another: less often what hardly moves.
+
+        What is never seen is trained too: left alone it takes extreme values, in whose range INT8 loses the rest.
+        """
+        return (self.covered, self.mouth, self.chin, WHOLE, self.mouth, self.mouth, self.covered, self.mouth)
 
     def weights(self) -> Tensor:
         """Errors at the mouth count up to four times as much, FP32 [320,320]."""

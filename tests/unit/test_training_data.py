@@ -32,7 +32,7 @@ from training.heard import as_heard, of_each_frame  # noqa: E402
 from training.mouth_curves import MOUTH, mouth_curves, phones_from_ipa  # noqa: E402
 from training.sentences import sentences  # noqa: E402
 from training.shipped_encoder import FOLDER, read_encoder, read_listener  # noqa: E402
-from training.unet_examples import Places  # noqa: E402
+from training.unet_examples import WHOLE, Places  # noqa: E402
 from training.unet_training import speak  # noqa: E402
 
 LOUD = np.full(32_000, 0.3, np.float32)
@@ -219,7 +219,7 @@ def test_errors_count_most_where_the_source_says_the_face_speaks():
     assert np.unravel_index(int(weights.argmax()), weights.shape) == (50, 70)
     assert weights[50, 70] == pytest.approx(9.5) and weights[200, 70] == pytest.approx(2.5, abs=1e-3)
     assert weights[50 + 20, 70] == pytest.approx(weights[50, 70 + 30], abs=1e-4)  # one reach down, one across
-    assert set(map(str, places.turns)) == {str(places.covered), str(places.mouth), str(places.chin)}
+    assert set(map(str, places.turns)) == {str(part) for part in (places.covered, places.mouth, places.chin, WHOLE)}
 
 
 def test_the_shipped_encoder_reads_back_to_what_is_served():
