@@ -78,12 +78,19 @@ class _Reader(CalibrationDataReader):
 def quantize(network: onnx.ModelProto, examples: list[Example], in_fp32: Sequence[str] = ()) -> onnx.ModelProto:
     """The network in INT8 (activations UINT8, weights INT8 for each channel), calibrated on `examples`.
 
-    The first and the last convolution stay FP32: they touch the picture itself, and cost little. So do those that
-    `in_fp32` names, as `most_damaged` does.
+    The first and the last convolution stay FP32: they touch the picture itself, and cost little. So do the sum before
+    the last and the sigmoid behind it, which INT8 damages most, and those that `in_fp32` names, as `most_damaged` does.
     """
     with tempfile.TemporaryDirectory() as folder:
         ready, done = _prepared(network, Path(folder)), Path(folder) / "int8.onnx"
-        convolutions = _convolutions(onnx.load(ready))
+        graph = onnx.load(ready).graph
+        first, *_, last = (node for node in graph.node if node.op_type == "Conv")
+        beside = [
+            node.name
+            for node in graph.node
+            if (node.op_type == "Add" and node.output[0] == last.input[0])
+            or (node.op_type == "Sigmoid" and node.input[0] == last.output[0])
+        ]
         quantize_static(
             ready,
             done,
@@ -93,7 +100,7 @@ def quantize(network: onnx.ModelProto, examples: list[Example], in_fp32: Sequenc
             weight_type=QuantType.QInt8,
             per_channel=True,
             calibrate_method=CalibrationMethod.MinMax,
-            nodes_to_exclude=[*list(convolutions)[:1], *list(convolutions)[-1:], *in_fp32],
+            nodes_to_exclude=[first.name, last.name, *beside, *in_fp32],
         )
         return onnx.load(done)
 

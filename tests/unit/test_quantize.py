@@ -69,3 +69,16 @@ def test_a_network_that_bears_int8_keeps_no_layer_in_fp32():
     network = chain(loudest=1)
     _, found, kept = quantize_within(network, EXAMPLES, distance(network))
     assert kept == 0 and found >= 38
+
+
+def test_what_touches_the_picture_itself_is_not_rounded():
+    """The sum before the last convolution and the sigmoid behind it, as a U-Net ends."""
+    network = chain(loudest=1)
+    graph = network.graph
+    graph.node[8].input[0] = "sum"
+    graph.node[8].output[0] = "logits"
+    graph.node.insert(8, onnx.helper.make_node("Add", ["a4", "a3"], ["sum"], name="LastAdd"))
+    graph.node.append(onnx.helper.make_node("Sigmoid", ["logits"], ["output"], name="Sigmoid"))
+    rounded = {node.input[0] for node in quantize(network, EXAMPLES).graph.node if node.op_type == "QuantizeLinear"}
+    assert {"a1", "a2"} <= rounded
+    assert not rounded & {"sum", "logits"}
