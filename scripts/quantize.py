@@ -84,9 +84,10 @@ def quantize(network: onnx.ModelProto, examples: list[Example], in_fp32: Sequenc
     with tempfile.TemporaryDirectory() as folder:
         ready, done = _prepared(network, Path(folder)), Path(folder) / "int8.onnx"
         graph = onnx.load(ready).graph
-        first, *_, last = (node for node in graph.node if node.op_type == "Conv")
+        convolutions = [node for node in graph.node if node.op_type == "Conv"]
         beside = [
             node.name
+            for last in convolutions[-1:]
             for node in graph.node
             if (node.op_type == "Add" and node.output[0] == last.input[0])
             or (node.op_type == "Sigmoid" and node.input[0] == last.output[0])
@@ -100,7 +101,7 @@ def quantize(network: onnx.ModelProto, examples: list[Example], in_fp32: Sequenc
             weight_type=QuantType.QInt8,
             per_channel=True,
             calibrate_method=CalibrationMethod.MinMax,
-            nodes_to_exclude=[first.name, last.name, *beside, *in_fp32],
+            nodes_to_exclude=[*(node.name for node in (*convolutions[:1], *convolutions[-1:])), *beside, *in_fp32],
         )
         return onnx.load(done)
 
