@@ -9,6 +9,7 @@ import ctypes
 
 import numpy as np
 from scipy.signal import resample_poly
+from timeline import SAMPLE_RATE
 
 # Language+variant, as in `espeak-ng -v`: accents of English, throats of men and women.
 VOICES = (
@@ -17,7 +18,6 @@ VOICES = (
 )
 RETRIEVAL, PHONEMES_IN_IPA, UTF8, RATE = 1, 3, 1, 1  # speak_lib.h's names for an output, options, a text, a parameter
 END_OF_LIST, PHONEME = 0, 7  # kinds of events
-SAMPLE_RATE = 16_000
 
 
 class _Event(ctypes.Structure):

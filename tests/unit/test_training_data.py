@@ -123,9 +123,7 @@ def test_another_throat_moves_formants_and_another_timbre_keeps_silence_silent()
     windows[:, :, 20] = windows[:, :, 60] = 1
     longer = speech_data.other_throat(windows, 1.25)[0, 0, :, 0]
     assert longer[[16, 48]] == pytest.approx([1, 1]) and longer[[20, 60]] == pytest.approx([-4, -4])
-    accent = speech_data.other_throat(windows, 1.0, 1.25)[
-        0, 0, :, 0
-    ]  # the low formant stays nearly, the high one moves
+    accent = speech_data.other_throat(windows, 1.0, 1.25)[0, 0, :, 0]  # the low one stays nearly, the high one moves
     assert 17 <= accent.argmax() <= 19 and accent[50:54].max() > -2
     timbre = speech_data.other_timbre(windows, np.random.default_rng(0))
     assert np.array_equal(timbre > -4, windows > -4)
