@@ -35,7 +35,7 @@ class SpokenFrames:
         edge = ~(self.rows[self.first_row].any(1) & self.rows[self.first_row + ROWS_PER_FRAME - 1].any(1))
         return tuple(map(np.flatnonzero, (edge, self.silent & ~edge, ~self.silent & ~edge)))
 
-    def pick(self, rng: np.random.Generator, edge: float = 0.12, silence: float = 0.2) -> int:
+    def pick(self, rng: np.random.Generator, edge: float = 0.2, silence: float = 0.2) -> int:
         """A random frame; often one of silence, because a mouth that moves in pauses is noticed at once."""
         which = int(np.searchsorted([edge, edge + silence], rng.random(), side="right"))
         return int(rng.choice(self._kinds[which]))
@@ -62,7 +62,7 @@ def spoken_frames(
     order = [corpus[i % len(corpus)] for i in rng.permutation(max(count, len(corpus)))[:count]]
     for speech in track(order, description="encoding speech"):
         speech = speech_data.change_speed(speech, rng.uniform(0.88, 1.15))
-        speech = speech_data.add_silence(speech, rng.uniform(0, 0.5), rng.uniform(0.1, 0.6))
+        speech = speech_data.add_silence(speech, rng.uniform(0, 0.8), rng.uniform(0.1, 0.8))
         shapes, kind = mouth_curves(speech.phones, speech.audio, speech.frames)
         audio = speech_data.add_breaths(speech, rng).audio if rng.random() < rough else speech.audio
         audio = speech_data.roughen(audio, rng) if rng.random() < rough else audio

@@ -64,7 +64,8 @@ def as_heard(frames: SpokenFrames, listener: Listener, batch: int = 256) -> Spok
     """The same frames with the curves that the listener hears, each in the true curve's distribution.
 
     What is heard has less spread than the truth: mouths would neither close nor open. So the values are mapped to the
-    quantiles of the true curve; their order stays. In silence a mouth rests, whatever is heard: breaths, noise.
+    quantiles that the true curve has in speech; their order stays. In silence a mouth rests, whatever is heard:
+    breaths, noise.
     """
     numbers = np.arange(len(frames.curves))
     parts = [numbers[at : at + batch] for at in range(0, len(numbers), batch)]
@@ -72,12 +73,13 @@ def as_heard(frames: SpokenFrames, listener: Listener, batch: int = 256) -> Spok
         torch.from_numpy(np.stack([frames.audio(n) for n in part]).reshape(-1, ROWS_PER_FRAME, 512)) for part in parts
     )
     heard = torch.cat([listener(part) for part in rows]).numpy()
+    speaking = ~frames.silent
     quantiles = np.linspace(0, 1, 201)
     for curve, name in enumerate(MOUTH):
         if name in RARE:
             heard[:, curve] = np.clip(RARE_GAIN * heard[:, curve], 0, 1)
             continue
-        steps = np.quantile(heard[:, curve], quantiles) + np.arange(len(quantiles)) * 1e-9  # strictly rising
-        heard[:, curve] = np.interp(heard[:, curve], steps, np.quantile(frames.curves[:, curve], quantiles))
+        steps = np.quantile(heard[speaking, curve], quantiles) + np.arange(len(quantiles)) * 1e-9  # strictly rising
+        heard[:, curve] = np.interp(heard[:, curve], steps, np.quantile(frames.curves[speaking, curve], quantiles))
     heard[frames.silent] = frames.curves[frames.silent]
     return replace(frames, curves=heard.astype(np.float32))

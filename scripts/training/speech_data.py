@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 from rich.progress import track
-from scipy.signal import butter, fftconvolve, lfilter
+from scipy.signal import butter, fftconvolve, iirpeak, lfilter
+from scipy.signal.windows import tukey
 import mel
 import timeline
 from filterbank import make_filterbank
@@ -133,14 +134,21 @@ def add_breaths(speech: Speech, rng: np.random.Generator) -> Speech:
     loud = float(np.sqrt(np.percentile(np.square(audio), 90)))
     begins = [0.0, *(end for _, end in speech.phones)]
     for begin, (name, end) in zip(begins, speech.phones, strict=False):
-        length = rng.uniform(0.12, 0.5)
+        length = rng.uniform(0.12, 0.6)
         if name != "pau" or end - begin < length + 0.08 or rng.random() < 0.5:
             continue
         first, count = int(rng.uniform(begin + 0.04, end - length - 0.04) * rate), int(length * rate)
-        band = [rng.uniform(150, 900), rng.uniform(1800, 6500)]
-        breath = lfilter(*butter(1, band, "bandpass", fs=rate), _noise(rng, count)) * np.hanning(count)
-        audio[first : first + count] += loud * 10 ** (-rng.uniform(14, 38) / 20) * breath
+        audio[first : first + count] += loud * 10 ** (-rng.uniform(14, 38) / 20) * _breath(rng, count)
     return Speech(speech.name, audio, speech.phones)
+
+
+def _breath(rng: np.random.Generator, samples: int) -> np.ndarray:
+    """Air drawn in, of unit power at its loudest: noise that a throat colours like a whispered vowel."""
+    rate, noise = timeline.SAMPLE_RATE, _noise(rng, samples)
+    air = lfilter(*butter(1, [rng.uniform(150, 900), rng.uniform(1800, 6500)], "bandpass", fs=rate), noise)
+    for at in rng.uniform([300, 1000, 2500], [900, 2200, 4500])[: rng.integers(4)]:  # resonances
+        air += rng.uniform(0.3, 1.5) * lfilter(*iirpeak(at, rng.uniform(2, 9), fs=rate), noise)
+    return air / max(air.std(), 1e-9) * tukey(samples, rng.uniform(0.1, 1))
 
 
 def _noise(rng: np.random.Generator, samples: int) -> np.ndarray:

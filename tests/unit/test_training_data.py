@@ -160,7 +160,7 @@ def test_training_shows_starts_of_speeches_far_more_often_than_they_come():
     frames = SpokenFrames(rows, np.arange(1000), np.zeros((1000, 7), np.float32), silent)
     rng = np.random.default_rng(0)
     picked = np.array([frames.pick(rng) for _ in range(2000)])
-    assert 0.09 < np.mean(picked < 8) < 0.16
+    assert 0.15 < np.mean(picked < 8) < 0.25
     assert 0.15 < silent[picked].mean() < 0.25
 
 
@@ -179,11 +179,11 @@ def test_what_moves_as_the_demo_speaks_is_under_its_mask_and_all_of_that_is_lear
 
 
 def test_breaths_are_heard_in_pauses_and_change_no_sound_of_speech():
-    speech = speech_data.Speech("x", LOUD, (("pau", 0.5), ("aa", 1.3), ("pau", 2.0)))
+    speech = speech_data.Speech("x", LOUD, (("pau", 0.7), ("aa", 1.3), ("pau", 2.0)))
     breathing = [speech_data.add_breaths(speech, np.random.default_rng(seed)) for seed in range(20)]
     added = np.abs([taken.audio - LOUD for taken in breathing])
-    assert not added[:, 8_000:20_800].any()
-    assert 0.25 < np.mean(added[:, :8_000].max(1) > 0) < 0.75  # about every second pause
+    assert not added[:, 11_200:20_800].any()
+    assert 0.25 < np.mean(added[:, :11_200].max(1) > 0) < 0.75  # about every second pause
     assert 0.001 < added.max() < 0.3
     assert all(taken.phones == speech.phones for taken in breathing)
 
@@ -254,10 +254,9 @@ def test_what_is_heard_is_told_for_the_same_frames_and_as_often_as_it_is_meant()
     np.testing.assert_array_equal(each[37].reshape(32, 16, 16).numpy(), frames.audio(37))
     heard = as_heard(frames, FirstValue(), batch=33).curves
     assert (np.argsort(heard[:, 0]) == np.argsort(rows[:100, 0])).all()
-    silent = np.arange(100) > 90
-    resting = as_heard(replace(frames, silent=silent), FirstValue(), batch=33).curves
-    np.testing.assert_array_equal(resting[silent], frames.curves[silent])  # in silence it is not asked
-    np.testing.assert_array_equal(resting[~silent], heard[~silent])
-    np.testing.assert_allclose(
-        np.quantile(heard[:, 0], [0.1, 0.5, 0.9]), np.quantile(frames.curves[:, 0], [0.1, 0.5, 0.9]), atol=0.03
-    )
+    silent = np.arange(100) > 80
+    frames = replace(frames, silent=silent, curves=np.where(silent[:, None], 0, frames.curves))
+    told = as_heard(frames, FirstValue(), batch=33).curves
+    np.testing.assert_array_equal(told[silent], 0)  # in silence it is not asked
+    often = [np.quantile(curves[~silent, 0], [0.1, 0.5, 0.9]) for curves in (told, frames.curves)]
+    np.testing.assert_allclose(*often, atol=0.03)
