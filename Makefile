@@ -10,19 +10,19 @@ help: ## list the commands
 setup: .venv/.server ## install the server, the client and the `lipsync` command into .venv
 
 demo: .venv/.server ## start a Triton, send it a real person's speech, leave demo.mp4
-	@exec $(BIN)/python scripts/demo.py
+	@exec $(BIN)/lipsync demo
 
 serve: .venv/.server ## build what is missing and serve until Ctrl-C (settings: server.yaml)
-	@exec $(BIN)/python scripts/serve.py
+	@exec $(BIN)/lipsync serve
 
 build: .venv/.server ## make the ONNX models and the packed demo avatar
-	@exec $(BIN)/python scripts/build.py
+	@exec $(BIN)/lipsync build
 
 test: .venv/.test ## run the whole test suite
 	@exec $(BIN)/python -m pytest
 
 benchmark: .venv/.test ## measure speed and memory on this machine; writes docs/benchmarks.md
-	@exec $(BIN)/python scripts/benchmark.py
+	@exec $(BIN)/lipsync bench --output docs/benchmarks.md
 
 check: .venv/.test ## formatter, linter and type checker
 	$(BIN)/ruff format --check .
@@ -33,7 +33,6 @@ clean: ## remove the build output and .venv; your own avatars stay
 	rm -rf .venv demo.mp4 model_repository/.build* model_repository/.avatars.lock model_repository/audio_encoder_int8
 	rm -rf $(foreach model,audio_encoder lipsync lipsync_visual,model_repository/$(model)/1/model*.onnx model_repository/$(model)/1/*.crops)
 	rm -rf model_repository/lipsync/avatar model_repository/lipsync/config.pbtxt model_repository/*/configs
-	rm -f model_repository/mel_preprocess/1/filterbank.npy
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/python:
@@ -45,5 +44,5 @@ clean: ## remove the build output and .venv; your own avatars stay
 	@touch $@
 
 .venv/.test: pyproject.toml | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[server,web,pipecat,livekit,train,evaluate,benchmark,test,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[server,web,pipecat,livekit,studio,test,dev]'
 	@touch $@ .venv/.server

@@ -26,7 +26,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-import stages
+
+from lipsync_server import home
 
 WAIT_S = 60.0  # for anything that must happen
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -113,8 +114,8 @@ class LipsyncWeb:
     """The command `lipsync web`, running. `url` is what it prints."""
 
     def __init__(self, *options: str, port: int = 0) -> None:
-        command = [sys.executable, "-m", "lipsync_client.cli", "web", "--port", str(port), *options]
-        environment = {**os.environ, "PYTHONPATH": str(stages.ROOT / "client"), "COLUMNS": "120"}
+        command = [sys.executable, "-m", "lipsync_client.cli.main", "web", "--port", str(port), *options]
+        environment = {**os.environ, "COLUMNS": "120"}
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
@@ -162,7 +163,7 @@ def write_speech(path: Path, seconds: float, lead: float = 0.5) -> Path:
     """The speech sample, again and again, as a WAV file of 48 kHz, after a moment of silence."""
     from lipsync_client import to_speech
 
-    sample = to_speech(stages.read_sample(), 16_000, to_rate=48_000)
+    sample = to_speech(home.read_sample(), 16_000, to_rate=48_000)
     samples = np.pad(np.resize(sample, round(seconds * 48_000)), (round(lead * 48_000), 0))
     with wave.open(str(path), "wb") as file:
         file.setparams((1, 2, 48_000, 0, "NONE", ""))
@@ -179,19 +180,19 @@ def offsets_of(page: Any) -> NDArray[np.float64]:
 @contextlib.contextmanager
 def _own_server(preset: str | None) -> Iterator[tuple[str, str]]:
     """A Triton on a copy of the repository: its address, and the avatar's name."""
-    from avatar_source import AvatarSource
-    from build import build
     from lipsync_client import Control
-    from package_avatar import package_avatar
-    from serving import Ports, ServerConfig, TritonServer
+    from lipsync_server.repository.build import build
+    from lipsync_server.repository.package import package_avatar
+    from lipsync_server.repository.source import AvatarSource
+    from lipsync_server.serving import Ports, ServerConfig, TritonServer
 
     build()
     with tempfile.TemporaryDirectory() as folder:
         repository = Path(folder) / "model_repository"
-        shutil.copytree(stages.REPOSITORY, repository, ignore=shutil.ignore_patterns("__pycache__", ".*cache"))
+        shutil.copytree(home.REPOSITORY, repository, ignore=shutil.ignore_patterns("__pycache__", ".*cache"))
         if preset:
             source = Path(folder) / "quick"
-            shutil.copytree(stages.ROOT / "avatars" / "demo", source)
+            shutil.copytree(home.AVATARS / "demo", source)
             text = (source / "avatar.yaml").read_text().replace("id: demo", "id: quick")
             (source / "avatar.yaml").write_text(f"{text}\npreset: {preset}\n")
             package_avatar(AvatarSource.read(source), repository)
@@ -235,8 +236,8 @@ def screenshot(target: Path) -> None:
         page.evaluate(WATCH)
         page.fill("#text", "Hello! Ask me anything, and interrupt me whenever you like.")
         page.locator("#text").blur()
-        page.set_input_files("#file-input", str(stages.SAMPLE))
-        sample = stages.read_sample()
+        page.set_input_files("#file-input", str(home.SAMPLE))
+        sample = home.read_sample()
         loudness = np.square(sample[: len(sample) // 640 * 640]).reshape(-1, 640).mean(1)
         loudest = int(np.convolve(loudness[:100], np.ones(5), "same").argmax())  # the mouth is open then
         until(page, f"watch.drawn.some(([, frame]) => frame >= {loudest})")
@@ -249,7 +250,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("measure").add_argument("--seconds", type=float, default=60.0)
-    commands.add_parser("screenshot").add_argument("target", nargs="?", type=Path, default=stages.ROOT / "docs/web.jpg")
+    commands.add_parser("screenshot").add_argument("target", nargs="?", type=Path, default=Path("docs/web.jpg"))
     options = parser.parse_args()
     if CHROMIUM is None:
         sys.exit("There is no Chromium: on Debian, apt-get install chromium.")

@@ -12,15 +12,16 @@ import numpy as np
 import pytest
 import tritonclient.grpc as grpc
 from tritonclient.utils import np_to_triton_dtype
-import stages
-from assets import key_name
-from avatar import Avatar
-from avatar_source import AvatarSource
-from build import build
+
 from lipsync_client import Control
+from lipsync_composite.assets import key_name
+from lipsync_composite.avatar import Avatar
+from lipsync_server import home
+from lipsync_server.repository.build import build
+from lipsync_server.repository.package import package_avatar
+from lipsync_server.repository.source import AvatarSource
+from lipsync_server.serving import Ports, ServerConfig, TritonServer
 from live_clock import TestClock
-from package_avatar import package_avatar
-from serving import Ports, ServerConfig, TritonServer
 
 TYPES = {"AUDIO": np.float32, "AUDIO_END": np.bool_, "FRAME_COUNT": np.int32, "VISUAL_FRAMES": np.float32}
 
@@ -36,11 +37,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> TestClock:
 @pytest.fixture(scope="session")
 def repository(tmp_path_factory) -> Path:
     """A built model repository of this test run's own."""
-    build(stages.REPOSITORY)
+    build(home.REPOSITORY)
     copy = tmp_path_factory.mktemp("server") / "model_repository"
 
     # Copied, not linked: Triton loads a model again when a link to one of its files is made elsewhere.
-    shutil.copytree(stages.REPOSITORY, copy, ignore=shutil.ignore_patterns("__pycache__", ".*cache"))
+    shutil.copytree(home.REPOSITORY, copy, ignore=shutil.ignore_patterns("__pycache__", ".*cache"))
     return copy
 
 
@@ -87,14 +88,25 @@ def demo(client, repository) -> tuple[int, Avatar]:
     return key, Avatar.open(repository / "lipsync" / "avatar" / key_name(key))
 
 
-@pytest.fixture(scope="session")
-def quick(server, repository, tmp_path_factory) -> str:
-    """The demo packed as the fastest preset, `low`, and loaded: its id."""
-    source = tmp_path_factory.mktemp("sources") / "quick"
-    shutil.copytree(stages.ROOT / "avatars" / "demo", source)
-    text = (source / "avatar.yaml").read_text().replace("id: demo", "id: quick")
-    (source / "avatar.yaml").write_text(text + "\npreset: low\n")
+def packed_demo(server: TritonServer, repository: Path, source: Path, preset: str) -> str:
+    """The demo packed with a preset under another id, the name of the folder `source`, and loaded."""
+    shutil.copytree(home.AVATARS / "demo", source)
+    text = (source / "avatar.yaml").read_text()
+    text = text.replace("id: demo", f"id: {source.name}").replace("preset: low", f"preset: {preset}")
+    (source / "avatar.yaml").write_text(text)
     package_avatar(AvatarSource.read(source), repository)
     with Control(server.grpc_url, key=server.control_key) as control:
-        control.load("quick")
-    return "quick"
+        control.load(source.name)
+    return source.name
+
+
+@pytest.fixture(scope="session")
+def quick(server, repository, tmp_path_factory) -> str:
+    """A second avatar as fast as the demo: its id."""
+    return packed_demo(server, repository, tmp_path_factory.mktemp("sources") / "quick", "low")
+
+
+@pytest.fixture(scope="session")
+def medium(server, repository, tmp_path_factory) -> str:
+    """The demo with the preset `medium`: its id."""
+    return packed_demo(server, repository, tmp_path_factory.mktemp("sources") / "medium", "medium")

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from tritonclient.grpc.aio import InferenceServerClient
+
 from lipsync_client import LiveFrame, LiveSession
 
 WAIT_S = 60  # of real time: no test may hang

@@ -6,15 +6,16 @@ import shutil
 from pathlib import Path
 
 import av
-import stages
-from avatar_source import AvatarSource
+
+from lipsync_server import home
+from lipsync_server.repository.source import AvatarSource
 
 FOOTAGE = 10  # frames
 
 
 def write_small_source(folder: Path, avatar: str, **changes: object) -> Path:
     """The demo with the first frames of its footage only, under another id."""
-    demo = AvatarSource.read(stages.ROOT / "avatars" / "demo")
+    demo = AvatarSource.read(home.AVATARS / "demo")
     folder.mkdir(parents=True)
     shutil.copy2(demo.folder / demo.unet, folder / "unet.onnx")
     rows = (demo.folder / demo.boxes).read_text().splitlines()[: FOOTAGE + 1]

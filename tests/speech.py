@@ -5,7 +5,8 @@ from __future__ import annotations
 import librosa
 import numpy as np
 import scipy.signal
-import stages
+
+from lipsync_server import home
 
 
 def babble(samples: int, seed: int = 0) -> np.ndarray:
@@ -21,7 +22,7 @@ def babble(samples: int, seed: int = 0) -> np.ndarray:
     return (0.12 * voice * syllables * pauses + 0.003 * random.standard_normal(samples)).astype(np.float32)
 
 
-real_speech = stages.read_sample
+real_speech = home.read_sample
 
 
 def reference_mel(speech: np.ndarray) -> np.ndarray:

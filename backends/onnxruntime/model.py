@@ -8,8 +8,9 @@ import json
 from pathlib import Path
 
 import triton_python_backend_utils as pb_utils
-from batch import run_joined
-from session import open_network
+
+from lipsync_onnx.batch import run_joined
+from lipsync_onnx.session import open_network
 
 
 class TritonPythonModel:

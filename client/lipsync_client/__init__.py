@@ -1,10 +1,10 @@
 """Client of the lip-sync server: speech in, the frames of a talking face out."""
 
-from .aio import AsyncClient
-from .audio import read_audio, to_speech
-from .client import Client
-from .control import AvatarOverview, AvatarState, AvatarStats, Control, ModelState, ServerStatus
-from .errors import (
+from lipsync_client.aio import AsyncClient
+from lipsync_client.avatar_file.packed import PackedError
+from lipsync_client.client import Client
+from lipsync_client.control.control import AvatarOverview, AvatarState, AvatarStats, Control, ModelState, ServerStatus
+from lipsync_client.errors import (
     AudioError,
     AvatarNotFound,
     ControlDenied,
@@ -17,14 +17,14 @@ from .errors import (
     Timeout,
     VideoError,
 )
-from .live import LiveSession
-from .live_frame import LiveFrame
-from .packed import PackedError
-from .registry import Registry
-from .registry_settings import RegistrySettings, SettingsError
-from .timeline import Request, Timeline
-from .video import write_mp4
-from .wire import Avatar, Frame, Result, Timings
+from lipsync_client.live.frame import LiveFrame
+from lipsync_client.live.session import LiveSession
+from lipsync_client.media.audio import read_audio, to_speech
+from lipsync_client.media.video import write_mp4
+from lipsync_client.registry.registry import Registry
+from lipsync_client.registry.settings import RegistrySettings, SettingsError
+from lipsync_client.timeline import Request, Timeline
+from lipsync_client.wire import Avatar, Frame, Result, Timings
 
 __all__ = [
     "AsyncClient",

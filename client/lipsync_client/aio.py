@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
-from . import wire
-from .errors import AvatarNotFound, InvalidRequest, LipsyncError
-from .timeline import Request, Timeline
-from .wire import Avatar, Frame, Result
+from lipsync_client import wire
+from lipsync_client.errors import AvatarNotFound, InvalidRequest, LipsyncError
+from lipsync_client.timeline import Request, Timeline
+from lipsync_client.wire import Avatar, Frame, Result
 
 __all__ = ["AsyncClient"]
 

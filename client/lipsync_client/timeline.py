@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import InvalidRequest, ServerError
+from lipsync_client.errors import InvalidRequest, ServerError
 
 __all__ = ["Request", "Timeline"]
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc import InferInput, InferResult
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from .errors import (
+from lipsync_client.errors import (
     AvatarNotFound,
     ControlDenied,
     InvalidRequest,
@@ -22,7 +22,7 @@ from .errors import (
     ServerUnavailable,
     Timeout,
 )
-from .timeline import Request, Timeline
+from lipsync_client.timeline import Request, Timeline
 
 __all__ = ["Avatar", "Frame", "Result", "Timings"]
 

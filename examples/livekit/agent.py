@@ -16,8 +16,9 @@ from collections.abc import AsyncIterator
 import numpy as np
 from livekit import rtc
 from livekit.agents import Agent, AgentServer, AgentSession, JobContext, cli
+
 from lipsync_client import read_audio
-from lipsync_client.livekit import LipsyncAvatar
+from lipsync_client.agents.livekit import LipsyncAvatar
 
 RATE = 24_000
 SERVER = os.environ.get("LIPSYNC_SERVER", "127.0.0.1:8001")

@@ -35,8 +35,9 @@ from pipecat.runner.types import RunnerArguments
 from pipecat.runner.utils import create_transport
 from pipecat.transports.base_transport import BaseTransport, TransportParams
 from pipecat.workers.runner import WorkerRunner
+
 from lipsync_client import AsyncClient, read_audio
-from lipsync_client.pipecat import LipsyncVideoService
+from lipsync_client.agents.pipecat import LipsyncVideoService
 
 RATE = 24_000
 SERVER = os.environ.get("LIPSYNC_SERVER", "127.0.0.1:8001")

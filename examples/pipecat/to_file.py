@@ -24,8 +24,9 @@ from pipecat.pipeline.pipeline import Pipeline
 from pipecat.pipeline.worker import PipelineParams, PipelineWorker
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from pipecat.workers.runner import WorkerRunner
+
 from lipsync_client import read_audio
-from lipsync_client.pipecat import LipsyncVideoService
+from lipsync_client.agents.pipecat import LipsyncVideoService
 
 RATE = 24_000
 SILENCE = np.zeros(RATE // 25, np.int16)  # a picture's time

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import bmesh
 import numpy as np
-from head_mesh import HeadMesh, Points
 from mathutils import Vector
+
+from head_mesh import HeadMesh, Points
 
 NECK = Vector((0.0, -0.25, 5.3))  # a point of the neckline's plane
 TILT = Vector((0.0, -0.5, 1.0))  # its normal: lower at the front

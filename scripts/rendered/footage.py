@@ -11,9 +11,10 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+from rich.progress import track
+
 from framing import HEIGHT, WIDTH
 from portrait import FPS, FRAMES, Frame, Portrait, pose_at
-from rich.progress import track
 
 
 def read_footage(folder: Path) -> tuple[list[Frame], list[tuple[int, int, int]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from head_mesh import Points
 
 JAW = 0.66  # jawOpen of a fully open mouth

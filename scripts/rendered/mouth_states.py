@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+
 from framing import PIXELS
 from head_mesh import HeadMesh
+from lipsync_studio.corpus import speech_data
+from lipsync_studio.corpus.mouth_curves import MOUTH, TARGETS, mouth_curves
 from mouth_shapes import jaw_of, units_of
-from numpy.typing import NDArray
-from training import speech_data
-from training.mouth_curves import MOUTH, TARGETS, mouth_curves
 
 REST = np.array([0, 0, 0, 0.35, 0, 0, 0], np.float32)
 LIPS = (0.45, -1.2, 5.75, 6.25)  # |x| below, y below, z between: the skin that speaks

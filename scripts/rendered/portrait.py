@@ -11,11 +11,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt, gaussian_filter
+
 from framing import EYES_REGION, FACE_DISTANCE, HEIGHT, LIDS, MOUTH_REGION, PIXELS, WIDTH, Region
 from head_mesh import HeadMesh
 from mouth_states import ShapeSpace
-from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 FPS, FRAMES = 25, 225  # 9 s, and the last frame meets the first
 BOX = (490, 334, 300)  # the face at rest: x, y, size

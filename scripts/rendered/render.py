@@ -12,9 +12,10 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+from rich.progress import track
+
 from framing import EYES_REGION, HEIGHT, LIDS, MOUTH_REGION, WIDTH, Region
 from mouth_states import as_dict, choose
-from rich.progress import track
 from scene import Studio
 
 

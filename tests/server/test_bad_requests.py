@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as grpc
 from tritonclient.utils import InferenceServerException
+
 from conftest import infer
 from speech import real_speech
 

@@ -12,11 +12,10 @@ import av
 import numpy as np
 import pytest
 from test_client import SPEECH, add_avatar, remove_avatar
-import lipsync_client
+
 from lipsync_client import Client, read_audio
 
 SECONDS = 120
-PACKAGE = str(Path(lipsync_client.__file__).parents[1])  # also where it is not installed
 
 
 class Shell:
@@ -26,7 +25,6 @@ class Shell:
         self.folder = folder
         self.environment = {
             **os.environ,
-            "PYTHONPATH": PACKAGE,
             "LIPSYNC_SERVER": url,
             "LIPSYNC_CONTROL_KEY": key,
             "COLUMNS": "150",
@@ -34,7 +32,7 @@ class Shell:
 
     def start(self, *arguments: str | Path) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "lipsync_client.cli", *map(str, arguments)],
+            [sys.executable, "-m", "lipsync_client.cli.main", *map(str, arguments)],
             env=self.environment,
             cwd=self.folder,
             stdout=subprocess.PIPE,

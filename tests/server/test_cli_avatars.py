@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from test_cli import SECONDS, Shell
 from test_client import SPEECH
-from avatar_source import AvatarSource
+
 from lipsync_client import Client, Control
-from package_avatar import package_avatar
+from lipsync_server.repository.package import package_avatar
+from lipsync_server.repository.source import AvatarSource
 from small_avatar import write_small_source
 
 ID = "cli-anna"

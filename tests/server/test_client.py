@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from lipsync_client import (
     AsyncClient,
     AvatarNotFound,
@@ -179,7 +180,7 @@ def test_an_avatars_life(client, control, whole, zoe: str) -> None:
     with pytest.raises(AvatarNotFound, match="zoe"):
         control.stats("zoe")
     states = {model.name: model.state for model in control.models()}
-    assert all(states[shared] == "READY" for shared in ("mel_preprocess", "audio_encoder", "composite", "lipsync"))
+    assert all(states[shared] == "READY" for shared in ("mel_preprocess", "audio_encoder_int8", "composite", "lipsync"))
     assert [frame.jpeg for frame in client.render(SPEECH)] == whole
 
 

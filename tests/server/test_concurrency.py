@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import tritonclient.grpc as grpc
 from tritonclient.utils import InferenceServerException
-import stages
-from avatar_source import AvatarSource
+
 from conftest import infer
-from package_avatar import package_avatar
+from lipsync_server import home
+from lipsync_server.repository.package import package_avatar
+from lipsync_server.repository.source import AvatarSource
 from speech import real_speech
 
 SPEECH = np.pad(real_speech(), (0, 7240))
@@ -115,7 +116,7 @@ def stage_processes(server) -> dict[str, int]:
 def second_avatar(repository, tmp_path) -> str:
     """A further avatar in the running server's repository, not loaded: the demo with its footage played to and fro."""
     source = tmp_path / "second"
-    shutil.copytree(stages.ROOT / "avatars" / "demo", source)
+    shutil.copytree(home.AVATARS / "demo", source)
     text = (source / "avatar.yaml").read_text()
     (source / "avatar.yaml").write_text(
         text.replace("id: demo", "id: second").replace("loop: forward", "loop: pingpong")
@@ -129,7 +130,7 @@ def test_loading_and_unloading_an_avatar_disturbs_nobody(client, server, second_
     key = {"triton-grpc-protocol-lipsync-control": server.control_key}
     serial = {first: piece(client, first, 4) for first in range(0, 40, 4)}
     before = stage_processes(server)
-    assert {"mel_preprocess", "audio_encoder", "lipsync", "composite"} <= before.keys()
+    assert {"mel_preprocess", "audio_encoder_int8", "lipsync", "composite"} <= before.keys()
     over, streamed = threading.Event(), []
 
     def stream() -> None:

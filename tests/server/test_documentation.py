@@ -4,11 +4,11 @@ import re
 import subprocess
 import sys
 
-import stages
+from checkout import ROOT
 from conftest import infer
 from speech import real_speech
 
-README = (stages.ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text()
 
 
 def block(language: str, containing: str) -> str:
@@ -19,9 +19,7 @@ def block(language: str, containing: str) -> str:
 
 
 def test_the_curl_recipe_gives_the_frames_that_grpc_gives(server, client, tmp_path):
-    recipe = (
-        block("bash", "curl").replace("127.0.0.1:8000", server.http_url).replace("samples/", f"{stages.ROOT}/samples/")
-    )
+    recipe = block("bash", "curl").replace("127.0.0.1:8000", server.http_url).replace("samples/", f"{ROOT}/samples/")
     subprocess.run(["bash", "-eu", "-c", recipe], cwd=tmp_path, check=True, timeout=120)
     expected = infer(client, "lipsync_ensemble", AUDIO=real_speech()[:32000], FRAME_COUNT=4).JPEG[0]
     assert (tmp_path / "frame0.jpg").read_bytes() == expected
@@ -29,6 +27,6 @@ def test_the_curl_recipe_gives_the_frames_that_grpc_gives(server, client, tmp_pa
 
 def test_the_python_example_renders(server, tmp_path):
     example = block("python", "read_audio").replace("127.0.0.1:8001", server.grpc_url)
-    example = example.replace("samples/", f"{stages.ROOT}/samples/")
+    example = example.replace("samples/", f"{ROOT}/samples/")
     subprocess.run([sys.executable, "-c", example], cwd=tmp_path, check=True, timeout=120)
     assert len(list(tmp_path.glob("*.jpg"))) == 178

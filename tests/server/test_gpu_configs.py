@@ -4,10 +4,11 @@ import shutil
 
 import numpy as np
 import tritonclient.grpc as grpc
+
 from conftest import infer
-from gpu_models import write_gpu_models
-from local_pipeline import LocalPipeline
-from serving import Ports, ServerConfig, TritonServer
+from lipsync_server.pipeline import LocalPipeline
+from lipsync_server.repository.gpu import write_gpu_models
+from lipsync_server.serving import Ports, ServerConfig, TritonServer
 from speech import real_speech
 
 SPEECH = real_speech()[:32000]

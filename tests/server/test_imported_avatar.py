@@ -6,18 +6,20 @@ import shutil
 
 import numpy as np
 import pytest
+
 import speech
-from avatar_source import AvatarSource
 from conftest import infer
-from lipsync_client.control import KEY_HEADER
+from lipsync_client.control.control import KEY_HEADER
+from lipsync_server.repository.source import AvatarSource
 
 torch = pytest.importorskip("torch", reason="checkpoints need the train extra")
 from test_served_networks import settled  # noqa: E402
-from avatar_source import face_crop  # noqa: E402
-from import_avatar import import_avatar  # noqa: E402
-from local_pipeline import LocalPipeline  # noqa: E402
-from networks import AudioEncoder, UNet  # noqa: E402
-from package_avatar import package_avatar  # noqa: E402
+
+from lipsync_server.pipeline import LocalPipeline  # noqa: E402
+from lipsync_server.repository.package import package_avatar  # noqa: E402
+from lipsync_server.repository.source import face_crop  # noqa: E402
+from lipsync_studio.importing.importer import import_avatar  # noqa: E402
+from lipsync_studio.networks import AudioEncoder, UNet  # noqa: E402
 from synctalk_dataset import BOX, FRAMES, write_dataset  # noqa: E402
 
 MODELS = ("imported", "imported_lipsync", "imported_audio_encoder")

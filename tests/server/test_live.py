@@ -10,8 +10,9 @@ import socket
 import numpy as np
 import pytest
 from PIL import Image
+
 from lipsync_client import AsyncClient, LiveFrame, LiveSession, to_speech
-from lipsync_client.live_speech import Speech
+from lipsync_client.live.speech import Speech
 from live_clock import run, take, until_last
 from relay import Relay
 from speech import real_speech

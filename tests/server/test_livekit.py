@@ -11,15 +11,18 @@ from unittest.mock import AsyncMock, Mock
 
 import numpy as np
 import pytest
-import stages
+
+from checkout import ROOT
+from lipsync_server import home
 
 pytest.importorskip("livekit.agents", reason="LiveKit Agents is not installed")
 from livekit import rtc
 from livekit.agents import Agent, AgentSession
 from livekit.agents.voice.avatar import AudioSegmentEnd
+
 from lipsync_client import InvalidRequest, ServerUnavailable, read_audio, to_speech
-from lipsync_client.agent import rgb
-from lipsync_client.livekit import LipsyncAvatar, LipsyncVideoGenerator
+from lipsync_client.agents.face import rgb
+from lipsync_client.agents.livekit import LipsyncAvatar, LipsyncVideoGenerator
 from speech import real_speech
 
 SECONDS = 60.0  # no test may hang
@@ -163,9 +166,9 @@ def pushed(monkeypatch) -> list[rtc.VideoFrame | rtc.AudioFrame]:
 
 def test_the_example_agent_speaks_in_its_room(server, pushed, monkeypatch) -> None:
     monkeypatch.setenv("LIPSYNC_SERVER", server.grpc_url)
-    monkeypatch.setenv("SPEECH", str(stages.SAMPLE))
+    monkeypatch.setenv("SPEECH", str(home.SAMPLE))
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    spec = importlib.util.spec_from_file_location("agent", stages.ROOT / "examples" / "livekit" / "agent.py")
+    spec = importlib.util.spec_from_file_location("agent", ROOT / "examples" / "livekit" / "agent.py")
     agent = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(agent)
 
@@ -174,7 +177,7 @@ def test_the_example_agent_speaks_in_its_room(server, pushed, monkeypatch) -> No
         await agent.entrypoint(context)
         while len(heard(pushed)) < RATE // 2:
             await asyncio.sleep(0.01)
-        said = (read_audio(stages.SAMPLE, rate=RATE)[: RATE // 2] * 32767).astype(np.int16)
+        said = (read_audio(home.SAMPLE, rate=RATE)[: RATE // 2] * 32767).astype(np.int16)
         np.testing.assert_allclose(heard(pushed)[: RATE // 2], said, atol=1)
         await context.add_shutdown_callback.call_args.args[0]()
 

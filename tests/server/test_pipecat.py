@@ -15,7 +15,9 @@ from types import ModuleType, SimpleNamespace
 import av
 import numpy as np
 import pytest
-import stages
+
+from checkout import ROOT
+from lipsync_server import home
 
 pytest.importorskip("pipecat", reason="Pipecat is not installed")
 from pipecat.frames.frames import (
@@ -45,9 +47,10 @@ from pipecat.transports.base_output import BaseOutputTransport
 from pipecat.transports.base_transport import TransportParams
 from pipecat.utils.text.base_text_aggregator import TextType
 from pipecat.workers.runner import WorkerRunner
+
 from lipsync_client import AsyncClient, LiveSession, read_audio, to_speech
-from lipsync_client.agent import rgb
-from lipsync_client.pipecat import CUSHION_FRAMES, LipsyncVideoService
+from lipsync_client.agents.face import rgb
+from lipsync_client.agents.pipecat import CUSHION_FRAMES, LipsyncVideoService
 from relay import Relay
 from speech import real_speech
 
@@ -236,7 +239,7 @@ def test_an_interruption_leaves_nothing_of_the_speech(server, sound, footage, mo
         assert free.wait(SECONDS)
         return rgb(jpeg)
 
-    monkeypatch.setattr("lipsync_client.pipecat.rgb", held_up)
+    monkeypatch.setattr("lipsync_client.agents.pipecat.rgb", held_up)
 
     async def main() -> None:
         sink = Sink()
@@ -298,7 +301,7 @@ def test_speech_that_may_not_be_interrupted_is_heard_to_its_end(server, sound, f
 
 def test_speech_that_may_not_be_interrupted_keeps_its_order_while_more_of_it_comes(server, monkeypatch) -> None:
     session = functools.partial(LiveSession, buffer_s=1.5)  # the rest of the speech waits in the pipeline
-    monkeypatch.setattr("lipsync_client.agent.LiveSession", session)
+    monkeypatch.setattr("lipsync_client.agents.face.LiveSession", session)
     noise = np.random.default_rng(0).integers(1, 9000, 4 * RATE, np.int16).tobytes()
 
     async def main() -> None:
@@ -399,8 +402,8 @@ def test_without_a_server_the_speech_passes_with_one_error(sound) -> None:
 
 
 def test_a_server_lost_and_back_costs_only_the_mouth(server, sound, footage, monkeypatch) -> None:
-    monkeypatch.setattr("lipsync_client.agent.RETRY_S", 0.2)
-    monkeypatch.setattr("lipsync_client.agent.PATIENCE_S", 0.5)
+    monkeypatch.setattr("lipsync_client.agents.face.RETRY_S", 0.2)
+    monkeypatch.setattr("lipsync_client.agents.face.PATIENCE_S", 0.5)
 
     async def main() -> None:
         sink, voice = Sink(), Voice(sound * 3)  # more than is rendered ahead
@@ -494,7 +497,7 @@ def test_a_real_output_transport_plays_it_and_falls_silent(server, demo, sound, 
 
 
 def example(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, stages.ROOT / "examples" / "pipecat" / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / "pipecat" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -517,7 +520,7 @@ def test_the_file_example_writes_a_video_of_the_whole_speech(server, sound, tmp_
 def test_the_example_bot_speaks_and_is_interrupted_by_its_user(server, monkeypatch) -> None:
     """Without a key; the browser's side of the transport is a stand-in."""
     bot = example("bot")
-    monkeypatch.setattr(bot, "SPEECH", str(stages.SAMPLE))
+    monkeypatch.setattr(bot, "SPEECH", str(home.SAMPLE))
 
     async def main() -> None:
         sink = Sink()

@@ -8,11 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from PIL import Image
-import stages
-from avatar_source import AvatarSource, face_crop
+
 from conftest import infer
-from loop import footage_index
-from package_avatar import PRESETS
+from lipsync_composite.loop import footage_index
+from lipsync_server import home
+from lipsync_server.repository.package import PRESETS
+from lipsync_server.repository.source import AvatarSource, face_crop
 from speech import real_speech
 
 AFTER, BEFORE = 7240, 6321
@@ -122,7 +123,7 @@ def test_without_a_mouth_composite_returns_the_plain_footage(call, demo):
 
 def test_callers_own_visual_frames_give_the_resident_avatars_pictures(call, speech, whole):
     """The avatar's crops, sent by the caller as six channels, come out byte-identical to the resident ones."""
-    source = AvatarSource.read(stages.ROOT / "avatars" / "demo")
+    source = AvatarSource.read(home.AVATARS / "demo")
     x, y, width, height = source.mask
     six = []
     for frame, box, _ in zip(source.frames(), source.read_boxes(), range(5), strict=False):

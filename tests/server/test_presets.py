@@ -3,11 +3,12 @@
 import numpy as np
 import onnxruntime as ort
 import pytest
+
 from lipsync_client import Client
-from local_pipeline import SILENCE_AFTER, LocalPipeline
-from loop import footage_index
-from package_avatar import INT8_ENCODER, SHARED_ENCODER
-from quantize import speech_features
+from lipsync_composite.loop import footage_index
+from lipsync_server.networks.quantize import speech_features
+from lipsync_server.pipeline import SILENCE_AFTER, LocalPipeline
+from lipsync_server.repository.package import INT8_ENCODER, SHARED_ENCODER
 from speech import real_speech
 
 SPEECH = real_speech()[:32000]
@@ -15,19 +16,19 @@ FRAMES = 50
 
 
 @pytest.fixture(scope="module")
-def exact(repository) -> np.ndarray:
+def exact(repository, medium) -> np.ndarray:
     """The demo's mouths of the speech, its networks computed in FP32."""
     features = speech_features(repository, np.concatenate([SPEECH, SILENCE_AFTER]), SHARED_ENCODER)[:FRAMES]
-    session = ort.InferenceSession(repository / "lipsync" / "1" / "model.onnx")
+    session = ort.InferenceSession(repository / f"{medium}_lipsync" / "1" / "model.onnx")
     rows = [{"audio_features": features[at : at + 1], "footage_position": np.array([[at]])} for at in range(FRAMES)]
     return np.concatenate([session.run(["mouth"], row)[0] for row in rows]).astype(float)
 
 
 @pytest.mark.parametrize("preset", ["low", "medium"])
 def test_a_preset_gives_the_same_bytes_however_a_speech_is_cut_and_keeps_to_38_db(
-    preset, quick, server, client, repository, exact
+    preset, medium, server, client, repository, exact
 ):
-    avatar = {"low": quick, "medium": "demo"}[preset]
+    avatar = {"low": "demo", "medium": medium}[preset]
     assert client.is_model_ready(INT8_ENCODER)
     local = list(LocalPipeline(repository, avatar).render(SPEECH))
     with Client(server.grpc_url, timeout=60) as caller:
@@ -39,19 +40,19 @@ def test_a_preset_gives_the_same_bytes_however_a_speech_is_cut_and_keeps_to_38_d
 
 
 @pytest.mark.parametrize("preset", ["low", "medium"])
-def test_without_openvino_a_preset_is_served_by_onnxruntime(preset, quick, repository, exact, monkeypatch):
+def test_without_openvino_a_preset_is_served_by_onnxruntime(preset, medium, repository, exact, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    pipeline = LocalPipeline(repository, {"low": quick, "medium": "demo"}[preset])
+    pipeline = LocalPipeline(repository, {"low": "demo", "medium": medium}[preset])
     mouths = np.stack([mouth for _, mouth in pipeline.mouths(SPEECH[: 640 * 8])])
     square = np.mean(np.square(mouths[:6] - exact[:6]))
     assert 10 * np.log10(255**2 / max(square, 1e-9)) >= 38
 
 
-def test_an_int8_avatar_walks_its_footage_as_composite_does_beyond_any_life_of_a_stream(quick, call, repository):
-    facts = LocalPipeline(repository, quick).avatar.facts
+def test_an_int8_avatar_walks_its_footage_as_composite_does_beyond_any_life_of_a_stream(call, repository):
+    facts = LocalPipeline(repository).avatar.facts
     features = np.zeros((1, 32, 16, 16), np.float32)
     for position in (facts.frames + 3, 2**24 + 1, 10**8 + 7, 2**31 - 1):
-        there = call(f"{quick}_lipsync", audio_features=features, footage_position=[[position]]).mouth
+        there = call("lipsync", audio_features=features, footage_position=[[position]]).mouth
         looped = footage_index(position, facts.frames, facts.loop)
-        here = call(f"{quick}_lipsync", audio_features=features, footage_position=[[looped]]).mouth
+        here = call("lipsync", audio_features=features, footage_position=[[looped]]).mouth
         np.testing.assert_array_equal(there, here)

@@ -13,16 +13,17 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-import stages
-from avatar_source import AvatarSource
+
 from lipsync_client import AsyncClient, Control, LoadFailed
-from lipsync_client.control import KEY_HEADER, on_gpu
-from lipsync_client.packed import draft_in, installed, remove, unpack_file
-from lipsync_client.registry import Registry
-from lipsync_client.registry_settings import RegistrySettings
+from lipsync_client.avatar_file.packed import draft_in, installed, remove, unpack_file
+from lipsync_client.control.control import KEY_HEADER, on_gpu
+from lipsync_client.registry.registry import Registry
+from lipsync_client.registry.settings import RegistrySettings
 from lipsync_client.wire import encoder_of, lipsync_of
-from package_avatar import package_avatar
-from serving import environment
+from lipsync_server import home
+from lipsync_server.repository.package import package_avatar
+from lipsync_server.repository.source import AvatarSource
+from lipsync_server.serving import environment
 from small_avatar import write_small_source
 from speech import real_speech
 
@@ -167,7 +168,7 @@ def test_a_replacement_mixes_nothing_loses_nothing_and_if_it_fails_changes_nothi
 ) -> None:
     """Also where the new version hears through another encoder than the old one."""
     source = write_small_source(tmp_path / "new", "reg-a", jpeg_quality=85, encoder="encoder.onnx")
-    heard_otherwise(stages.ROOT / "avatars/audio_encoder/encoder.onnx", source / "encoder.onnx")
+    heard_otherwise(home.AVATARS / "audio_encoder/encoder.onnx", source / "encoder.onnx")
     package_avatar(AvatarSource.read(source), repository, to=tmp_path / "new.zip")
     over = asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""scripts/serve.py: starts, tells clearly what is wrong, stops and leaves nothing behind.
+"""`lipsync serve`: starts, tells clearly what is wrong, stops and leaves nothing behind.
 
 A tiny repository keeps starts short: `identity` works, `broken` raises while it loads, each with an ensemble.
 """
@@ -22,11 +22,12 @@ import numpy as np
 import pytest
 import tritonclient.grpc as grpc
 from tritonclient.utils import InferenceServerException
-from serving import ConfigError, Ports, ServerConfig, ServerError, TritonServer, environment, leftovers
-from serving.control_key import control_key
-from serving.repository import write_configs
 
-ROOT = Path(__file__).resolve().parents[2]
+from lipsync_server import home
+from lipsync_server.serving import ConfigError, Ports, ServerConfig, ServingError, TritonServer, environment, leftovers
+from lipsync_server.serving.control_key import control_key
+from lipsync_server.serving.model_configs import write_configs
+
 FREE = Ports(0, 0, 0)
 IDENTITY = ServerConfig(ports=FREE, load=("identity",), required=("identity",))
 
@@ -245,13 +246,12 @@ def test_next_start_sweeps_after_a_killed_server_and_spares_the_living(client, r
 
 def test_server_ends_with_a_crashed_owner(repository):
     program = (
-        "import os, sys; from pathlib import Path; from serving import *\n"
+        "import os, sys; from pathlib import Path; from lipsync_server.serving import *\n"
         "config = ServerConfig(ports=Ports(0, 0, 0), load=('identity',), required=('identity',))\n"
         "TritonServer(Path(sys.argv[1]), config).start(); print(os.getpid()); sys.stdout.flush(); os._exit(1)"
     )
-    variables = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
     command = [sys.executable, "-c", program, str(repository)]
-    owner = subprocess.run(command, env=variables, stdout=subprocess.PIPE, text=True, timeout=60).stdout.strip()
+    owner = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=60).stdout.strip()
     assert owner
     eventually(lambda: not traces(f"_{owner}_"))
 
@@ -259,7 +259,7 @@ def test_server_ends_with_a_crashed_owner(repository):
 def test_failed_required_model_stops_the_start(repository):
     config = ServerConfig(ports=FREE, load=("broken_ensemble", "identity"), required=("broken_ensemble",))
     server = TritonServer(repository, config)
-    with pytest.raises(ServerError, match=r"broken_ensemble cannot be served: its step broken.*truncated"):
+    with pytest.raises(ServingError, match=r"broken_ensemble cannot be served: its step broken.*truncated"):
         server.start()
     assert not traces(f" {server.pid} ")
     assert not traces(server._name)
@@ -267,7 +267,7 @@ def test_failed_required_model_stops_the_start(repository):
 
 def test_start_that_takes_too_long_leaves_nothing(repository):
     server = TritonServer(repository, ServerConfig(ports=FREE, load=("slow",), required=("slow",)))
-    with pytest.raises(ServerError, match="did not answer in time"):
+    with pytest.raises(ServingError, match="did not answer in time"):
         server.start(timeout=1.5)
     assert not traces(server._name)
 
@@ -323,20 +323,18 @@ def test_invalid_settings_are_one_sentence(tmp_path):
     (tmp_path / "bad.yaml").write_text("ports: {http: 80000}")
     run = serve("--config", tmp_path / "bad.yaml")
     assert run.returncode == 1
-    assert run.stderr == (
-        "serve: bad.yaml: ports.http is 80000; allowed is a port number from 0 (any free one) to 65535.\n"
-    )
+    assert run.stderr == ("bad.yaml: ports.http is 80000; allowed is a port number from 0 (any free one) to 65535.\n")
 
 
 def test_numpy_2_is_refused(repository, monkeypatch):
     monkeypatch.setattr(environment, "numpy_version", lambda: "2.1.3")
-    with pytest.raises(ServerError, match=r"numpy is 2\.1\.3.*pip install 'numpy<2'"):
+    with pytest.raises(ServingError, match=r"numpy is 2\.1\.3.*pip install 'numpy<2'"):
         TritonServer(repository, IDENTITY).start()
 
 
 def test_missing_libpython_names_the_package(repository, monkeypatch):
     monkeypatch.setattr(environment, "missing_libraries", lambda program, variables: ["libpython3.11.so.1.0"])
-    with pytest.raises(ServerError, match=r"libpython3\.11\.so\.1\.0 is missing.*apt-get install libpython3\.11`"):
+    with pytest.raises(ServingError, match=r"libpython3\.11\.so\.1\.0 is missing.*apt-get install libpython3\.11`"):
         TritonServer(repository, IDENTITY).start()
 
 
@@ -350,24 +348,24 @@ def test_missing_libraries_are_what_the_loader_does_not_find(tmp_path):
 
 def test_unsupported_python_is_refused(monkeypatch):
     monkeypatch.setattr(environment, "python_version", lambda: (3, 13))
-    with pytest.raises(ServerError, match=r"Python 3\.13 .* use Python 3\.10, 3\.11 or 3\.12"):
+    with pytest.raises(ServingError, match=r"Python 3\.13 .* use Python 3\.10, 3\.11 or 3\.12"):
         environment.find_wheel()
 
 
 def test_missing_server_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr(environment.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ServerError, match="pip install"):
+    with pytest.raises(ServingError, match="pip install"):
         environment.find_wheel()
 
 
 @pytest.mark.parametrize(("folder", "message"), [("nowhere", "no model repository"), (".", "holds no models")])
 def test_empty_repository_says_how_to_fill_it(tmp_path, folder, message):
-    with pytest.raises(ServerError, match=message):
+    with pytest.raises(ServingError, match=message):
         TritonServer(tmp_path / folder, IDENTITY).start()
 
 
 def test_unknown_model_lists_the_known(repository):
-    with pytest.raises(ServerError, match=r"'nobody' is not in .*broken, .*identity"):
+    with pytest.raises(ServingError, match=r"'nobody' is not in .*broken, .*identity"):
         TritonServer(repository, ServerConfig(ports=FREE, load=("nobody",), required=())).start()
 
 
@@ -381,7 +379,7 @@ def test_counts_are_for_stages(repository, model, message):
 
 
 def test_shipped_settings_are_the_defaults():
-    assert ServerConfig.from_yaml(ROOT / "server.yaml") == ServerConfig()
+    assert ServerConfig.from_yaml(home.SETTINGS) == ServerConfig()
 
 
 @pytest.mark.parametrize(
@@ -443,7 +441,7 @@ def test_servers_that_start_together_agree_on_a_key(tmp_path):
 def test_key_file_that_others_can_read_is_refused(tmp_path):
     (tmp_path / "key").write_text("k" * 32)
     (tmp_path / "key").chmod(0o640)
-    with pytest.raises(ServerError, match=r"mode 0640.*chmod 600"):
+    with pytest.raises(ServingError, match=r"mode 0640.*chmod 600"):
         control_key(ServerConfig(control_key_file=str(tmp_path / "key")))
 
 
@@ -456,7 +454,7 @@ def test_key_in_the_environment_wins(tmp_path, monkeypatch):
 @pytest.mark.parametrize("key", ["short", "with a space in it, and a comma", "x" * 300])
 def test_unusable_key_is_refused(monkeypatch, key):
     monkeypatch.setenv("LIPSYNC_CONTROL_KEY", key)
-    with pytest.raises(ServerError, match="16 to 256 characters"):
+    with pytest.raises(ServingError, match="16 to 256 characters"):
         control_key(ServerConfig())
 
 
@@ -470,7 +468,7 @@ def settings(folder: Path, model: str = "identity") -> Path:
 
 
 def serve(*options: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "scripts/serve.py"), *map(str, options)]
+    command = [sys.executable, "-m", "lipsync_client.cli.main", "serve", *map(str, options)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
@@ -480,7 +478,7 @@ class Background:
     def __init__(self, repository: Path, folder: Path, model: str = "identity") -> None:
         self._folder = folder
         script = 'cd "$0" && { "$@" >out 2>err & echo $! >pid; wait $!; echo $? >status; }'
-        program = [sys.executable, str(ROOT / "scripts/serve.py")]
+        program = [sys.executable, "-m", "lipsync_client.cli.main", "serve"]
         options = ["--repository", str(repository), "--config", str(settings(folder, model))]
         self._shell = subprocess.Popen(["sh", "-c", script, str(folder), *program, *options])
 

@@ -8,8 +8,9 @@ import onnx.parser
 import pytest
 import tritonclient.grpc as grpc
 from tritonclient.utils import InferenceServerException
+
 from conftest import infer
-from serving import Ports, ServerConfig, TritonServer
+from lipsync_server.serving import Ports, ServerConfig, TritonServer
 
 MODEL = """
 <ir_version: 8, opset_import: ["" : 17]>

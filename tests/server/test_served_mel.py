@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from speech import babble, real_speech, reference_rows
 
 OUTPUTS = ["mel_windows", "window_mask", "FRAME_INDEX"]

@@ -7,14 +7,15 @@ import numpy as np
 import onnx
 import pytest
 import tritonclient.grpc as grpc
-import stages
+
 from conftest import infer
-from graphs import served_encoder, served_unet
-from serving import Ports, ServerConfig, TritonServer
+from lipsync_server import home
+from lipsync_server.networks.graphs import served_encoder, served_unet
+from lipsync_server.serving import Ports, ServerConfig, TritonServer
 
 torch = pytest.importorskip("torch", reason="PyTorch, the reference here, comes with the `train` extra")
-from export_onnx import export_encoder, export_unet  # noqa: E402
-from networks import AudioEncoder, UNet  # noqa: E402
+from lipsync_studio.export import export_encoder, export_unet  # noqa: E402
+from lipsync_studio.networks import AudioEncoder, UNet  # noqa: E402
 
 MASK = (5, 5, 310, 305)
 
@@ -52,8 +53,8 @@ def client(tmp_path_factory, networks, crops) -> Iterator[grpc.InferenceServerCl
     for name, model in models.items():
         (repository / name / "1").mkdir(parents=True)
         onnx.save(model, repository / name / "1" / "model.onnx")
-    shutil.copy(stages.REPOSITORY / "audio_encoder" / "config.pbtxt", repository / "audio_encoder")
-    lipsync = (stages.REPOSITORY / "lipsync" / "config.template.pbtxt").read_text()
+    shutil.copy(home.REPOSITORY / "audio_encoder" / "config.pbtxt", repository / "audio_encoder")
+    lipsync = (home.REPOSITORY / "lipsync" / "config.template.pbtxt").read_text()
     for name in ("half", "full"):
         (repository / name / "config.pbtxt").write_text(lipsync.replace('name: "lipsync"', f'name: "{name}"'))
     config = ServerConfig(ports=Ports(0, 0, 0), load=tuple(models), required=tuple(models))

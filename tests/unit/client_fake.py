@@ -16,6 +16,7 @@ import grpc
 import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import serialize_byte_tensor
+
 from lipsync_client import Timeline
 
 TIMELINE = Timeline(sample_rate=1000, fps=25, samples_before=91, samples_after=110, max_frames=8, max_samples=100_000)

@@ -10,8 +10,9 @@ import numpy as np
 from client_fake import AVATAR, TIMELINE, FakeServer, Seen, picture
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor
+
 from lipsync_client import LiveFrame
-from lipsync_client.live_footage import looped
+from lipsync_client.live.footage import looped
 from lipsync_client.wire import avatar_from_parameters
 
 FRAME = TIMELINE.samples_per_frame

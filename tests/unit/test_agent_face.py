@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from client_fake import TIMELINE, running
 from live_fake import LiveFake
+
 from lipsync_client import InvalidRequest, LipsyncError, LiveSession
-from lipsync_client.agent import AgentFace, Mark, Moment
+from lipsync_client.agents.face import AgentFace, Mark, Moment
 from live_clock import TestClock, run
 
 RATE = 24_000
@@ -32,7 +33,7 @@ def fake() -> Iterator[LiveFake]:
 @pytest.fixture(autouse=True)
 def small_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fake takes 8 frames a request."""
-    monkeypatch.setattr("lipsync_client.agent.LiveSession", functools.partial(LiveSession, chunk=8))
+    monkeypatch.setattr("lipsync_client.agents.face.LiveSession", functools.partial(LiveSession, chunk=8))
 
 
 @contextlib.asynccontextmanager

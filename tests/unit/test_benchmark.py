@@ -1,10 +1,11 @@
 """The benchmark's bookkeeping: results that are kept and dropped, perf_analyzer's text, a report of what there is."""
 
 import pytest
-from benchmarking.analyzer import parsed
-from benchmarking.report import write_report
-from benchmarking.results import Results
-from benchmarking.throughput import CHUNKS
+
+from lipsync_server.benchmark.analyzer import parsed
+from lipsync_server.benchmark.report import write_report
+from lipsync_server.benchmark.results import Results
+from lipsync_server.benchmark.throughput import CHUNKS
 
 TWO_CALLERS = """
 Request concurrency: 1

@@ -8,8 +8,9 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+
 from lipsync_client import AudioError, read_audio, to_speech
-from lipsync_client.audio import decode
+from lipsync_client.media.audio import decode
 
 SECONDS = 1.5
 TONE = 440.0

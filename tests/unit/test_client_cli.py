@@ -16,10 +16,8 @@ import pytest
 from client_fake import WAIT_S, FakeServer, running
 from PIL import Image
 from test_client_audio import write
-import lipsync_client
 
 FRAMES = 38  # of 1.5 s
-PACKAGE = str(Path(lipsync_client.__file__).parents[1])  # also where it is not installed
 
 
 @pytest.fixture
@@ -40,13 +38,12 @@ def speech(tmp_path: Path) -> Path:
 def start(*arguments: str | Path, server: str, cache: Path) -> subprocess.Popen[str]:
     environment = {
         **os.environ,
-        "PYTHONPATH": PACKAGE,
         "LIPSYNC_SERVER": server,
         "XDG_CACHE_HOME": str(cache),
         "COLUMNS": "120",
     }
     environment.pop("LIPSYNC_CONTROL_KEY", None)
-    command = [sys.executable, "-m", "lipsync_client.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "lipsync_client.cli.main", *map(str, arguments)]
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cache
     )

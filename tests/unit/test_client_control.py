@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from tritonclient.utils import InferenceServerException
+
 from lipsync_client import (
     AudioError,
     ControlDenied,
@@ -16,7 +17,7 @@ from lipsync_client import (
     Timeout,
     wire,
 )
-from lipsync_client.control import AvatarState, ModelState, avatars_in, find_key
+from lipsync_client.control.control import AvatarState, ModelState, avatars_in, find_key
 
 
 def models(**states: str) -> list[ModelState]:

@@ -12,6 +12,7 @@ import grpc
 import numpy as np
 import pytest
 from client_fake import TIMELINE, WAIT_S, FakeServer, picture, running
+
 from lipsync_client import (
     AsyncClient,
     AvatarNotFound,

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from test_client_audio import error_against_tone, tone, write
+
 from lipsync_client import AudioError, Frame, Timings, VideoError, read_audio, write_mp4
 
 COLOURS = [(200, 40, 40), (40, 180, 60), (50, 60, 210)]

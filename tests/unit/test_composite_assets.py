@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from assets import key_name, write_assets
-from avatar import AssetsError, Avatar
-from loop import footage_index
+
+from lipsync_composite.assets import key_name, write_assets
+from lipsync_composite.avatar import AssetsError, Avatar
+from lipsync_composite.loop import footage_index
 
 FILES = ("avatar.json", "footage.bin", "pixels.bin", "index.npy", "cuts.npy")
 BOXES = [[10, 20, 100], [12, 20, 101], [40, 44, 100]]

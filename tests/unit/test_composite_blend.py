@@ -5,8 +5,9 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
-from blend import CROP, INNER, MARGIN, changed_rect, paste
-from splice import Rect
+
+from lipsync_composite.blend import CROP, INNER, MARGIN, changed_rect, paste
+from lipsync_composite.splice import Rect
 
 MASK = Rect(5, 5, 310, 305)
 INSIDE = slice(MARGIN, CROP - MARGIN)

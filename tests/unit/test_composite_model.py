@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from assets import key_name, write_assets
-from avatar import AssetsError, Avatar
-from compose import Avatars, InvalidRequest, compose
+
+from lipsync_composite.assets import key_name, write_assets
+from lipsync_composite.avatar import AssetsError, Avatar
+from lipsync_composite.compose import Avatars, InvalidRequest, compose
 
 STAGE = Path(__file__).parents[2] / "model_repository" / "composite"
 MOUTHS = np.random.default_rng(1).integers(0, 256, (3, 320, 320, 3), dtype=np.uint8)

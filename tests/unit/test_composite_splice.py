@@ -10,9 +10,10 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from assets import write_assets
-from avatar import Avatar
-from splice import Grid, Rect, encode, segment_bounds
+
+from lipsync_composite.assets import write_assets
+from lipsync_composite.avatar import Avatar
+from lipsync_composite.splice import Grid, Rect, encode, segment_bounds
 
 MASK = [5, 5, 310, 305]
 

@@ -9,18 +9,19 @@ import cv2
 import numpy as np
 import pytest
 from test_package_avatar import hearing_repository, write_source
-import stages
-import mel
+
 import speech
-import timeline
-from avatar_source import AvatarSource
-from evaluation import landmarks, measures, report
-from evaluation.mouth import MouthMeter, MouthShape
-from evaluation.patch import Footage, PatchWatch
-from evaluation.recording import Recording, Studio, Talk, joined
-from local_pipeline import LocalPipeline
-from package_avatar import package_avatar
-from splice import Rect
+from lipsync_composite.splice import Rect
+from lipsync_mel import mel, timeline
+from lipsync_server import home
+from lipsync_server.pipeline import LocalPipeline
+from lipsync_server.repository.package import package_avatar
+from lipsync_server.repository.source import AvatarSource
+from lipsync_studio.evaluation import measures, report
+from lipsync_studio.evaluation.mouth import MouthMeter, MouthShape
+from lipsync_studio.evaluation.patch import Footage, PatchWatch
+from lipsync_studio.evaluation.recording import Recording, Studio, Talk, joined
+from lipsync_studio.faces import landmarks
 
 PAUSED = Talk("paused", np.zeros(0, np.float32), (("pau", 0.4), ("b", 0.5), ("aa", 0.9), ("pau", 1.3)))
 
@@ -265,7 +266,7 @@ def test_opening_and_gap_are_those_of_the_picture():
 def test_landmarks_see_the_demo_avatars_mouth_open():
     if importlib.util.find_spec("ai_edge_litert") is None or not landmarks.cached_file().is_file():
         pytest.skip("the extra `evaluate` or the landmark network is not here")
-    source = AvatarSource.read(stages.ROOT / "avatars" / "demo")
+    source = AvatarSource.read(home.AVATARS / "demo")
     frame, box = next(source.frames()), source.read_boxes()[0]
     meter = MouthMeter(landmarks.FaceMesh(), [frame], [box])
     rest = meter.measure(frame, box)

@@ -8,8 +8,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="exporting needs the train extra")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-from export_onnx import export_encoder, export_unet, store_half  # noqa: E402
-from networks import AudioEncoder, UNet  # noqa: E402
+from lipsync_studio.export import export_encoder, export_unet, store_half  # noqa: E402
+from lipsync_studio.networks import AudioEncoder, UNet  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

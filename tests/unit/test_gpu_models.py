@@ -10,11 +10,12 @@ import pytest
 from google.protobuf import text_format
 from onnx import numpy_helper
 from tritonclient.grpc import model_config_pb2
-import stages
-from gpu_models import TWIN, in_fp16, write_gpu_models
-from quantize import quantize
-from serving import ConfigError, ServerConfig
-from serving.repository import write_configs
+
+from lipsync_server import home
+from lipsync_server.networks.quantize import quantize
+from lipsync_server.repository.gpu import TWIN, in_fp16, write_gpu_models
+from lipsync_server.serving import ConfigError, ServerConfig
+from lipsync_server.serving.model_configs import write_configs
 
 NETWORK = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -45,10 +46,10 @@ def repository(tmp_path, network):
     """A network as the encoder and as lipsync, with the configs that the real ones have."""
     for name, config in (("audio_encoder", "config.pbtxt"), ("lipsync", "config.template.pbtxt")):
         (tmp_path / name / "1").mkdir(parents=True)
-        shutil.copy(stages.REPOSITORY / name / config, tmp_path / name / "config.pbtxt")
+        shutil.copy(home.REPOSITORY / name / config, tmp_path / name / "config.pbtxt")
         onnx.save(network, tmp_path / name / "1" / "model.onnx")
     (tmp_path / "composite").mkdir()
-    shutil.copy(stages.REPOSITORY / "composite" / "config.pbtxt", tmp_path / "composite")
+    shutil.copy(home.REPOSITORY / "composite" / "config.pbtxt", tmp_path / "composite")
     return tmp_path
 
 

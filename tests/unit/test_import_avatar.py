@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -13,22 +14,25 @@ import onnx.parser
 import onnxruntime
 import pytest
 from onnx import numpy_helper
+from typer.testing import CliRunner
 
 torch = pytest.importorskip("torch", reason="checkpoints need the train extra")
 
 from test_export import realistic  # noqa: E402
 from test_package_avatar import TOY_ENCODER, TOY_UNET, hearing_repository  # noqa: E402
-import stages  # noqa: E402
-from avatar_source import AvatarSource, SourceError, face_crop  # noqa: E402
-from export_onnx import export_encoder, export_unet  # noqa: E402
-from graphs import served_encoder  # noqa: E402
-from import_avatar import import_avatar, main  # noqa: E402
-from importing.mask import MASKS, detect_mask  # noqa: E402
-from importing.network_file import read_encoder, read_unet  # noqa: E402
-from local_pipeline import LocalPipeline  # noqa: E402
-from networks import AudioEncoder, UNet  # noqa: E402
-from package_avatar import package_avatar  # noqa: E402
-from preparing.dataset import read_dataset  # noqa: E402
+
+from lipsync_client.cli.main import app  # noqa: E402
+from lipsync_server import home  # noqa: E402
+from lipsync_server.networks.graphs import served_encoder  # noqa: E402
+from lipsync_server.pipeline import LocalPipeline  # noqa: E402
+from lipsync_server.repository.package import package_avatar  # noqa: E402
+from lipsync_server.repository.source import AvatarSource, SourceError, face_crop  # noqa: E402
+from lipsync_studio.export import export_encoder, export_unet  # noqa: E402
+from lipsync_studio.importing.importer import import_avatar  # noqa: E402
+from lipsync_studio.importing.mask import MASKS, detect_mask  # noqa: E402
+from lipsync_studio.importing.network_file import read_encoder, read_unet  # noqa: E402
+from lipsync_studio.networks import AudioEncoder, UNet  # noqa: E402
+from lipsync_studio.prepare.dataset import read_dataset  # noqa: E402
 from synctalk_dataset import BOX, FRAMES, write_dataset  # noqa: E402
 
 
@@ -276,12 +280,12 @@ def test_an_id_that_is_taken_or_reserved_is_refused(trained, imported):
 
 
 @pytest.mark.parametrize("avatar_id", ["", ".", "../x", "/tmp/x", "x/y"])
-def test_an_id_that_leads_elsewhere_replaces_no_folder(tmp_path, monkeypatch, avatar_id):
+def test_an_id_that_leads_elsewhere_replaces_no_folder(tmp_path, avatar_id):
     (tmp_path / "avatars" / "ben").mkdir(parents=True)
-    command = ["import_avatar", "unet.pth", "dataset", "--id", avatar_id, "--avatars", str(tmp_path / "avatars")]
-    monkeypatch.setattr("sys.argv", [*command, "--replace"])
-    with pytest.raises(SystemExit, match=r"import_avatar: id .* cannot be used"):
-        main()
+    command = ["avatars", "import", "unet.pth", "dataset", "--id", avatar_id, "--avatars", str(tmp_path / "avatars")]
+    outcome = CliRunner().invoke(app, [*command, "--replace"])
+    assert outcome.exit_code == 1
+    assert re.search(r"id .* cannot be used", outcome.stderr)
     assert (tmp_path / "avatars" / "ben").is_dir()
 
 
@@ -306,7 +310,7 @@ def knowing(mask: tuple[int, int, int, int]) -> onnx.ModelProto:
 
 
 def test_the_network_tells_which_mask_it_was_trained_with():
-    source = AvatarSource.read(stages.ROOT / "avatars" / "demo")
+    source = AvatarSource.read(home.AVATARS / "demo")
     frames = [frame for frame, _ in zip(source.frames(), range(4), strict=False)]
     crops = np.stack([face_crop(f, b) for f, b in zip(frames, source.read_boxes(), strict=False)])
     for name, mask in MASKS.items():

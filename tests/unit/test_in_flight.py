@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import in_flight
-from in_flight import SOON, Full, InFlight, leave
+
+from lipsync_mel import in_flight
+from lipsync_mel.in_flight import SOON, Full, InFlight, leave
 
 SECOND = 1_000_000_000
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from client_fake import TIMELINE, WAIT_S, running
 from live_fake import FRAME, LiveFake, check_speech, check_steady, idle_picture, positions_asked
+
 from lipsync_client import (
     AsyncClient,
     InvalidRequest,

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from lipsync_client import AudioError, Timeline, to_speech
-from lipsync_client.live_footage import Walk, looped
-from lipsync_client.live_speech import Resampler, Speech
+from lipsync_client.live.footage import Walk, looped
+from lipsync_client.live.speech import Resampler, Speech
 from lipsync_client.wire import Avatar
-from loop import footage_index
+from lipsync_composite.loop import footage_index
 
 LINE = Timeline(16_000, 25, 6_321, 7_240, 32, 28_800_000)
 RATES = [8_000, 11_025, 16_000, 22_050, 24_000, 44_100, 48_000]

@@ -2,19 +2,22 @@
 
 from pathlib import Path
 
+import librosa
 import numpy as np
 import pytest
-import mel
-import timeline
-from filterbank import make_filterbank
+
+from lipsync_mel import mel, timeline
 from speech import babble, reference_rows
 
 
 @pytest.fixture(scope="module")
-def filterbank(tmp_path_factory) -> "mel.scipy.sparse.csr_matrix":
-    path = tmp_path_factory.mktemp("mel") / "filterbank.npy"
-    make_filterbank(path)
-    return mel.load_filterbank(path)
+def filterbank() -> "mel.scipy.sparse.csr_matrix":
+    return mel.load_filterbank()
+
+
+def test_the_stored_filterbank_is_librosas():
+    expected = librosa.filters.mel(sr=16_000, n_fft=800, n_mels=80, fmin=55, fmax=7600)
+    np.testing.assert_array_equal(np.load(mel.FILTERBANK), expected)
 
 
 def windows_of(filterbank, audio, start, samples, first, count):
@@ -88,11 +91,6 @@ def test_end_rules_touch_only_the_last_frames(filterbank):
     open_, _ = windows_of(filterbank, padded, 0, None, 0, timeline.frame_total(len(speech)))
     np.testing.assert_array_equal(ended[:90], open_[:90])
     assert not np.array_equal(ended[-8:], open_[-8:])
-
-
-def test_missing_filterbank_says_how_to_make_it(tmp_path):
-    with pytest.raises(FileNotFoundError, match="make build"):
-        mel.load_filterbank(tmp_path / "filterbank.npy")
 
 
 def test_filterbank_of_another_shape_is_refused(tmp_path: Path):

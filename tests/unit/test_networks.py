@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the networks' definition needs the train extra")
 
-from networks import (  # noqa: E402
+from lipsync_studio.networks import (  # noqa: E402
     AudioEncoder,
     CheckpointError,
     UNet,

@@ -9,9 +9,10 @@ import onnx
 import onnx.parser
 import onnxruntime as ort
 import pytest
-from batch import run_in_parts, run_joined
-from device_buffers import KEPT, DeviceBuffers
-from session import open_network, providers, session_options, thread_budget
+
+from lipsync_onnx.batch import run_in_parts, run_joined
+from lipsync_onnx.device_buffers import KEPT, DeviceBuffers
+from lipsync_onnx.session import open_network, providers, session_options, thread_budget
 
 LOOKUP = """
 <ir_version: 8, opset_import: ["" : 17]>

@@ -10,15 +10,16 @@ import onnx.parser
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-import stages
-from assets import key_name
-from avatar import Avatar
-from avatar_source import AvatarSource, SourceError, face_crop
-from build import build
-from graphs import expand_weights, served_encoder, served_unet
-from lipsync_client.packed import PackedError, draft_in, installed, unpack_file
-from loop import footage_index
-from package_avatar import model_names, package_avatar
+
+from lipsync_client.avatar_file.packed import PackedError, draft_in, installed, unpack_file
+from lipsync_composite.assets import key_name
+from lipsync_composite.avatar import Avatar
+from lipsync_composite.loop import footage_index
+from lipsync_server import home
+from lipsync_server.networks.graphs import expand_weights, served_encoder, served_unet
+from lipsync_server.repository.build import build
+from lipsync_server.repository.package import model_names, package_avatar
+from lipsync_server.repository.source import AvatarSource, SourceError, face_crop
 
 # The crop where it is visible, half of it where it is masked, plus the features' first value: shows every path.
 TOY_UNET = """
@@ -79,9 +80,9 @@ def write_source(folder: Path, **changes: str) -> Path:
 def bare_repository(folder: Path) -> Path:
     """The committed model repository, without build output."""
     generated = shutil.ignore_patterns(
-        "model.onnx", "*.crops", "avatar", "configs", "*.npy", "__pycache__", ".*cache", ".build*"
+        "model.onnx", "*.crops", "avatar", "configs", "__pycache__", ".*cache", ".build*"
     )
-    shutil.copytree(stages.REPOSITORY, folder, ignore=generated)
+    shutil.copytree(home.REPOSITORY, folder, ignore=generated)
     (folder / "lipsync" / "config.pbtxt").unlink(missing_ok=True)
     return folder
 
@@ -89,10 +90,7 @@ def bare_repository(folder: Path) -> Path:
 def hearing_repository(folder: Path) -> Path:
     """The same with a toy encoder, so that `LocalPipeline` can speak."""
     bare_repository(folder)
-    for stage in ("mel_preprocess", "audio_encoder"):
-        (folder / stage / "1").mkdir(exist_ok=True)
-    bank = np.random.default_rng(0).uniform(0, 0.02, (80, 401)).astype(np.float32)
-    np.save(folder / "mel_preprocess" / "1" / "filterbank.npy", bank)
+    (folder / "audio_encoder" / "1").mkdir(exist_ok=True)
     onnx.save(served_encoder(onnx.parser.parse_model(TOY_ENCODER)), folder / "audio_encoder" / "1" / "model.onnx")
     return folder
 
@@ -264,7 +262,6 @@ def test_only_what_changed_is_built_again(tmp_path, repository):
         return list(told)
 
     assert run() == [
-        "building the mel filterbank",
         "building the audio encoder",
         "building the audio encoder in INT8",
         "building the demo avatar",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -14,11 +13,12 @@ import onnx
 import onnx.parser
 import pytest
 from test_package_avatar import TOY_ENCODER, bare_repository, write_source
-from assets import key_name
-from avatar_source import AvatarSource
-from lipsync_client import packed
-from lipsync_client.packed import PackedError, draft_in, installed, remove, unpack_file
-from package_avatar import package_avatar
+
+from lipsync_client.avatar_file import packed
+from lipsync_client.avatar_file.packed import PackedError, draft_in, installed, remove, unpack_file
+from lipsync_composite.assets import key_name
+from lipsync_server.repository.package import package_avatar
+from lipsync_server.repository.source import AvatarSource
 
 
 def pack(folder: Path, repository: Path, to: Path | None = None, **changes: str) -> int:
@@ -231,9 +231,16 @@ def test_what_a_killed_process_left_is_swept_away_and_what_others_are_making_is_
 
 
 def test_ctrl_c_while_a_folder_is_packed_leaves_nothing(tmp_path, repository):
-    command = ["-m", "lipsync_client.cli", "avatars", "add", write_source(tmp_path / "toy"), "--repository", repository]
-    environment = {**os.environ, "PYTHONPATH": str(Path(packed.__file__).parents[1])}
-    adding = subprocess.Popen([sys.executable, *map(str, command)], env=environment, stderr=subprocess.PIPE, text=True)
+    command = [
+        "-m",
+        "lipsync_client.cli.main",
+        "avatars",
+        "add",
+        write_source(tmp_path / "toy"),
+        "--repository",
+        repository,
+    ]
+    adding = subprocess.Popen([sys.executable, *map(str, command)], stderr=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + 60
         while len(list(repository.glob(".pack-*"))) < 2:  # its own, and the packager's

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import shutil
 from fractions import Fraction
 from pathlib import Path
@@ -13,21 +14,32 @@ import cv2
 import numpy as np
 import pytest
 import yaml
-import stages
-from avatar_source import AvatarSource, SourceError, face_crop
-from evaluation import landmarks
-from evaluation.measures import envelope
-from prepare_avatar import Said, main, prepare_avatar
-from preparing import faces, watch
-from preparing.boxes import BRIDGE_TOP, LEFT, NOSE_TIP, RIGHT, raw_boxes, smooth_boxes
-from preparing.checks import offset_findings, offset_of, picture_findings, size_findings, speech_findings, usable_frames
-from preparing.inputs import open_input
-from preparing.loop import choose_loop, look
-from preparing.source_folder import write_footage
-from preparing.training_folder import Frames, read_clips
-from preparing.video import frames_of, sound_of, upright
+from typer.testing import CliRunner
+
+from lipsync_client.cli.main import app
+from lipsync_server import home
+from lipsync_server.repository.source import AvatarSource, SourceError, face_crop
+from lipsync_studio.evaluation.measures import envelope
+from lipsync_studio.faces import finder as faces
+from lipsync_studio.faces import landmarks
+from lipsync_studio.faces.wheel_file import cached_file
+from lipsync_studio.prepare import watch
+from lipsync_studio.prepare.boxes import BRIDGE_TOP, LEFT, NOSE_TIP, RIGHT, raw_boxes, smooth_boxes
+from lipsync_studio.prepare.checks import (
+    offset_findings,
+    offset_of,
+    picture_findings,
+    size_findings,
+    speech_findings,
+    usable_frames,
+)
+from lipsync_studio.prepare.inputs import open_input
+from lipsync_studio.prepare.loop import choose_loop, look
+from lipsync_studio.prepare.prepare import Said, prepare_avatar
+from lipsync_studio.prepare.source_folder import write_footage
+from lipsync_studio.prepare.training_folder import Frames, read_clips
+from lipsync_studio.prepare.video import frames_of, sound_of, upright
 from synctalk_dataset import FRAMES, write_dataset
-from wheel_file import cached_file
 
 
 def write_video(
@@ -208,7 +220,7 @@ COUNT = 60
 def film(tmp_path_factory) -> Path:
     """The demo's footage with the speech sample, as a camera would give it; 14 frames show a wall."""
     path = tmp_path_factory.mktemp("film") / "film.mp4"
-    source = AvatarSource.read(stages.ROOT / "avatars" / "demo")
+    source = AvatarSource.read(home.AVATARS / "demo")
     with av.open(str(path), "w") as file:
         video = file.add_stream("libx264", rate=25, options={"crf": "12", "preset": "veryfast"})
         sound = file.add_stream("aac", rate=16_000, layout="mono")
@@ -219,7 +231,7 @@ def film(tmp_path_factory) -> Path:
             file.mux(video.encode(av.VideoFrame.from_ndarray(shown, format="bgr24")))
         file.mux(video.encode())
         for first in range(0, COUNT * 640, 1024):
-            part = (stages.read_sample()[first : first + 1024] * 32767).astype(np.int16)
+            part = (home.read_sample()[first : first + 1024] * 32767).astype(np.int16)
             frame = av.AudioFrame.from_ndarray(part[None], format="s16", layout="mono")
             frame.rate, frame.pts = 16_000, first
             file.mux(sound.encode(frame))
@@ -242,14 +254,14 @@ def test_a_film_becomes_crops_boxes_sound_and_an_idle_loop(film, prepared):
     (clip,) = read_clips(work)
     seen = [*range(40), *range(54, COUNT)]
     assert np.flatnonzero(clip.frames.usable).tolist() == seen and np.isfinite(clip.frames.points[seen]).all()
-    demo = AvatarSource.read(stages.ROOT / "avatars" / "demo")
+    demo = AvatarSource.read(home.AVATARS / "demo")
     own = np.array(demo.read_boxes()[:COUNT])[seen]
     middle = clip.frames.boxes[seen, 0] + clip.frames.boxes[seen, 2] / 2
     assert np.abs(middle - own[:, 0] - own[:, 2] / 2).max() < 0.1 * own[0, 2]  # the same face
     pictures = list(frames_of(film))
     expected = face_crop(pictures[5], tuple(clip.frames.boxes[5].tolist()))
     assert np.abs(clip.crop(5).astype(int) - expected).mean() < 2
-    assert len(clip.sound) == COUNT * 640 and np.corrcoef(clip.sound, stages.read_sample()[: COUNT * 640])[0, 1] > 0.95
+    assert len(clip.sound) == COUNT * 640 and np.corrcoef(clip.sound, home.read_sample()[: COUNT * 640])[0, 1] > 0.95
     assert cv2.imread(str(work / "preview.png")).shape[1] == 1440
     facts = yaml.safe_load((target / "avatar.yaml").read_text())
     assert facts["id"] == "anna" and {p.name for p in target.iterdir()} == {"avatar.yaml", "footage.mp4", "boxes.csv"}
@@ -310,7 +322,7 @@ def test_an_interrupted_look_goes_on_where_it_was(film, tmp_path, monkeypatch):
 
 @needs_faces
 def test_a_dataset_with_its_own_boxes_is_prepared_with_these(tmp_path):
-    demo = stages.ROOT / "avatars" / "demo"
+    demo = home.AVATARS / "demo"
     dataset = tmp_path / "dataset"
     dataset.mkdir()
     for name in ("footage.mp4", "boxes.csv"):
@@ -338,13 +350,13 @@ def test_what_is_no_film_is_refused_and_nothing_is_written(tmp_path):
 
 
 @pytest.mark.parametrize("avatar_id", ["", ".", "../x", "/tmp/x", "x/y"])
-def test_an_id_that_leads_elsewhere_replaces_no_folder(tmp_path, monkeypatch, avatar_id):
+def test_an_id_that_leads_elsewhere_replaces_no_folder(tmp_path, avatar_id):
     """As with `--id "$ID"` where ID is not set."""
     (tmp_path / "avatars" / "ben").mkdir(parents=True)
-    command = ["prepare_avatar", "film.mp4", "--id", avatar_id, "--avatars", str(tmp_path / "avatars"), "--replace"]
-    monkeypatch.setattr("sys.argv", command)
-    with pytest.raises(SystemExit, match=r"prepare_avatar: id .* cannot be used"):
-        main()
+    command = ["avatars", "prepare", "film.mp4", "--id", avatar_id, "--avatars", str(tmp_path / "avatars")]
+    outcome = CliRunner().invoke(app, [*command, "--replace"])
+    assert outcome.exit_code == 1
+    assert re.search(r"id .* cannot be used", outcome.stderr)
     assert (tmp_path / "avatars" / "ben").is_dir()
 
 

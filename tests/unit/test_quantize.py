@@ -6,7 +6,8 @@ import onnx.parser
 import onnxruntime as ort
 import pytest
 from onnx import numpy_helper
-from quantize import most_damaged, quantize, quantize_within
+
+from lipsync_server.networks.quantize import most_damaged, quantize, quantize_within
 
 NETWORK = """
 <ir_version: 8, opset_import: ["" : 17]>

@@ -13,14 +13,15 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
+
 from lipsync_client import AvatarNotFound, LipsyncError, LoadFailed, Overloaded, ServerUnavailable
-from lipsync_client import registry as registry_module
-from lipsync_client.registry import PLACE_S, Registry
-from lipsync_client.registry_failures import BACK_OFF_S
-from lipsync_client.registry_leased import leased
-from lipsync_client.registry_policy import Candidate, Counters, choose_gpu, eviction_order
-from lipsync_client.registry_settings import RegistrySettings, SettingsError
-from lipsync_client.states import AvatarOverview, AvatarState, AvatarStats
+from lipsync_client.control.states import AvatarOverview, AvatarState, AvatarStats
+from lipsync_client.registry import registry as registry_module
+from lipsync_client.registry.failures import BACK_OFF_S
+from lipsync_client.registry.leased import leased
+from lipsync_client.registry.policy import Candidate, Counters, choose_gpu, eviction_order
+from lipsync_client.registry.registry import PLACE_S, Registry
+from lipsync_client.registry.settings import RegistrySettings, SettingsError
 
 SECONDS = 30
 IDS = ("anna", "ben", "cleo", "dora", "emil", "fay")

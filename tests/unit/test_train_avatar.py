@@ -15,16 +15,16 @@ from rich.console import Console
 
 torch = pytest.importorskip("torch", reason="training needs the train extra")
 
-import train_avatar as training  # noqa: E402
-from avatar_source import AvatarSource, SourceError  # noqa: E402
-from evaluation.landmarks import CORNERS, EYES, UNDER_LIP, UNDER_NOSE  # noqa: E402
-from graphs import expand_weights  # noqa: E402
-from preparing.boxes import LEFT, RIGHT  # noqa: E402
-from preparing.source_folder import write_boxes, write_facts, write_footage  # noqa: E402
-from preparing.training_folder import Frames, crop_file, write_frames, write_sound  # noqa: E402
-from training.runs import steps_with_progress  # noqa: E402
-from training.unet_examples import batch_of  # noqa: E402
-from training.video_source import APART, CHIN, VideoSource  # noqa: E402
+from lipsync_server.networks.graphs import expand_weights  # noqa: E402
+from lipsync_server.repository.source import AvatarSource, SourceError  # noqa: E402
+from lipsync_studio.faces.landmarks import CORNERS, EYES, UNDER_LIP, UNDER_NOSE  # noqa: E402
+from lipsync_studio.prepare.boxes import LEFT, RIGHT  # noqa: E402
+from lipsync_studio.prepare.source_folder import write_boxes, write_facts, write_footage  # noqa: E402
+from lipsync_studio.prepare.training_folder import Frames, crop_file, write_frames, write_sound  # noqa: E402
+from lipsync_studio.training import avatar as training  # noqa: E402
+from lipsync_studio.training.runs import steps_with_progress  # noqa: E402
+from lipsync_studio.training.unet_examples import batch_of  # noqa: E402
+from lipsync_studio.training.video_source import APART, CHIN, VideoSource  # noqa: E402
 
 COUNT, CUT, BOX = 100, 60, (40, 20, 164)  # frames of each of two clips; where the first one has a cut
 
@@ -124,8 +124,8 @@ def test_training_stops_goes_on_and_leaves_an_avatar(prepared, monkeypatch):
     work, avatars = prepared
     for name, steps in (("LISTENING", 2), ("COARSE", 1)):
         monkeypatch.setattr(training, name, steps)
-    monkeypatch.setattr("training.listen_first.BATCH", 4)
-    monkeypatch.setattr("training.coarse_first.FACES", 1)
+    monkeypatch.setattr("lipsync_studio.training.listen_first.BATCH", 4)
+    monkeypatch.setattr("lipsync_studio.training.coarse_first.FACES", 1)
     monkeypatch.setitem(training.FACES, "cpu", 1)
     measured, handler = [], signal.getsignal(signal.SIGINT)
 
@@ -178,7 +178,7 @@ def test_ctrl_c_in_the_head_start_ends_it_and_says_that_nothing_is_saved(prepare
     monkeypatch.setattr(training, "listen_first", listen)
     monkeypatch.setattr(training, "LISTENING", 300)
     monkeypatch.setattr(training, "coarse_first", lambda *_: pytest.fail("went on"))
-    for module in ("train_avatar", "training.runs"):
+    for module in ("lipsync_studio.training.avatar", "lipsync_studio.training.runs"):
         monkeypatch.setattr(f"{module}.console", shown)
     with training.Stop() as stop:
         assert training.train_network(source, "half", 8, tmp_path, torch.device("cpu"), stop) is None

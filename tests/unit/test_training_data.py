@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from itertools import pairwise
 
@@ -13,27 +12,24 @@ import scipy.sparse
 
 torch = pytest.importorskip("torch", reason="training needs the train extra")
 
-import stages  # noqa: E402
-
-sys.path.append(str(stages.ROOT / "scripts" / "rendered"))  # they import each other; what needs Blender is not tested
-
+from lipsync_mel import mel, timeline  # noqa: E402
+from lipsync_server import home  # noqa: E402
+from lipsync_server.repository.source import AvatarSource  # noqa: E402
+from lipsync_studio.corpus import speech_data  # noqa: E402
+from lipsync_studio.corpus.espeak_voices import VOICES, Espeak  # noqa: E402
+from lipsync_studio.corpus.features import SpokenFrames, encode, spoken_frames  # noqa: E402
+from lipsync_studio.corpus.mouth_curves import MOUTH, mouth_curves, phones_from_ipa  # noqa: E402
+from lipsync_studio.corpus.sentences import sentences  # noqa: E402
+from lipsync_studio.networks import UNet  # noqa: E402
+from lipsync_studio.training.encoder import closed  # noqa: E402
+from lipsync_studio.training.heard import as_heard, of_each_frame  # noqa: E402
+from lipsync_studio.training.shipped_encoder import FOLDER, read_encoder, read_listener  # noqa: E402
+from lipsync_studio.training.unet_examples import WHOLE, Places  # noqa: E402
+from lipsync_studio.training.unet_training import speak  # noqa: E402
 from mouth_shapes import units_of  # noqa: E402
 from mouth_states import as_dict  # noqa: E402
 from portrait import FRAMES, pose_at  # noqa: E402
 from train import PLACES as DEMO_PLACES  # noqa: E402
-import timeline  # noqa: E402
-from avatar_source import AvatarSource  # noqa: E402
-from networks import UNet  # noqa: E402
-from train_encoder import closed  # noqa: E402
-from training import speech_data  # noqa: E402
-from training.espeak_voices import VOICES, Espeak  # noqa: E402
-from training.features import SpokenFrames, encode, spoken_frames  # noqa: E402
-from training.heard import as_heard, of_each_frame  # noqa: E402
-from training.mouth_curves import MOUTH, mouth_curves, phones_from_ipa  # noqa: E402
-from training.sentences import sentences  # noqa: E402
-from training.shipped_encoder import FOLDER, read_encoder, read_listener  # noqa: E402
-from training.unet_examples import WHOLE, Places  # noqa: E402
-from training.unet_training import speak  # noqa: E402
 
 LOUD = np.full(32_000, 0.3, np.float32)
 
@@ -165,7 +161,7 @@ def test_training_shows_starts_of_speeches_far_more_often_than_they_come():
 
 
 def test_the_demo_is_trained_with_the_mask_that_it_is_served_with():
-    assert AvatarSource.read(stages.ROOT / "avatars" / "demo").mask == DEMO_PLACES.mask
+    assert AvatarSource.read(home.AVATARS / "demo").mask == DEMO_PLACES.mask
 
 
 def test_what_moves_as_the_demo_speaks_is_under_its_mask_and_all_of_that_is_learnt():
@@ -231,8 +227,8 @@ def test_the_shipped_encoder_reads_back_to_what_is_served():
 
 def test_the_shipped_listener_hears_silence_and_open_mouths(tmp_path):
     """The listener that U-Nets are trained with belongs to the encoder that is served."""
-    encoder, listener, bank, heard = read_encoder(), read_listener(), speech_data.load_filterbank(tmp_path), []
-    for audio in (np.zeros(32_000, np.float32), stages.read_sample()):
+    encoder, listener, bank, heard = read_encoder(), read_listener(), mel.load_filterbank(), []
+    for audio in (np.zeros(32_000, np.float32), home.read_sample()):
         rows = torch.from_numpy(encode(encoder, bank, audio))
         with torch.no_grad():
             heard.append(listener(of_each_frame(rows))[:, MOUTH.index("open")].numpy())

@@ -14,10 +14,11 @@ import pytest
 from client_fake import running
 from typer.testing import CliRunner
 from web_fake import WebFake, serving
+
 from lipsync_client import LipsyncError, web
-from lipsync_client.cli import app
-from lipsync_client.states import AvatarOverview, AvatarState
-from lipsync_client.web import command
+from lipsync_client.cli import web as command
+from lipsync_client.cli.main import app
+from lipsync_client.control.states import AvatarOverview, AvatarState
 from lipsync_client.web.faces import Faces
 from lipsync_client.web.voice import PROGRAMS, Voice
 from live_clock import TestClock, run

@@ -14,6 +14,7 @@ from client_fake import running
 from live_fake import idle_picture
 from web_fake import RATE, WAIT_S, Browser, Shown, WebFake, serving
 from websockets.exceptions import InvalidStatus
+
 from lipsync_client import LipsyncError
 from live_clock import run
 

@@ -15,6 +15,7 @@ import uvicorn
 from live_fake import LiveFake
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
+
 from lipsync_client import AsyncClient
 from lipsync_client.web.app import create_app
 from lipsync_client.web.faces import Faces

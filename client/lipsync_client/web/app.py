@@ -15,14 +15,14 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from ..aio import AsyncClient
-from ..errors import LipsyncError
-from ..live_frame import Clock, LoopClock
-from .connection import Connection
-from .faces import Faces
-from .protocol import Close, Refused
-from .settings import Settings
-from .voice import Voice
+from lipsync_client.aio import AsyncClient
+from lipsync_client.errors import LipsyncError
+from lipsync_client.live.frame import Clock, LoopClock
+from lipsync_client.web.connection import Connection
+from lipsync_client.web.faces import Faces
+from lipsync_client.web.protocol import Close, Refused
+from lipsync_client.web.settings import Settings
+from lipsync_client.web.voice import Voice
 
 __all__ = ["create_app"]
 

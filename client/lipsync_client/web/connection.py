@@ -10,12 +10,12 @@ from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from ..aio import AsyncClient
-from ..errors import LipsyncError
-from ..live import LiveSession
-from ..live_frame import Clock
-from .faces import Faces
-from .protocol import (
+from lipsync_client.aio import AsyncClient
+from lipsync_client.errors import LipsyncError
+from lipsync_client.live.frame import Clock
+from lipsync_client.live.session import LiveSession
+from lipsync_client.web.faces import Faces
+from lipsync_client.web.protocol import (
     RATES,
     VERSION,
     Close,
@@ -28,9 +28,9 @@ from .protocol import (
     parse_sound,
     text_of,
 )
-from .settings import Settings
-from .speaker import Speaker
-from .voice import Voice
+from lipsync_client.web.settings import Settings
+from lipsync_client.web.speaker import Speaker
+from lipsync_client.web.voice import Voice
 
 __all__ = ["Connection"]
 

@@ -6,9 +6,9 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from .. import wire
-from ..errors import LipsyncError
-from ..registry import Registry
+from lipsync_client import wire
+from lipsync_client.errors import LipsyncError
+from lipsync_client.registry.registry import Registry
 
 __all__ = ["Faces"]
 

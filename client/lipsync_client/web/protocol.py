@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..live_frame import LiveFrame
+from lipsync_client.live.frame import LiveFrame
 
 __all__ = [
     "RATES",

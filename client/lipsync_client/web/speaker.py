@@ -7,11 +7,11 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from ..errors import LipsyncError
-from ..live import LiveSession
-from .protocol import Refused
-from .settings import Settings
-from .voice import Voice
+from lipsync_client.errors import LipsyncError
+from lipsync_client.live.session import LiveSession
+from lipsync_client.web.protocol import Refused
+from lipsync_client.web.settings import Settings
+from lipsync_client.web.voice import Voice
 
 __all__ = ["Speaker"]
 

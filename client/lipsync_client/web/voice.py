@@ -9,7 +9,7 @@ import unicodedata
 import wave
 from pathlib import Path
 
-from ..errors import LipsyncError
+from lipsync_client.errors import LipsyncError
 
 __all__ = ["Voice"]
 

@@ -11,8 +11,9 @@ import cv2
 import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
-import in_flight
-from compose import Avatars, InvalidRequest, check_count, compose
+
+from lipsync_composite.compose import Avatars, InvalidRequest, check_count, compose
+from lipsync_mel import in_flight
 
 
 class TritonPythonModel:

@@ -2,14 +2,11 @@
 
 import json
 import time
-from pathlib import Path
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-import in_flight
-import mel
-import speech_request
-import timeline
+
+from lipsync_mel import in_flight, mel, speech_request, timeline
 
 
 def _array(request, name):
@@ -32,7 +29,7 @@ class TritonPythonModel:
                     f"config.pbtxt states {name} = {stated.get(name)}, timeline.py has {value}: they must agree"
                 )
         self.on_the_way = in_flight.InFlight(in_flight.server_file(), int(stated["max_in_flight"]))
-        self.filterbank = mel.load_filterbank(Path(__file__).with_name("filterbank.npy"))
+        self.filterbank = mel.load_filterbank()
 
     def execute(self, requests):
         return [self._answer(request) for request in requests]

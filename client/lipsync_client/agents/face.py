@@ -1,0 +1,248 @@
+"""A voice agent's face: a live session for pipelines, in which the speech is heard whatever becomes of the pictures."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lipsync_client import wire
+from lipsync_client.agents.line import Line, Mark, Slice
+from lipsync_client.aio import AsyncClient
+from lipsync_client.errors import LipsyncError
+from lipsync_client.live.frame import Clock, LiveFrame, LoopClock
+from lipsync_client.live.session import LiveSession
+from lipsync_client.media.audio import to_speech
+
+__all__ = ["AgentFace", "Mark", "Moment", "Slice", "rgb"]
+
+PATIENCE_S = 2.0  # a listener waits no longer for a server than this; then the speech goes on without the mouth
+RETRY_S = 2.0  # pause between two questions whether a server is back
+BUFFER_S = 30.0  # of sound that waits, as in the session
+PAUSE_S = 0.2  # without new sound for so long, what the look-ahead holds back is shown as if silence followed
+FPS = 25
+
+
+def rgb(jpeg: bytes) -> tuple[bytes, tuple[int, int]]:
+    """A JPEG's pixels, shape = (height, width, 3), as bytes; and (width, height). Takes milliseconds: use a thread."""
+    with Image.open(io.BytesIO(jpeg)) as image:
+        return image.convert("RGB").tobytes(), image.size
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What is to be seen and heard for one frame's time.
+
+    Attributes:
+        turn: the face's `turn` when this moment was made: if the face's is another now, an interruption has come since.
+        jpeg: the picture; None while no server was ever reached.
+        sound: int16, shape = (n,): one frame long, or shorter where the speech goes on without the face; None where
+            nothing is said.
+        rate: its samples a second: the face's `sound_rate`, without the face the rate that was pushed.
+        owner: what `push` was given with that sound.
+        marks: those that have been reached: all sound before them is in this moment or an earlier one.
+        error: why the speech goes on without the face; given once when that begins.
+    """
+
+    turn: int
+    jpeg: bytes | None
+    sound: NDArray[np.int16] | None
+    rate: int
+    owner: Any
+    marks: list[Any]
+    error: LipsyncError | None
+
+
+class AgentFace:
+    """A face for one voice: sound and marks go in, in order; one moment after the other comes out, 25 a second.
+
+    While no server answers, the speech is heard all the same, over the pictures that are here. The next speech after
+    a server has come back has its face again.
+
+    >>> await face.open()
+    >>> async for moment in face:
+    ...     show(moment.jpeg), play(moment.sound)
+
+    Args:
+        servers: as for `LiveSession`.
+        avatar: whose face.
+        sound_rate: samples a second of the moments' sound, a multiple of 25.
+        clock: where the time comes from; the event loop's own by default.
+    """
+
+    def __init__(
+        self,
+        servers: str | Sequence[str] | AsyncClient = wire.DEFAULT_URL,
+        *,
+        avatar: str = wire.SHIPPED_AVATAR,
+        sound_rate: int,
+        clock: Clock | None = None,
+    ) -> None:
+        self._clock: Clock = clock or LoopClock()
+        self._session = LiveSession(
+            servers, avatar=avatar, sound_rate=sound_rate, patience=PATIENCE_S, clock=self._clock
+        )
+        self.sound_rate = sound_rate
+        self.turn = 0  # interruptions so far
+        self._line = Line(FPS)
+        self._talking = False  # sound has come since the last end or interruption
+        self._rate = 0  # of that sound
+        self._last_push = 0.0
+        self._passes = False  # what is pushed, and what waits, is heard without the face
+        self._opened = False
+        self._closed = False
+        self._due: float | None = None  # the next moment, until there was a session to tell
+        self._report: LipsyncError | None = None
+        self._asking: asyncio.Task[None] | None = None  # whether a server is back; while it runs, none is
+
+    @property
+    def session(self) -> LiveSession:
+        """The live session within; for its facts."""
+        return self._session
+
+    @property
+    def waiting(self) -> list[Slice]:
+        """The sound that was not heard yet."""
+        return list(self._line.slices)
+
+    @property
+    def waiting_s(self) -> float:
+        """Seconds of it."""
+        return self._line.seconds
+
+    @property
+    def pending(self) -> bool:
+        """Something that went in, be it a mark, has not come out yet."""
+        return bool(self._line)
+
+    async def open(self) -> None:
+        """Connect. Does not raise if no server answers: a moment will report it, and the speech be heard."""
+        try:
+            await self._session.open()
+            self._opened = True
+        except LipsyncError as error:
+            await self._lose(error)
+
+    async def push(self, samples: NDArray[Any], rate: int, owner: Any = None) -> None:
+        """The next piece of speech. Waits while half a minute of it has not been heard yet.
+
+        Args:
+            samples: as for `to_speech`.
+            rate: samples a second.
+            owner: handed on with the moments that have this sound.
+
+        Raises:
+            AudioError, InvalidRequest: unusable samples.
+        """
+        sound = wire.check_speech(to_speech(samples, rate, to_rate=rate))  # before anything of it waits to be heard
+        if not len(sound):
+            return
+        if self._talking and rate != self._rate:
+            await self.end()
+        if not self._talking and self._away:
+            self._passes = True
+        self._talking, self._rate, self._last_push = True, rate, self._clock.now()
+        self._line.put(sound, rate, owner)
+        if not self._passes:
+            await self._session.push(sound, rate)
+        while self._passes and self.waiting_s > BUFFER_S:
+            await self._clock.sleep_until(self._clock.now() + 1 / FPS)
+
+    async def end(self) -> None:
+        """The speech is complete."""
+        if self._talking and not self._passes:
+            self._line.end(known=await self._session.end_speech() is not None)
+        self._talking = False
+
+    def mark(self, value: Any) -> None:
+        """Put a mark behind everything that was pushed. A moment brings it back when it is reached."""
+        self._line.mark(value)
+
+    async def interrupt(self) -> list[Slice | Mark]:
+        """Be silent at once. What was not heard yet is dropped. Returns it, and the marks that were not reached."""
+        self._talking = self._passes = False
+        self.turn += 1
+        await self._session.interrupt()
+        return self._line.clear()
+
+    async def close(self) -> None:
+        """End the iterator and every connection."""
+        self._closed = True
+        if self._asking:
+            self._asking.cancel()
+            await asyncio.wait([self._asking])
+        await self._session.close()
+
+    def __aiter__(self) -> AgentFace:
+        return self
+
+    async def __anext__(self) -> Moment:
+        frame = await self._frame()
+        sound, rate, owner = None, self.sound_rate, self._line.next_owner()
+        if frame and frame.audio_span:
+            start, stop = frame.audio_span
+            sound = frame.audio
+            marks = self._line.heard((stop - start) / self._session.timeline.sample_rate, last=frame.last)
+        elif self._passes:
+            slice, marks = self._line.take()
+            if slice:
+                sound, rate = slice.samples, slice.rate
+            self._passes = self._talking or self.pending
+        else:
+            marks = self._line.heard(0)
+        if self._starved(frame):
+            await self.end()
+        report, self._report = self._report, None
+        pcm = None if sound is None else np.clip(np.rint(sound * 32768), -32768, 32767).astype(np.int16)
+        return Moment(self.turn, frame.jpeg if frame else None, pcm, rate, owner, marks, report)
+
+    async def _frame(self) -> LiveFrame | None:
+        """The session's next frame, at its time; None, just as often, until there was a session."""
+        if self._closed:
+            raise StopAsyncIteration
+        while self._opened:
+            try:
+                return await anext(self._session)
+            except LipsyncError as error:
+                await self._lose(error)
+        self._due = max(self._due or 0.0, self._clock.now() - 1 / FPS) + 1 / FPS
+        await self._clock.sleep_until(self._due)
+        return None
+
+    def _starved(self, frame: LiveFrame | None) -> bool:
+        """Nothing is left but what the look-ahead holds back, and no more comes: a pause of the synthesiser."""
+        if not self._talking or self._clock.now() - self._last_push < PAUSE_S:
+            return False
+        if self._passes or frame is None:
+            return not self.waiting_s
+        line = self._session.timeline
+        return not frame.audio_span and self.waiting_s <= line.samples_after / line.sample_rate + 1 / line.fps
+
+    @property
+    def _away(self) -> bool:
+        return not self._opened or bool(self._asking and not self._asking.done())
+
+    async def _lose(self, error: LipsyncError) -> None:
+        """The servers are away: all sound that was not heard yet is heard without the face."""
+        if not self._asking or self._asking.done():
+            self._report = error
+            self._asking = asyncio.create_task(self._ask())
+        self._passes = True
+        await self._session.interrupt()
+
+    async def _ask(self) -> None:
+        """Return when a server is back."""
+        while True:
+            await self._clock.sleep_until(self._clock.now() + RETRY_S)
+            try:
+                await self._session.check()
+            except LipsyncError:
+                continue
+            self._opened = True
+            return

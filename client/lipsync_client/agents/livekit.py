@@ -1,0 +1,181 @@
+"""LiveKit Agents: a `VideoGenerator` for `AvatarRunner`, and a session that puts it into the agent's own process.
+
+    avatar = LipsyncAvatar("127.0.0.1:8001")
+    await avatar.start(session, ctx.room)  # before session.start(...)
+
+Needs the `livekit` extra of this package.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+
+import numpy as np
+from livekit import rtc
+from livekit.agents import AgentSession
+from livekit.agents.voice.avatar import (
+    AudioSegmentEnd,
+    AvatarOptions,
+    AvatarRunner,
+    QueueAudioOutput,
+    VideoGenerator,
+)
+
+from lipsync_client import wire
+from lipsync_client.agents.face import AgentFace, rgb
+from lipsync_client.aio import AsyncClient
+from lipsync_client.errors import InvalidRequest
+
+__all__ = ["LipsyncAvatar", "LipsyncVideoGenerator"]
+
+logger = logging.getLogger(__name__)
+
+VIDEO_BITS_PER_S = 2_500_000  # at most
+
+
+class LipsyncVideoGenerator(VideoGenerator):
+    """Speech in; pictures, their sound and the ends of speeches out. Open it before use.
+
+    While no server answers, that is logged once, and the speech is heard over the pictures that are here.
+
+    Args:
+        servers: host:port of a Triton's gRPC endpoint, several of them, or an `AsyncClient`.
+        avatar: whose face.
+        sample_rate: of the sound given and of the sound that comes out, a multiple of 25.
+    """
+
+    def __init__(
+        self,
+        servers: str | Sequence[str] | AsyncClient = wire.DEFAULT_URL,
+        *,
+        avatar: str = wire.SHIPPED_AVATAR,
+        sample_rate: int = 24_000,
+    ) -> None:
+        self._face = AgentFace(servers, avatar=avatar, sound_rate=sample_rate)
+
+    async def open(self) -> AvatarOptions:
+        """Connect.
+
+        Returns:
+            What `AvatarRunner` must know.
+
+        Raises:
+            LipsyncError: no server answers; without one the size of the video is unknown.
+        """
+        await self._face.session.open()
+        await self._face.open()
+        avatar, line = self._face.session.avatar, self._face.session.timeline
+        return AvatarOptions(
+            video_width=avatar.frame_width,
+            video_height=avatar.frame_height,
+            video_fps=line.fps,
+            audio_sample_rate=self._face.sound_rate,
+            audio_channels=1,
+        )
+
+    async def push_audio(self, frame: rtc.AudioFrame | AudioSegmentEnd) -> None:
+        """The next piece of speech, or its end. Waits while half a minute of it has not been shown yet.
+
+        Raises:
+            InvalidRequest: speech at another rate than `sample_rate`, which LiveKit's tracks would not take either.
+        """
+        if isinstance(frame, AudioSegmentEnd):
+            await self._face.end()
+            self._face.mark(frame)
+        elif frame.sample_rate != self._face.sound_rate:
+            raise InvalidRequest(
+                f"the speech has {frame.sample_rate} samples a second, but this avatar was made for "
+                f"{self._face.sound_rate}; give it sample_rate={frame.sample_rate}"
+            )
+        else:
+            sound = np.frombuffer(frame.data, np.int16).reshape(-1, frame.num_channels)
+            await self._face.push(sound, frame.sample_rate)
+
+    async def clear_buffer(self) -> None:
+        """Be silent at once: nothing of the speech is given any more, its end included."""
+        await self._face.interrupt()
+
+    async def aclose(self) -> None:
+        """End the iterator and the connections."""
+        await self._face.close()
+
+    async def __aiter__(self) -> AsyncIterator[rtc.VideoFrame | rtc.AudioFrame | AudioSegmentEnd]:
+        async for moment in self._face:
+            if moment.error:
+                logger.warning("the speech goes on without the avatar: %s", moment.error)
+            if moment.jpeg:
+                pixels, (width, height) = await asyncio.to_thread(rgb, moment.jpeg)
+                if moment.turn == self._face.turn:
+                    yield rtc.VideoFrame(width, height, rtc.VideoBufferType.RGB24, pixels)
+            if moment.sound is not None and moment.turn == self._face.turn:
+                yield rtc.AudioFrame(moment.sound.tobytes(), moment.rate, 1, len(moment.sound))
+            for mark in moment.marks:
+                if moment.turn == self._face.turn:
+                    yield mark
+
+
+class _Runner(AvatarRunner):
+    """Publishes the picture once and at its full rate. LiveKit's default encodes a large one three times, in software,
+    and gives viewers of the smaller copies fewer frames."""
+
+    async def _publish_track(self) -> None:
+        async with self._lock:
+            await self._room_connected_fut
+            participant = self._room.local_participant
+            sound = rtc.LocalAudioTrack.create_audio_track("avatar_audio", self._audio_source)
+            self._audio_publication = await participant.publish_track(
+                sound, rtc.TrackPublishOptions(source=rtc.TrackSource.SOURCE_MICROPHONE)
+            )
+            await self._audio_publication.wait_for_subscription()
+            picture = rtc.LocalVideoTrack.create_video_track("avatar_video", self._video_source)
+            self._video_publication = await participant.publish_track(
+                picture,
+                rtc.TrackPublishOptions(
+                    source=rtc.TrackSource.SOURCE_CAMERA,
+                    video_codec=rtc.VideoCodec.H264,
+                    simulcast=False,
+                    video_encoding=rtc.VideoEncoding(
+                        max_bitrate=VIDEO_BITS_PER_S, max_framerate=self._options.video_fps
+                    ),
+                ),
+            )
+
+    def _on_clear_buffer(self) -> None:
+        super()._on_clear_buffer()
+        task = asyncio.create_task(self._av_sync.clear_queue())  # the last 0.1 s before the room is not said either
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+class LipsyncAvatar:
+    """Gives an agent a face from within its own process: what it says goes through the avatar into the room.
+
+    Args:
+        servers, avatar, sample_rate: as for `LipsyncVideoGenerator`.
+    """
+
+    def __init__(
+        self,
+        servers: str | Sequence[str] | AsyncClient = wire.DEFAULT_URL,
+        *,
+        avatar: str = wire.SHIPPED_AVATAR,
+        sample_rate: int = 24_000,
+    ) -> None:
+        self._generator = LipsyncVideoGenerator(servers, avatar=avatar, sample_rate=sample_rate)
+        self._runner: AvatarRunner | None = None
+
+    async def start(self, agent_session: AgentSession, room: rtc.Room) -> None:
+        """Call it before the agent session's own `start`. Raises LipsyncError if no server answers."""
+        options = await self._generator.open()
+        sink = QueueAudioOutput(sample_rate=options.audio_sample_rate, wait_playback_start=True)
+        self._runner = _Runner(room, audio_recv=sink, video_gen=self._generator, options=options)
+        await self._runner.start()
+        agent_session.output.replace_audio_tail(sink)
+
+    async def aclose(self) -> None:
+        """Take the face out of the room."""
+        if self._runner:
+            await self._runner.aclose()
+        await self._generator.aclose()

@@ -1,0 +1,134 @@
+"""`lipsync avatars`: which avatars a server has, and putting them into its repository."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lipsync_client import wire
+from lipsync_client.avatar_file import packed
+from lipsync_client.avatar_file.packed import check_id, draft_in, folders_of, installed, unpack_file
+from lipsync_client.cli.common import LOAD_TIMEOUT, Server, out
+from lipsync_client.cli.tables import overview_table, stats_table
+from lipsync_client.control.control import Control
+from lipsync_client.errors import AvatarNotFound, LipsyncError, ServerUnavailable
+
+GONE_S = 60.0  # seconds that running requests get before an avatar's files go
+
+AvatarId = Annotated[str, typer.Argument(help="The avatar's name.")]
+Repository = Annotated[
+    Path, typer.Option(envvar="LIPSYNC_REPOSITORY", help="The folder that the server serves its models from.")
+]
+
+
+def list_avatars(server: Server = wire.DEFAULT_URL) -> None:
+    """Show every avatar in the server's repository: its state, what it runs on, and what it did since it was loaded."""
+    with Control(server) as control:
+        out.print(overview_table(control.overview()))
+
+
+def load(avatar: AvatarId, server: Server = wire.DEFAULT_URL) -> None:
+    """Load an avatar, or load it anew after its files have changed."""
+    with Control(server, timeout=LOAD_TIMEOUT) as control:
+        control.load(avatar)
+        out.print(f"Loaded {avatar}", highlight=False)
+
+
+def unload(avatar: AvatarId, server: Server = wire.DEFAULT_URL) -> None:
+    """Unload an avatar; the others stay."""
+    with Control(server) as control:
+        control.unload(avatar)
+        control.wait_until_gone(avatar, GONE_S)
+        out.print(f"Unloaded {avatar}", highlight=False)
+
+
+def stats(
+    avatar: Annotated[str, typer.Argument(help="The avatar's name.")] = wire.SHIPPED_AVATAR,
+    server: Server = wire.DEFAULT_URL,
+) -> None:
+    """Show what an avatar has done since it was loaded."""
+    with Control(server) as control:
+        out.print(stats_table(avatar, control.stats(avatar)))
+
+
+def add(
+    source: Annotated[
+        Path, typer.Argument(help="A packed avatar (package_avatar.py --to), or in a checkout an avatar's folder.")
+    ],
+    repository: Repository = Path("model_repository"),
+    server: Server = wire.DEFAULT_URL,
+) -> None:
+    """Put an avatar into the server's repository and load it; one of the same name is replaced while it serves.
+
+    If the server cannot load it, or you press Ctrl-C, the repository is as before, and the version that served goes on
+    serving.
+
+    Example: `lipsync avatars add anna.zip --repository model_repository`
+    """
+    with draft_in(repository) as draft, tempfile.TemporaryDirectory() as folder:
+        file = _pack(source, repository, Path(folder) / "avatar.zip") if source.is_dir() else source
+        avatar = unpack_file(file, draft)
+        with Control(server, timeout=LOAD_TIMEOUT) as control:
+            says = _install(draft, avatar, repository, control)
+        out.print(says, highlight=False)
+
+
+def remove(
+    avatar: AvatarId, repository: Repository = Path("model_repository"), server: Server = wire.DEFAULT_URL
+) -> None:
+    """Unload an avatar and take it out of the server's repository. Its source folder is not touched."""
+    with Control(server) as control:
+        check_id(avatar)
+        if (repository / folders_of(avatar)[1]).is_dir():
+            with suppress(AvatarNotFound, ServerUnavailable):
+                control.unload(avatar)
+                control.wait_until_gone(avatar, GONE_S)
+        packed.remove(avatar, repository)
+        out.print(f"Removed {avatar}", highlight=False)
+
+
+def _pack(source: Path, repository: Path, file: Path) -> Path:
+    """Pack an avatar's source folder, where the packager is at hand."""
+    command = [sys.executable, "-m", "lipsync_server.repository.package", str(source)]
+    command += ["--repository", str(repository), "--to", str(file)]
+    # In a session of its own, so that Ctrl-C reaches it once, from here.
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as packing:
+        try:
+            said = packing.communicate()[1]
+        except BaseException:
+            packing.send_signal(signal.SIGINT)  # it takes away what it has begun
+            packing.wait()
+            raise
+    if packing.returncode:
+        reason = said.strip().splitlines()[-1:] or ["no reason given"]
+        raise LipsyncError(f"{source} could not be packed: {reason[0].removeprefix('package_avatar: ')}")
+    return file
+
+
+def _install(draft: Path, avatar: str, repository: Path, control: Control) -> str:
+    """Put a packed avatar in place and load it; returns what to tell. If it cannot be loaded, all is as before."""
+    try:
+        served = control.ready(avatar)
+    except ServerUnavailable:
+        with installed(draft, avatar, repository):
+            return f"Added {avatar}; no server answers at {control.url}, so that it was not tried there."
+    try:
+        with installed(draft, avatar, repository):
+            control.load(avatar)
+    except AvatarNotFound:
+        raise LipsyncError(
+            f"The server at {control.url} does not serve from {repository}: name its folder with --repository."
+        ) from None
+    except BaseException:  # Ctrl-C too
+        if served:  # parts of the new version may have been loaded before one failed
+            with suppress(LipsyncError):
+                control.load(avatar)
+        raise
+    return f"Replaced {avatar}" if served else f"Added {avatar}, and loaded it"

@@ -1,0 +1,124 @@
+"""`lipsync`: its commands are found by entry points, so that every installed part brings its own."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from importlib.metadata import EntryPoint, entry_points, version
+from typing import Annotated, Any
+
+import typer
+import typer.core
+import typer.main
+
+from lipsync_client import wire
+from lipsync_client.cli.avatars import list_avatars
+from lipsync_client.cli.common import Server, err, failing_clearly
+
+COMMANDS = "lipsync.commands"
+HELP = """Talking faces from speech, by a lip-sync server.
+
+    lipsync demo                             # the whole product once: leaves demo.mp4
+
+    lipsync serve                            # a server, until Ctrl-C; in a second terminal:
+
+    lipsync render speech.wav -o talk.mp4
+
+Exit status: 0 done, 1 failed (one sentence says why), 2 wrong usage, 130 stopped with Ctrl-C."""
+
+
+class EntryPointGroup(typer.core.TyperGroup):
+    """A command whose subcommands are the entry points of a group. They are imported when they are asked for."""
+
+    entry_point_group = COMMANDS
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(_found(self.entry_point_group))
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        found = _found(self.entry_point_group).get(cmd_name)
+        return _command(cmd_name, found) if found else None
+
+
+def _found(group: str) -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=group)}
+
+
+def _command(name: str, point: EntryPoint) -> Any:
+    """A command as Click knows it. Where its extra is not installed: one that says so."""
+    try:
+        target: Any = point.load()
+    except ModuleNotFoundError as error:
+        return _missing(name, point, error)
+    if isinstance(target, typer.Typer):
+        return typer.main.get_command(target)
+    app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
+    app.command(name)(failing_clearly(point.extras)(target))
+    return typer.main.get_command(app)
+
+
+def _missing(name: str, point: EntryPoint, error: ModuleNotFoundError) -> Any:
+    message = f"lipsync {name} needs {error.name}: pip install 'lipsync-triton[{','.join(point.extras)}]'"
+    app = typer.Typer(add_completion=False)
+
+    @app.command(
+        name,
+        short_help=f"(needs the extra {','.join(point.extras)})",
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
+    )
+    def refuse() -> None:
+        err.print(message, highlight=False, markup=False, soft_wrap=True)
+        raise typer.Exit(1)
+
+    return typer.main.get_command(app)
+
+
+class AvatarsGroup(EntryPointGroup):
+    """`lipsync avatars`."""
+
+    entry_point_group = f"{COMMANDS}.avatars"
+
+
+avatars = typer.Typer(cls=AvatarsGroup, rich_markup_mode="markdown")
+
+
+@avatars.callback(invoke_without_command=True)
+def show_avatars(context: typer.Context, server: Server = wire.DEFAULT_URL) -> None:
+    """Show, make, add, remove, load, unload and measure avatars; alone: as `list`."""
+    if context.invoked_subcommand is None:
+        with failing_clearly():
+            list_avatars(server)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"lipsync {version('lipsync-triton')}")
+        raise typer.Exit
+
+
+app = typer.Typer(
+    cls=EntryPointGroup,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help=HELP,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def root(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Talking faces from speech, by a lip-sync server."""
+
+
+def main() -> None:
+    # SIGTERM as an exception, so that half-written files are removed then too.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    app()
+
+
+if __name__ == "__main__":
+    main()

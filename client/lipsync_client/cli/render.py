@@ -1,0 +1,98 @@
+"""`lipsync render` and `lipsync frames`: a speech file as a video, or as pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lipsync_client import wire
+from lipsync_client.cli.common import Config, Server, err, loaded, out
+from lipsync_client.cli.tables import Watch
+from lipsync_client.client import Client
+from lipsync_client.errors import LipsyncError
+from lipsync_client.media.audio import read_audio
+from lipsync_client.media.video import write_mp4
+
+Speech = Annotated[Path, typer.Argument(help="An audio or video file, of any format, rate and number of channels.")]
+AvatarName = Annotated[str, typer.Option("--avatar", help="Whose face; `lipsync avatars` shows all.")]
+Chunk = Annotated[int, typer.Option("--chunk", min=1, help="Frames a request: more is faster, fewer come sooner.")]
+FirstChunk = Annotated[int, typer.Option("--first-chunk", min=1, help="Frames of the first request.")]
+InFlight = Annotated[int, typer.Option("--in-flight", min=1, help="Requests on the way at once.")]
+TimeOut = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds that one request may take.")]
+
+
+def render(
+    speech: Speech,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The MP4 file to write; one that exists is replaced.")],
+    avatar: AvatarName = wire.SHIPPED_AVATAR,
+    server: Server = wire.DEFAULT_URL,
+    chunk: Chunk = 25,
+    first_chunk: FirstChunk = 4,
+    in_flight: InFlight = 3,
+    timeout: TimeOut = 30.0,
+    config: Config = None,
+) -> None:
+    """Make a video of a talking face: MP4, with the sound of the speech.
+
+    Example: `lipsync render speech.wav -o talk.mp4 --avatar demo`
+    """
+    if not output.parent.is_dir():
+        raise LipsyncError(f"There is no folder {output.parent} to write {output.name} to.")
+    if output.is_dir() or (output.exists() and speech.exists() and output.samefile(speech)):
+        raise LipsyncError(f"{output} is the speech itself or a folder: name another file with -o.")
+    with (
+        Client(server, timeout=timeout) as client,
+        loaded(avatar, server, config),
+        rendering(client, speech, avatar=avatar, chunk=chunk, first_chunk=first_chunk, in_flight=in_flight) as pictures,
+    ):
+        write_mp4(output, pictures, fps=client.timeline().fps, sound=speech)
+    out.print(pictures.table(client.timeline().fps))
+    out.print(f"Wrote {output}", highlight=False)
+
+
+def frames(
+    speech: Speech,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pictures: new or empty.")],
+    avatar: AvatarName = wire.SHIPPED_AVATAR,
+    server: Server = wire.DEFAULT_URL,
+    chunk: Chunk = 25,
+    first_chunk: FirstChunk = 4,
+    in_flight: InFlight = 3,
+    timeout: TimeOut = 30.0,
+    config: Config = None,
+) -> None:
+    """Write the pictures of a talking face as numbered JPEG files: frame_000000.jpg and so on.
+
+    Example: `lipsync frames speech.wav -o pictures`
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise LipsyncError(f"{output} is not an empty folder: name a new one with -o.")
+    with (
+        Client(server, timeout=timeout) as client,
+        loaded(avatar, server, config),
+        rendering(client, speech, avatar=avatar, chunk=chunk, first_chunk=first_chunk, in_flight=in_flight) as pictures,
+    ):
+        output.mkdir(parents=True, exist_ok=True)
+        for picture in pictures:
+            (output / f"frame_{picture.index:06d}.jpg").write_bytes(picture.jpeg)
+    out.print(pictures.table(client.timeline().fps))
+    out.print(f"Wrote {pictures.count} pictures to {output}", highlight=False)
+
+
+@contextmanager
+def rendering(
+    client: Client, speech: Path, *, avatar: str, chunk: int, first_chunk: int, in_flight: int
+) -> Iterator[Watch]:
+    """Render a file, with a progress bar and a watch that measures. What is on the way is cancelled at the end."""
+    timeline = client.timeline()
+    samples = read_audio(speech, rate=timeline.sample_rate)
+    columns = (TextColumn("frames"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    frames = client.render(samples, avatar=avatar, chunk=chunk, first_chunk=first_chunk, in_flight=in_flight)
+    with closing(frames), Progress(*columns, console=err) as bar:
+        task = bar.add_task("", total=timeline.frame_count(len(samples)))
+        yield Watch(frames, lambda: bar.advance(task))

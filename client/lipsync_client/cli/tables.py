@@ -1,0 +1,112 @@
+"""What the command line measures and shows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+
+from lipsync_client.control.states import AvatarOverview, AvatarState, AvatarStats, ModelState
+from lipsync_client.wire import Frame, Timings
+
+__all__ = ["Watch", "avatars_table", "models_table", "overview_table", "stats_table"]
+
+
+class Watch:
+    """Passes frames on and measures: how many, how soon the first, how long in all, and the server's own times.
+
+    Args:
+        frames: what to pass on; the clock starts when this is made.
+        each: called once a frame.
+    """
+
+    def __init__(self, frames: Iterable[Frame], each: Callable[[], None]) -> None:
+        self._frames = frames
+        self._each = each
+        self._started = time.perf_counter()
+        self.count = 0
+        self.first_s = self.last_s = 0.0
+        self.requests: list[Timings] = []
+
+    def __iter__(self) -> Iterator[Frame]:
+        for frame in self._frames:
+            self.last_s = time.perf_counter() - self._started
+            if not self.count:
+                self.first_s = self.last_s
+            self.count += 1
+            if not self.requests or frame.timings_ms is not self.requests[-1]:
+                self.requests.append(frame.timings_ms)
+            self._each()
+            yield frame
+
+    def table(self, fps: int) -> Table:
+        video_s = self.count / fps
+        table = Table(show_header=False, box=None)
+        for name, value in (
+            ("frames", f"{self.count}"),
+            ("video", f"{video_s:.2f} s"),
+            ("wall time", f"{self.last_s:.2f} s, to the last frame"),
+            ("speed", f"{self.count / self.last_s:.1f} frames/s, {video_s / self.last_s:.2f} x real time"),
+            ("first frame", f"after {self.first_s * 1000:.0f} ms"),
+        ):
+            table.add_row(name, value)
+        times = np.array(self.requests)
+        for column, name in enumerate(Timings._fields):
+            half, most = np.percentile(times[:, column], (50, 95))
+            table.add_row(f"server: {name}", f"p50 {half:.1f} ms, p95 {most:.1f} ms a request")
+        return table
+
+
+def models_table(models: list[ModelState]) -> Table:
+    table = Table("model", "state", "reason", box=None)
+    for model in models:
+        table.add_row(escape(model.name), model.state or "not loaded", escape(model.reason))
+    return table
+
+
+def avatars_table(avatars: list[AvatarState]) -> Table:
+    table = Table("avatar", "state", "reason", box=None)
+    for avatar in avatars:
+        table.add_row(escape(avatar.id), "loaded" if avatar.loaded else "not loaded", escape(avatar.reason))
+    return table
+
+
+def overview_table(avatars: list[AvatarOverview]) -> Group:
+    """For a terminal of 80 columns; the reasons of failures, which are long, stand below."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in ("avatar", "state", "device", "MiB", "requests", "failed", "ms: all/queue/net", "last used"):
+        table.add_column(column, no_wrap=True)
+    for one in avatars:
+        cells = []
+        if (stats := one.stats) and one.gpus is not None:
+            cells = [
+                f"GPU {', '.join(map(str, one.gpus))}" if one.gpus else "CPU",
+                f"{one.memory_mb}" if one.memory_mb is not None else "?",
+                f"{stats.requests}",
+                f"{stats.failures}",
+                f"{stats.request_ms:.0f}/{stats.queue_ms:.0f}/{stats.compute_ms:.0f}",
+                f"{stats.last_used.astimezone():%m-%d %H:%M}" if stats.last_used else "never",
+            ]
+        table.add_row(escape(one.state.id), one.state.phase, *cells)
+    reasons = [escape(f"{one.state.id}: {one.state.reason}") for one in avatars if one.state.reason]
+    return Group(table, *reasons)
+
+
+def stats_table(avatar: str, stats: AvatarStats) -> Table:
+    table = Table(show_header=False, box=None)
+    for name, value in (
+        ("avatar", escape(avatar)),
+        ("requests", f"{stats.requests}"),
+        ("failures", f"{stats.failures}"),
+        ("frames", f"{stats.frames}, with the few of the warm-up"),
+        ("request", f"{stats.request_ms:.1f} ms on average, all stages"),
+        ("U-Net: queue", f"{stats.queue_ms:.1f} ms a request on average"),
+        ("U-Net: compute", f"{stats.compute_ms:.1f} ms a request on average, shared by the requests of a batch"),
+        ("last used", f"{stats.last_used.astimezone():%Y-%m-%d %H:%M:%S}" if stats.last_used else "never"),
+    ):
+        table.add_row(name, value)
+    return table

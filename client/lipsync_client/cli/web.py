@@ -1,0 +1,129 @@
+"""`lipsync web`: the page's server on the command line."""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+import socket
+from typing import Annotated
+
+import typer
+
+from lipsync_client import wire
+from lipsync_client.aio import AsyncClient
+from lipsync_client.cli.common import Config, Server
+from lipsync_client.control.control import Control, find_key
+from lipsync_client.errors import LipsyncError
+from lipsync_client.registry.registry import Registry
+from lipsync_client.registry.settings import RegistrySettings
+from lipsync_client.web.faces import Faces
+from lipsync_client.web.settings import Settings
+from lipsync_client.web.voice import Voice
+
+__all__ = ["web"]
+
+ASK_S = 3.0
+ANSWER_S = 10.0  # a page that waits for its welcome learns no later that the server hangs
+DEFAULTS = Settings()
+
+
+def web(
+    avatar: Annotated[
+        list[str] | None,
+        typer.Option("--avatar", help="An avatar to offer; repeat it for more. [default: all that there are]"),
+    ] = None,
+    server: Server = wire.DEFAULT_URL,
+    config: Config = None,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0 serves other machines too.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any free one.")] = 8080,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            "--token",
+            envvar="LIPSYNC_WEB_TOKEN",
+            help="What a page must know. [default: none on this machine alone, else one that is made and printed]",
+            show_default=False,
+        ),
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option("--allow-origin", help="An origin such as https://talk.example.org whose pages may connect too."),
+    ] = None,
+    max_sessions: Annotated[int, typer.Option("--max-sessions", min=1, help="Pages that are served at once.")] = (
+        DEFAULTS.max_sessions
+    ),
+    idle: Annotated[float, typer.Option("--idle", min=1, help="Seconds until a page that nobody uses is paused.")] = (
+        DEFAULTS.idle_s
+    ),
+) -> None:
+    """Serve a page with a talking face: speak to it by microphone, file or text, and interrupt it.
+
+    Start a lip-sync server first (`make serve`), then `lipsync web`, and open the address that it prints. Avatars are
+    loaded when they are chosen, where the server's control key is known. Text needs a speech synthesiser on this
+    machine: flite or espeak-ng. For other machines: `lipsync web --host 0.0.0.0`; their
+    browsers give the microphone to https pages only, so put a proxy with TLS before it, or use an SSH tunnel:
+    `ssh -L 8080:localhost:8080 THIS_MACHINE`.
+    """
+    import websockets  # noqa: F401 (needed later, by uvicorn; if it is missing, say so before anything starts)
+
+    from lipsync_client.web import app  # noqa: F401
+
+    limits = RegistrySettings.from_yaml(config) if config else RegistrySettings()
+    with _listen(host, port) as listening:
+        address, port = listening.getsockname()[:2]
+        loopback = ipaddress.ip_address(address).is_loopback
+        if token is None and not loopback:
+            token = secrets.token_urlsafe(16)
+        settings = Settings(
+            token=token or None,
+            allow_origins=tuple(allow_origin or ()),
+            loopback=loopback,
+            max_sessions=max_sessions,
+            idle_s=idle,
+        )
+        if trouble := _trouble_with(server):
+            typer.echo(f"{trouble} The page will wait for it.", err=True)
+        name = "localhost" if loopback else socket.gethostname()
+        secret = f"#token={token}" if token else ""
+        typer.echo(f"Open http://{name}:{port}/{secret} (Ctrl-C stops)")
+        faces = Faces(avatar or (), Registry(server, limits) if find_key() else None)
+        _serve(listening, server, faces, settings)
+
+
+def _serve(listening: socket.socket, server: str, faces: Faces, settings: Settings) -> None:
+    import uvicorn
+
+    from lipsync_client.web.app import create_app
+
+    app = create_app(AsyncClient(server, timeout=ANSWER_S), faces, voice=Voice.find(), settings=settings)
+    config = uvicorn.Config(
+        app,
+        log_level="error",
+        server_header=False,
+        ws_max_size=256 << 10,  # of one message from a browser
+        ws_per_message_deflate=False,  # pictures do not get smaller
+        limit_concurrency=settings.max_sessions * 4 + 64,
+        timeout_graceful_shutdown=2,
+    )
+    uvicorn.Server(config).run([listening])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family)
+    except OSError as error:
+        raise LipsyncError(
+            f"Port {port} of {host} cannot be used ({error.strerror or error}): give another with --port or --host."
+        ) from None
+
+
+def _trouble_with(server: str) -> str | None:
+    try:
+        with Control(server, timeout=ASK_S) as control:
+            control.status()
+    except LipsyncError as error:
+        return str(error)
+    return None

@@ -1,0 +1,1 @@
+"""Looking after a server: its state and its avatars."""

@@ -1,0 +1,206 @@
+"""Look after the server: its state and its avatars, by Triton's own repository and statistics APIs."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import Any
+
+from google.protobuf import json_format
+from tritonclient.grpc import InferenceServerClient, model_config_pb2
+from tritonclient.utils import InferenceServerException
+
+from lipsync_client import wire
+from lipsync_client.control.states import (
+    AvatarOverview,
+    AvatarState,
+    AvatarStats,
+    ModelState,
+    ServerStatus,
+    avatar_stats,
+    avatars_in,
+    gpus_of,
+    memory_of,
+    models_in,
+)
+from lipsync_client.errors import AvatarNotFound, InvalidRequest, LipsyncError, LoadFailed, ServerError, Timeout
+from lipsync_client.locks import cache_folder
+
+__all__ = ["AvatarOverview", "AvatarState", "AvatarStats", "Control", "ModelState", "ServerStatus"]
+
+KEY_HEADER = "triton-grpc-protocol-lipsync-control"  # Triton wants its prefix before the name that the server chose
+
+
+class Control:
+    """The server's controls. Use it as a context manager, or call `close`.
+
+    Listing, loading and unloading need the server's control key; status and statistics do not.
+
+    Args:
+        url: host:port of the server's gRPC endpoint.
+        key: the control key; by default what `find_key` finds.
+        timeout: seconds that one call may take.
+    """
+
+    def __init__(self, url: str = wire.DEFAULT_URL, *, key: str | None = None, timeout: float = 60.0) -> None:
+        self.url = url
+        self._timeout = timeout
+        key = key or find_key()
+        self._headers = {KEY_HEADER: key} if key else None
+        self._grpc = InferenceServerClient(url, channel_args=wire.CHANNEL_ARGS)
+
+    def status(self) -> ServerStatus:
+        """Raises ServerUnavailable if nobody answers."""
+        return ServerStatus(
+            live=self._ask(self._grpc.is_server_live, key=False),
+            ready=self._ask(self._grpc.is_server_ready, key=False),
+            version=self._ask(self._grpc.get_server_metadata, key=False).version,
+        )
+
+    def models(self) -> list[ModelState]:
+        """Every model in the server's repository, loaded or not, by name. Needs the key."""
+        return models_in(self._ask(self._grpc.get_model_repository_index))
+
+    def avatars(self) -> list[AvatarState]:
+        """Every avatar in the server's repository. Needs the key."""
+        return avatars_in(self.models())
+
+    def overview(self) -> list[AvatarOverview]:
+        """Every avatar in the server's repository, with what it does and did. Needs the key."""
+        states = self.avatars()
+        answer = self._ask(self._grpc.get_inference_statistics, key=False)
+        stats = {model.name: model for model in answer.model_stats}
+        found = []
+        for state in states:
+            whole, stage = (stats.get(name) for name in (wire.ensemble_of(state.id), wire.lipsync_of(state.id)))
+            if not state.loaded or whole is None or stage is None:
+                found.append(AvatarOverview(state))
+                continue
+            try:
+                config = self._ask(self._grpc.get_model_config, wire.lipsync_of(state.id), key=False).config
+            except AvatarNotFound:  # unloaded meanwhile
+                found.append(AvatarOverview(state))
+                continue
+            found.append(AvatarOverview(state, gpus_of(config), memory_of(config), avatar_stats(whole, stage)))
+        return found
+
+    def load(self, avatar: str) -> None:
+        """Load an avatar, or load it anew if its files have changed: it serves until then. Needs the key.
+
+        Raises:
+            AvatarNotFound: there is none of that name in the server's repository.
+            LoadFailed: it is broken; the text gives the reason. A version that was loaded before goes on serving, and
+                nothing else of it stays loaded.
+        """
+        own = self._models_of(avatar)
+        try:
+            # One by one: asked for the ensemble alone, Triton says nothing of a step that it could not load anew.
+            for model in own:
+                self._load(model.name, avatar)
+        except BaseException:  # Ctrl-C too: Triton would end the load, and keep what nobody asks for
+            self._unload_all({model.name for model in own if model.state not in ("READY", "LOADING")})
+            raise
+
+    def place(self, avatar: str, gpu: int) -> None:
+        """Move a loaded avatar's network to one GPU, by its number for the server. Needs the key. Raises LoadFailed."""
+        answer = self._ask(self._grpc.get_model_config, wire.lipsync_of(avatar), avatar=avatar, key=False)
+        self._load(wire.lipsync_of(avatar), avatar, config=on_gpu(answer.config, gpu))
+
+    def unload(self, avatar: str) -> None:
+        """Unload an avatar: requests on their way are finished, new ones refused. Needs the key.
+
+        Raises:
+            AvatarNotFound: there is none of that name in the server's repository.
+        """
+        # By name: "unload_dependents" would take the stages along that all avatars share.
+        for model in reversed(self._models_of(avatar)):
+            self._ask(self._grpc.unload_model, model.name)
+
+    def wait_until_gone(self, avatar: str, seconds: float) -> None:
+        """Wait until nothing of an unloaded avatar is in the server's memory any more. Raises Timeout."""
+        deadline = time.monotonic() + seconds
+        while any(one.id == avatar and one.phase in ("unloading", "loading") for one in self.avatars()):
+            if time.monotonic() > deadline:
+                raise Timeout(f"The server at {self.url} still works for {avatar!r} after {seconds:.0f} s.")
+            time.sleep(0.1)
+
+    def ready(self, avatar: str) -> bool:
+        """Whether an avatar takes requests."""
+        return self._ask(self._grpc.is_model_ready, wire.ensemble_of(avatar), key=False)
+
+    def stats(self, avatar: str = wire.SHIPPED_AVATAR) -> AvatarStats:
+        """What an avatar has done since it was loaded. Raises AvatarNotFound if it is not loaded."""
+        whole, stage = (
+            self._ask(self._grpc.get_inference_statistics, model, avatar=avatar, key=False).model_stats[0]
+            for model in (wire.ensemble_of(avatar), wire.lipsync_of(avatar))
+        )
+        return avatar_stats(whole, stage)
+
+    def close(self) -> None:
+        self._grpc.close()
+
+    def __enter__(self) -> Control:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _unload_all(self, names: set[str]) -> None:
+        """Unload those of them that are loaded or being loaded, if the server can be asked. It ends a load first."""
+        with suppress(LipsyncError, ValueError):  # ValueError: `close` was called meanwhile
+            for model in self.models():  # an avatar's ensemble comes first
+                if model.name in names and model.state in ("READY", "LOADING"):
+                    self._ask(self._grpc.unload_model, model.name)
+
+    def _models_of(self, avatar: str) -> list[ModelState]:
+        """The avatar's own models, each after those that it needs. Raises AvatarNotFound."""
+        models = self.models()
+        ids = [state.id for state in avatars_in(models)]
+        if avatar not in ids:
+            raise AvatarNotFound(
+                f"There is no avatar {avatar!r} in the repository of the server at {self.url}: "
+                f"it has {', '.join(ids) or 'none'}."
+            )
+        own = (wire.encoder_of(avatar), wire.lipsync_of(avatar), wire.ensemble_of(avatar))
+        there = {model.name: model for model in models}
+        return [there[name] for name in own if name in there]
+
+    def _load(self, model: str, avatar: str, config: str | None = None) -> None:
+        try:
+            self._grpc.load_model(model, headers=self._headers, config=config, client_timeout=self._timeout)
+        except InferenceServerException as error:
+            failure = wire.translate(error, url=self.url, avatar=avatar)
+            if not isinstance(failure, (InvalidRequest, ServerError, AvatarNotFound)):
+                raise failure from None
+            reason = wire.load_failure(error.message() or "no reason given")
+            raise LoadFailed(f"The server could not load {avatar!r}: {reason}") from None
+
+    def _ask(self, call: Callable[..., Any], *values: str, avatar: str = wire.SHIPPED_AVATAR, key: bool = True) -> Any:
+        try:
+            return call(*values, headers=self._headers if key else None, client_timeout=self._timeout)
+        except InferenceServerException as error:
+            raise wire.translate(error, url=self.url, avatar=avatar) from None
+
+
+def find_key() -> str | None:
+    """The control key: LIPSYNC_CONTROL_KEY, or the private file that the server writes for its user; else None."""
+    if key := os.environ.get("LIPSYNC_CONTROL_KEY"):
+        return key
+    try:
+        return (cache_folder() / "control.key").read_text().strip() or None
+    except OSError:
+        return None
+
+
+def on_gpu(config: Any, gpu: int) -> str:
+    """A model's config as Triton's load call takes it, with one instance, on one GPU."""
+    moved = type(config)()
+    moved.CopyFrom(config)
+    del moved.instance_group[:]
+    moved.instance_group.add(kind=model_config_pb2.ModelInstanceGroup.KIND_GPU, count=1, gpus=[gpu])
+    return json_format.MessageToJson(moved, preserving_proto_field_name=True)

@@ -1,0 +1,1 @@
+"""Live speech: sound goes in as it is made, frames come out at a steady rate."""

@@ -1,0 +1,1 @@
+"""Reading speech from files, and writing video."""

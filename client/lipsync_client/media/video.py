@@ -1,0 +1,142 @@
+"""Write a talking face as MP4: H.264 pictures, AAC sound."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lipsync_client.errors import LipsyncError, VideoError
+from lipsync_client.media.audio import channels_of, decode
+from lipsync_client.wire import Frame
+
+__all__ = ["write_mp4"]
+
+SOUND_RATE = 48_000  # of files' own sound; every player takes it
+BT709 = 1  # FFmpeg's number for it: what players assume of HD pictures
+
+
+def write_mp4(
+    path: str | os.PathLike[str],
+    frames: Iterable[Frame],
+    *,
+    fps: int,
+    sound: str | os.PathLike[str] | NDArray[np.float32],
+    sound_rate: int = 16_000,
+) -> int:
+    """Write frames and their sound, one at a time as they come.
+
+    The file appears under its name when it is complete: it is written beside it under a temporary name, which is
+    removed if anything goes wrong. H.264 wants even sizes: a picture of odd width or height gets its last column or
+    row twice.
+
+    Args:
+        path: the MP4 file; one that exists is replaced.
+        frames: in order, all of one size.
+        fps: frames a second.
+        sound: an audio or video file, whose sound is taken in its own quality (mono or stereo, 48 kHz);
+            or mono samples, shape = (n,).
+        sound_rate: samples a second of the array.
+
+    Returns:
+        How many frames were written.
+
+    Raises:
+        VideoError: the file cannot be written, there is no frame, or the frames' sizes differ.
+        AudioError: the sound cannot be read.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with av.open(str(part), "w", format="mp4", options={"movflags": "faststart"}) as container:
+            count = _Writer(container, fps, sound, sound_rate).write(frames)
+        if not count:
+            raise VideoError(f"there is no frame to write to {path}")
+        part.replace(path)
+        return count
+    except LipsyncError:  # before OSError: some of ours are both
+        raise
+    except (av.FFmpegError, OSError) as error:
+        raise VideoError(f"{path} cannot be written ({error.strerror or error})") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+class _Writer:
+    """Keeps pictures and sound in step, so that the muxer never has to hold much of either."""
+
+    def __init__(
+        self, container: Any, fps: int, sound: str | os.PathLike[str] | NDArray[np.float32], sound_rate: int
+    ) -> None:
+        if isinstance(sound, np.ndarray):
+            self._rate, layout = sound_rate, "mono"
+            self._sound: Iterator[NDArray[np.float32]] = iter(
+                np.array_split(sound[None], len(sound) // sound_rate + 1, 1)
+            )
+        else:
+            self._rate, layout = SOUND_RATE, "mono" if channels_of(sound) == 1 else "stereo"
+            self._sound = decode(sound, rate=self._rate, layout=layout)
+        self._layout = layout
+        self._fps = fps
+        self._container = container
+        self._samples = 0
+        self._video = container.add_stream("libx264", rate=fps, options={"crf": "18", "preset": "veryfast"})
+        self._audio = container.add_stream("aac", rate=self._rate, layout=layout, bit_rate=128_000)
+
+    def write(self, frames: Iterable[Frame]) -> int:
+        count, size = 0, None
+        for frame in frames:
+            picture = _even(Image.open(io.BytesIO(frame.jpeg)).convert("RGB"))
+            if size is None:
+                size = picture.size
+                self._start(*size)
+            elif picture.size != size:
+                raise VideoError(f"frame {frame.index} is {picture.size}, the first one was {size}")
+            self._put_picture(picture, count)
+            count += 1
+            self._put_sound(until=Fraction(count, self._fps))
+        if count:
+            self._put_sound(until=None)
+            for stream in (self._video, self._audio):
+                self._container.mux(stream.encode(None))
+        return count
+
+    def _start(self, width: int, height: int) -> None:
+        context = self._video.codec_context
+        self._video.width, self._video.height, self._video.pix_fmt = width, height, "yuv420p"
+        context.color_range, context.colorspace = 1, BT709  # 1: 16..235, which every player expects
+        context.color_primaries = context.color_trc = BT709
+
+    def _put_picture(self, picture: Image.Image, number: int) -> None:
+        frame = av.VideoFrame.from_ndarray(np.asarray(picture), format="rgb24")
+        frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+        frame.pts, frame.time_base = number, Fraction(1, self._fps)
+        self._container.mux(self._video.encode(frame))
+
+    def _put_sound(self, until: Fraction | None) -> None:
+        """Write sound up to a time in seconds; None: all of it."""
+        while until is None or self._samples < until * self._rate:
+            block = next(self._sound, None)
+            if block is None:
+                return
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block), format="fltp", layout=self._layout)
+            frame.sample_rate, frame.pts, frame.time_base = self._rate, self._samples, Fraction(1, self._rate)
+            self._samples += block.shape[1]
+            self._container.mux(self._audio.encode(frame))
+
+
+def _even(picture: Image.Image) -> Image.Image:
+    """Repeat the last column or row of a picture of odd size."""
+    width, height = picture.size
+    if width % 2 == 0 and height % 2 == 0:
+        return picture
+    pixels = np.pad(np.asarray(picture), ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    return Image.fromarray(pixels)

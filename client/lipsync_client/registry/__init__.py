@@ -1,0 +1,1 @@
+"""Which avatars a server has loaded: on demand, within limits."""

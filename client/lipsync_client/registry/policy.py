@@ -1,0 +1,65 @@
+"""What a registry decides: whom to unload first, and which GPU to use. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from lipsync_client.control.states import AvatarOverview
+
+__all__ = ["Candidate", "Counters", "choose_gpu", "eviction_order"]
+
+
+class Candidate(NamedTuple):
+    """An avatar that may be unloaded. `uses`: answered requests; `last_used`: server's seconds, or 0."""
+
+    id: str
+    uses: int
+    last_used: float
+
+
+def eviction_order(candidates: Iterable[Candidate], policy: str) -> list[str]:
+    """Whom to unload first: by "lfu" the least used, of those the one unused for longest; by "lru" the other way."""
+    if policy == "lfu":
+        return [one.id for one in sorted(candidates, key=lambda one: (one.uses, one.last_used, one.id))]
+    return [one.id for one in sorted(candidates, key=lambda one: (one.last_used, one.uses, one.id))]
+
+
+@dataclass
+class Counters:
+    """Triton's counters of answered requests, summed up: Triton's own begin anew with every load."""
+
+    _before: dict[str, int] = field(default_factory=dict)  # from earlier loads
+    _seen: dict[str, int] = field(default_factory=dict)  # from the present one
+
+    def see(self, overview: Iterable[AvatarOverview]) -> None:
+        """Take note of what the server tells now."""
+        for avatar in overview:
+            name, now = avatar.state.id, avatar.stats.requests if avatar.stats else 0
+            if now < (seen := self._seen.get(name, 0)):
+                self._before[name] = self._before.get(name, 0) + seen
+            self._seen[name] = now
+
+    def uses(self, avatar: str) -> int:
+        """Answered requests of an avatar since the registry began, and before as far as it was loaded then."""
+        return self._before.get(avatar, 0) + self._seen.get(avatar, 0)
+
+
+def choose_gpu(gpus: Sequence[int], placed: Mapping[str, tuple[int, int]], policy: str, turn: int) -> int:
+    """The GPU for one more avatar.
+
+    Args:
+        gpus: numbers to choose from.
+        placed: GPU and memory (any unit) of each avatar that is loaded.
+        policy: "round_robin", one after the other, or "least_loaded", by memory, then by number of avatars.
+        turn: how many were placed so far.
+    """
+    if policy == "round_robin":
+        return gpus[turn % len(gpus)]
+
+    def load(gpu: int) -> tuple[int, int]:
+        there = [memory for where, memory in placed.values() if where == gpu]
+        return sum(there), len(there)
+
+    return min(gpus, key=load)

@@ -1,1 +1,0 @@
-../../mel_preprocess/1/in_flight.py

@@ -1,0 +1,1 @@
+"""The last stage: mouths pasted into an avatar's footage, as JPEG frames."""

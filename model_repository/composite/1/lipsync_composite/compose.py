@@ -1,0 +1,94 @@
+"""From a request's tensors to JPEG frames: finds the avatars, checks the values."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lipsync_composite.assets import key_name
+from lipsync_composite.avatar import Avatar
+
+
+class InvalidRequest(Exception):
+    """The request cannot be served; the message names the field, its value and what is allowed."""
+
+
+class Avatars:
+    """The packed avatars of a model repository, found by key and kept open, the most recently used ones.
+
+    Args:
+        repository: the folder of all models; an avatar lies in `<any model>/avatar/<key>/`.
+        capacity: how many to keep open. An open one costs address space, not memory.
+    """
+
+    def __init__(self, repository: Path, capacity: int = 64) -> None:
+        self._repository, self._capacity = repository, capacity
+        self._open: OrderedDict[int, tuple[Path, Avatar]] = OrderedDict()
+
+    def get(self, key: int) -> Avatar:
+        """The avatar of a key.
+
+        Raises:
+            InvalidRequest: there is none.
+            AssetsError: its files are broken.
+        """
+        folder, avatar = self._open.pop(key, (None, None))
+        if folder is None or avatar is None or not folder.is_dir():  # a removed avatar must not stay alive in memory
+            folder = next(self._repository.glob(f"*/avatar/{key_name(key)}"), None)
+            if folder is None:
+                raise InvalidRequest(
+                    f"avatar_key is {key}, but there is no avatar {key_name(key)} on this server; allowed: the keys "
+                    "that its lipsync models give"
+                )
+            avatar = Avatar.open(folder)
+        self._open[key] = folder, avatar
+        if len(self._open) > self._capacity:
+            self._open.popitem(last=False)
+        return avatar
+
+
+def compose(
+    avatars: Avatars,
+    keys: NDArray[np.int64],
+    positions: NDArray[np.int64],
+    mouths: NDArray[np.uint8] | None,
+    max_frames: int,
+) -> list[bytes]:
+    """Makes N frames.
+
+    Args:
+        avatars: where to find them.
+        keys: the avatar of each frame, shape = (N, 1).
+        positions: position >= 0 of each frame in the avatar's looped footage, shape = (N, 1).
+        mouths: the network's pictures, BGR, shape = (N, 320, 320, 3); None for plain footage.
+        max_frames: the largest N allowed.
+
+    Returns:
+        N JPEG files.
+
+    Raises:
+        InvalidRequest: a value is not allowed.
+        AssetsError: the avatar's files are broken.
+    """
+    count = len(positions)
+    if not 1 <= count <= max_frames:
+        raise InvalidRequest(f"footage_position has {count} frames; allowed: 1 to {max_frames}")
+    check_count("avatar_key", keys, count)
+    check_count("mouth", mouths, count)
+    if positions.min() < 0:
+        raise InvalidRequest(f"footage_position is {positions.min()}; allowed: 0 and above")
+    opened = {key: avatars.get(key) for key in dict.fromkeys(keys.ravel().tolist())}
+    order = zip(keys.ravel().tolist(), positions.ravel().tolist(), strict=True)
+    if mouths is None:
+        return [opened[key].footage_jpeg(position) for key, position in order]
+    return [opened[key].render(position, mouth) for (key, position), mouth in zip(order, mouths, strict=True)]
+
+
+def check_count(name: str, tensor: NDArray[Any] | None, count: int) -> None:
+    """Raises InvalidRequest if a tensor that is there has not one entry for each frame."""
+    if tensor is not None and len(tensor) != count:
+        raise InvalidRequest(f"{name} has {len(tensor)} entries; allowed: {count}, one for each footage_position")

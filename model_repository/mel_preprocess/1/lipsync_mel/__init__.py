@@ -1,0 +1,1 @@
+"""The first stage: speech to the audio encoder's mel windows."""

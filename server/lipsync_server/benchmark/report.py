@@ -1,0 +1,193 @@
+"""What the benchmark found, as Markdown and a plot. Parts that were not measured are left out."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lipsync_server.benchmark.results import Results, spread
+from lipsync_server.benchmark.throughput import CHUNKS, FLOOR, REFERENCE
+
+LONG_CHUNK = "25"
+DASH = "-"
+Found = dict[str, Any]
+
+INTRODUCTION = """
+Written by `make benchmark`: contenders in turn on the same machine, medians and (lowest to highest). The reference is
+SyncTalk_2D's way (PyTorch eager, frame by frame, whole frames pasted and encoded); the floor is our own stages in one
+process without a server, on the same files. Everything served goes from audio to JPEG through gRPC, at the demo
+avatar's 1280x720. `low` is the half-width network in INT8, `medium` in BF16 where the CPU has it (else FP32), `high`
+the full width in INT8, here with random weights: only its speed is meant."""
+
+
+def write_report(results: Results, path: Path) -> None:
+    """`path` (Markdown) and a plot of the same name beside it."""
+    facts = "".join(f"- {name}: {value}\n" for name, value in results.facts.items() if name != "quick")
+    kind = " With `--quick`: few rounds, short streams.\n" if results.facts["quick"] else "\n"
+    sections: dict[str, Callable[[Found, Path], str]] = {
+        "throughput": _throughput,
+        "streams": _streams,
+        "composite": _composite,
+        "avatars": _avatars,
+        "perf_analyzer": _analyzer,
+    }
+    text = f"# Benchmarks\n{INTRODUCTION}{kind}\n{facts}"
+    if "throughput" in results.parts:
+        text += _summary(results.parts["throughput"], results.parts.get("streams", {}))
+    for part, write in sections.items():
+        if part in results.parts:
+            text += write(results.parts[part], path.with_suffix(".png"))
+    path.write_text(text, encoding="utf-8")
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows]) + "\n"
+
+
+def _summary(speeds: Found, streams: Found) -> str:
+    rows = []
+    for preset in speeds:
+        rates = {name: statistics.median(values) for name, values in speeds[preset]["frames_s"].items()}
+        alive, memory = DASH, DASH
+        if preset in streams:
+            alive = str(max((load["streams"] for load in streams[preset]["loads"] if not load["late"]), default=0))
+            memory = f"{streams[preset]['memory_mb']:.0f}"
+        rows.append(
+            [
+                preset,
+                f"{rates[LONG_CHUNK]:.1f}",
+                f"{rates[LONG_CHUNK] / rates[REFERENCE]:.1f}",
+                f"{rates[LONG_CHUNK] / rates[FLOOR]:.2f}",
+                f"{statistics.median(speeds[preset]['first_frame_ms']):.0f}",
+                alive,
+                memory,
+            ]
+        )
+    head = ["preset", "frames/s", "x reference", "x floor", "first frame, ms", "live streams in time", "MB under load"]
+    return "\n## In short\n\n" + _table(head, rows)
+
+
+def _throughput(found: Found, _: Path) -> str:
+    text = "\n## Throughput\n\nFrames a second.\n\n"
+    contenders = [REFERENCE, FLOOR, *map(str, CHUNKS)]
+    rows = []
+    for name in contenders:
+        label = name if name in (REFERENCE, FLOOR) else f"served, {name} frames a request"
+        rows.append([label, *(spread(measured["frames_s"][name]) for measured in found.values())])
+    text += _table(["", *found], rows)
+    rows = []
+    for preset, measured in found.items():
+        rates = {name: statistics.median(values) for name, values in measured["frames_s"].items()}
+        rows.append([preset, *(f"{rates[str(chunk)] / rates[FLOOR]:.2f}" for chunk in CHUNKS)])
+    text += "\nAs a part of the floor, which has 25 frames a request:\n\n"
+    text += _table(["preset", *map(str, CHUNKS)], rows)
+    text += "\nTime to the first frame (a first request of 4 frames, its audio at hand), ms:\n\n"
+    text += _table(["preset", "ms"], [[preset, spread(m["first_frame_ms"], 0)] for preset, m in found.items()])
+    text += "\nWhat the server says of single requests, ms:\n\n"
+    rows = [
+        [preset, chunk, *(f"{value:.1f}" for value in times)]
+        for preset, measured in found.items()
+        for chunk, times in measured["stages_ms"].items()
+    ]
+    text += _table(["preset", "frames", "audio", "encoder and U-Net", "composite", "total"], rows)
+    sizes = max(measured["request_bytes"] for measured in found.values())
+    return text + f"\nA request for 24 frames takes {sizes / 1000:.1f} KB on the wire.\n"
+
+
+def _streams(found: Found, plot: Path) -> str:
+    _plot(found, plot)
+    text = (
+        "\n## Live streams\n\nEach stream asks for 8 frames every 0.32 s, which are shown from 0.32 s after that.\n\n"
+    )
+    rows = [
+        [
+            preset,
+            f"{load['streams']} for {load['seconds']} s",
+            *(f"{load[name]:.0f}" for name in ("p50", "p95", "p99")),
+            f"{load['late']} of {load['frames']}",
+        ]
+        for preset, measured in found.items()
+        for load in measured["loads"]
+    ]
+    text += _table(["preset", "streams", "p50 ms", "p95 ms", "p99 ms", "late frames"], rows)
+    text += f"\n![Latency and frames in time against live streams]({plot.name})\n"
+    text += "\nTwo `LiveSession`s that speak (speech comes at twice its pace) and one that listens:\n\n"
+    head = ["preset", "talking frames", "late", "handed out late, p99 ms", "first frame ms (longest)"]
+    head += ["silent after an interruption, ms (longest)"]
+    text += _table(head, [[preset, measured["sessions"]] for preset, measured in found.items()])
+    text += "\nOverload, 128 callers that never wait:\n\n"
+    rows = []
+    for preset, measured in found.items():
+        load = measured["overload"]
+        counts = [str(load["answered"]), str(load["refused"])]
+        rows.append([preset, f"{load['frames_s']:.1f}", *counts, f"{measured['memory_mb']:.0f}"])
+    head = ["preset", "frames/s served", "requests answered", "refused as UNAVAILABLE", "server and stages, MB"]
+    return text + _table(head, rows)
+
+
+def _plot(found: Found, path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for preset, measured in found.items():
+        loads = {load["streams"]: load for load in measured["loads"]}  # of two runs the longer one
+        streams = sorted(loads)
+        left.plot(streams, [loads[n]["p95"] for n in streams], marker="o", label=f"{preset}, p95")
+        in_time = [25 * n * (1 - loads[n]["late"] / loads[n]["frames"]) for n in streams]
+        right.plot(streams, in_time, marker="o", label=preset)
+    left.axhline(320, color="grey", linestyle=":", label="a chunk's time")
+    left.set(xlabel="live streams", ylabel="latency of a chunk of 8, ms", yscale="log")
+    right.set(xlabel="live streams", ylabel="frames in time, a second")
+    for axes in (left, right):
+        axes.legend()
+        axes.grid(alpha=0.3)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    figure.savefig(path, dpi=110)
+
+
+def _composite(found: Found, _: Path) -> str:
+    sizes = found["all"]
+    first, *_rest = sizes.values()
+    rows = [
+        [size, spread(values, 2), f"{statistics.median(values) / statistics.median(first):.2f}"]
+        for size, values in sizes.items()
+    ]
+    text = "\n## Composite\n\nA frame's paste and JPEG on one core; the mouth is as large in both.\n\n"
+    return text + _table(["frame", "ms", "ratio"], rows)
+
+
+def _avatars(found: Found, _: Path) -> str:
+    memory, seconds = found["all"]["memory"], found["all"]["load_s"]
+    one = memory["0"]
+    rows = [
+        [str(int(count) + 1), f"{mb:.0f}", f"{(mb - one) / int(count):.0f}" if int(count) else DASH]
+        for count, mb in memory.items()
+    ]
+    text = (
+        "\n## Avatars\n\nMemory of server and stages with avatars of the demo's size (`medium`), each asked once.\n\n"
+    )
+    text += _table(["avatars", "MB", "MB for each further one"], rows)
+    return text + f"\nLoading one takes {spread(seconds, 2)} s.\n"
+
+
+def _analyzer(found: Found, _: Path) -> str:
+    text = "\n## perf_analyzer\n\n25 frames a request. Steps: ms in the queue + in the step.\n\n"
+    rows = []
+    for preset, runs in found.items():
+        for run in runs:
+            steps = {_role(name, preset): times for name, times in run["steps"].items()}
+            times = [f"{steps[role][0]:.0f} + {sum(steps[role][1:]):.0f}" if role in steps else DASH for role in ROLES]
+            latency = [f"{run[name]:.0f}" for name in ("p50", "p95", "p99")]
+            rows.append([preset, str(run["callers"]), f"{25 * run['requests_s']:.1f}", *latency, *times])
+    return text + _table(["preset", "callers", "frames/s", "p50 ms", "p95 ms", "p99 ms", *ROLES], rows)
+
+
+ROLES = ("mel_preprocess", "audio_encoder", "lipsync", "composite")
+
+
+def _role(model: str, preset: str) -> str:
+    return model.removeprefix(f"demo-{preset}_").removesuffix("_int8")

@@ -1,0 +1,125 @@
+"""Measures the product against the reference way and against its own floor, on this machine, in one run.
+
+Contenders take turns, so that a machine that slows down slows all of them. Nothing else should run meanwhile. Writes
+docs/benchmarks.md and its plot from what has been measured.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from lipsync_server import home
+from lipsync_server.benchmark.analyzer import perf_analyzer
+from lipsync_server.benchmark.costs import avatar_costs, composite_ms, request_bytes
+from lipsync_server.benchmark.live import Seen, live_sessions
+from lipsync_server.benchmark.memory import watched
+from lipsync_server.benchmark.packed import packed_repository
+from lipsync_server.benchmark.report import write_report
+from lipsync_server.benchmark.results import Results
+from lipsync_server.benchmark.streams import live_until_late, overload
+from lipsync_server.benchmark.throughput import first_frames_ms, stage_times, throughput
+from lipsync_server.repository.gpu import write_gpu_models
+from lipsync_server.serving import Ports, ServerConfig, TritonServer
+
+PARTS = ("throughput", "streams", "perf_analyzer", "composite", "avatars")
+PRESETS = ("low", "medium", "high")
+SPEAKING = 2  # live sessions at once
+out = Console(stderr=True)
+
+
+class Benchmark:
+    """One run. Each part returns what it found as plain numbers."""
+
+    def __init__(self, repository: Path, quick: bool, gpu: str | None) -> None:
+        self.repository, self.quick, self.gpu = repository, quick, gpu
+        if gpu:
+            write_gpu_models(repository)
+
+    @contextmanager
+    def server(self, avatar: str) -> Iterator[TritonServer]:
+        config = ServerConfig(ports=Ports(0, 0, 0), load=(avatar,), required=(avatar,), gpu_configs=self.gpu)
+        with TritonServer(self.repository, config) as server:
+            yield server
+
+    def throughput(self, preset: str) -> dict[str, Any]:
+        rounds = 2 if self.quick else 3
+        with self.server(f"demo-{preset}") as server:
+            return {
+                "frames_s": throughput(server.grpc_url, self.repository, preset, rounds, self.quick, self.gpu),
+                "first_frame_ms": first_frames_ms(server.grpc_url, preset, 5 * rounds),
+                "stages_ms": stage_times(server.grpc_url, preset),
+                "request_bytes": request_bytes(server.grpc_url, f"demo-{preset}"),
+            }
+
+    def streams(self, preset: str) -> dict[str, Any]:
+        speech, avatar = home.read_sample(), f"demo-{preset}"
+        seconds, longest = (5, 5) if self.quick else (15, 60)
+        with self.server(avatar) as server:
+            loads = live_until_late(server.grpc_url, avatar, speech, seconds, longest)
+            sessions: Seen = asyncio.run(live_sessions(server.grpc_url, avatar, speech, SPEAKING, 2.0, 2 * seconds))
+            with watched(server.pid) as memory:
+                overloaded = overload(server.grpc_url, avatar, speech, 128, 2 * seconds / 3)
+        return {"loads": loads, "sessions": sessions.row(), "overload": overloaded, "memory_mb": max(memory)}
+
+    def perf_analyzer(self, preset: str) -> list[dict[str, Any]]:
+        with self.server(f"demo-{preset}") as server:
+            return perf_analyzer(server.grpc_url, f"demo-{preset}", 25, "1" if self.quick else "1:2:1")
+
+    def composite(self, _: str) -> dict[str, list[float]]:
+        return composite_ms(10 if self.quick else 30)
+
+    def avatars(self, _: str) -> dict[str, Any]:
+        with self.server("demo-medium") as server:
+            return avatar_costs(server, self.repository, (0, 4) if self.quick else (0, 4, 19))
+
+
+def measure(
+    folder: Path,
+    output: Path,
+    presets: list[str],
+    parts: list[str],
+    *,
+    resume: bool = False,
+    quick: bool = False,
+    gpu: str | None = None,
+) -> None:
+    """Measure and write the report, again after each part.
+
+    Args:
+        folder: for packed avatars and results.
+        output: the report, Markdown.
+        presets, parts: which ones, of PRESETS and PARTS.
+        resume: keep the results in `folder`, measure what is missing.
+        quick: fewer rounds, shorter streams.
+        gpu: `cuda` or `tensorrt`: networks in FP16 on the GPUs.
+
+    Raises:
+        ValueError: there is no such preset or part.
+    """
+    _check("preset", presets, PRESETS)
+    _check("part", parts, PARTS)
+    results = Results(folder, keep=resume, quick=quick, gpu=gpu)
+    out.print("packing the demo avatar with each preset")
+    packed = presets if parts != ["avatars"] else ["medium"]
+    benchmark = Benchmark(packed_repository(folder, packed), quick, gpu)
+    for part in parts:
+        for preset in presets if part in ("throughput", "streams", "perf_analyzer") else ["all"]:
+            if not results.has(part, preset):
+                out.print(f"{time.strftime('%H:%M:%S')} {part}, {preset}")
+                work: Callable[[str], Any] = getattr(benchmark, part)
+                results.add(part, preset, work(preset))
+                write_report(results, output)
+    out.print(f"Wrote {output}")
+
+
+def _check(what: str, names: list[str], allowed: tuple[str, ...]) -> None:
+    for name in names:
+        if name not in allowed:
+            raise ValueError(f"{what} {name!r} is not one of {', '.join(allowed)}")

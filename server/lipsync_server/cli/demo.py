@@ -1,0 +1,29 @@
+"""`lipsync demo`: the whole product once."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lipsync_client.cli.common import err
+from lipsync_client.cli.render import render
+from lipsync_server import home
+from lipsync_server.repository.build import build
+from lipsync_server.serving import Ports, ServerConfig, TritonServer
+
+
+def demo(
+    speech: Annotated[
+        Path, typer.Argument(help="An audio or video file. [default: a real person's speech]", show_default=False)
+    ] = home.SAMPLE,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The MP4 file to write.")] = Path("demo.mp4"),
+) -> None:
+    """Build the models, start a server, render a talking face with it, stop it. Leaves demo.mp4."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell ignores it for background programs
+    build(report=lambda text: err.print(text, highlight=False, markup=False))
+    err.print("starting Triton")
+    with TritonServer(home.REPOSITORY, ServerConfig(ports=Ports(0, 0, 0))) as server:
+        render(speech, output, server=server.grpc_url)

@@ -1,0 +1,26 @@
+"""`lipsync gpu-models`: the networks of a model repository in FP16, and configs for NVIDIA GPUs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lipsync_client.cli.common import err
+from lipsync_client.errors import LipsyncError
+from lipsync_server.home import REPOSITORY
+from lipsync_server.repository.gpu import write_gpu_models
+
+
+def gpu_models(
+    repository: Annotated[Path, typer.Option(help="The model repository.")] = REPOSITORY,
+) -> None:
+    """Make the networks ready for NVIDIA GPUs: FP16 twins, and configs for CUDA and TensorRT that use them.
+
+    Run it again after avatars were packed or added; then set `gpu_configs` in server.yaml.
+    """
+    names = write_gpu_models(repository)
+    if not names:
+        raise LipsyncError(f"{repository} holds no networks: run `lipsync build`.")
+    err.print(f"configs cuda and tensorrt: {', '.join(names)}", highlight=False, markup=False)

@@ -1,0 +1,96 @@
+"""`lipsync serve`: the model repository, served by the Triton from the `nvidia-pytriton` wheel."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from lipsync_client.cli.common import err
+from lipsync_server import home
+from lipsync_server.repository.build import build
+from lipsync_server.serving import ServerConfig, ServingError, TritonServer
+
+START_TIMEOUT = 600  # seconds; a GPU may compile its networks
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopped(BaseException):
+    """A signal asked the server to stop."""
+
+
+def serve(
+    config: Annotated[Path, typer.Option(help="Settings: server.yaml.")] = home.SETTINGS,
+    repository: Annotated[
+        Path, typer.Option(help="Folder of models; what is missing in the default one is built first.")
+    ] = home.REPOSITORY,
+    http_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Instead of ports.http in the settings; 0: any free one.")
+    ] = None,
+    grpc_port: Annotated[int | None, typer.Option(min=0, max=65535, help="Instead of ports.grpc.")] = None,
+    metrics_port: Annotated[int | None, typer.Option(min=0, max=65535, help="Instead of ports.metrics.")] = None,
+) -> None:
+    """Build what is missing and serve until Ctrl-C or SIGTERM, which leave nothing behind."""
+    try:
+        for number in STOP_SIGNALS:
+            signal.signal(number, _on_stop_signal)  # SIGINT too where a shell ignores it for background programs
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+            signal.signal(signal.SIGHUP, _on_stop_signal)
+        settings = ServerConfig.from_yaml(config)
+        given = {"http": http_port, "grpc": grpc_port, "metrics": metrics_port}
+        ports = dataclasses.replace(settings.ports, **{name: port for name, port in given.items() if port is not None})
+        settings = dataclasses.replace(settings, ports=ports)
+        if repository.resolve() == home.REPOSITORY:
+            _build_models()
+        with TritonServer(repository, settings, echo=True).start(START_TIMEOUT) as server:
+            announce(server)
+            watch(server)
+    except Stopped:
+        return
+
+
+def _build_models() -> None:
+    """Make what is missing in the default repository; others are served as they are. Raises ServingError."""
+    try:
+        build(report=lambda text: err.print(text, highlight=False, markup=False))
+    except (ValueError, OSError) as error:
+        raise ServingError(f"The models cannot be built: {error}") from error
+
+
+def announce(server: TritonServer) -> None:
+    for name, reason in server.failures.items():
+        err.print(f"{name} cannot be served: {reason}.", highlight=False, markup=False, soft_wrap=True)
+    if not server.key_hidden:
+        err.print(
+            "other users of this machine can read the control key in the process list.",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+    served = ", ".join(name for name in server.config.load if name not in server.failures)
+    print(
+        f"Serving {served} at grpc {server.grpc_url}, http http://{server.http_url}, metrics {server.metrics_url} "
+        f"(log {server.log_path}; Ctrl-C stops)",
+        flush=True,
+    )
+
+
+def watch(server: TritonServer) -> None:
+    """Wait until the server ends, which is never on its own account unless something is wrong."""
+    while server.exit_status is None:
+        time.sleep(0.5)
+    raise ServingError(
+        f"The server ended by itself (exit status {server.exit_status}); "
+        f"its last lines, also in {server.log_path}:\n{server.last_lines()}"
+    )
+
+
+def _on_stop_signal(number: int, frame: FrameType | None) -> None:
+    for each in (*STOP_SIGNALS, signal.SIGHUP):  # stopping takes seconds; further signals must not interrupt it
+        signal.signal(each, signal.SIG_IGN)
+    raise Stopped

@@ -1,0 +1,120 @@
+"""Makes everything in the model repository that is not written by hand, from the sources under avatars/.
+
+    audio_encoder's and the demo avatar's ONNX models    the demo avatar's packed footage
+
+Rebuilt only when a source or the code that builds it has changed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import ModuleType
+
+import onnx
+
+from lipsync_client.avatar_file.packed import hears_otherwise
+from lipsync_composite import assets, avatar, blend, compose, loop, splice
+from lipsync_server import home
+from lipsync_server.networks import graphs, quantize
+from lipsync_server.repository import folders, package, source, trial
+from lipsync_server.repository.folders import INT8_ENCODER, SHARED_ENCODER, write_encoder
+from lipsync_server.repository.package import package_avatar
+from lipsync_server.repository.source import AvatarSource
+
+COMPOSITE = (assets, avatar, blend, compose, loop, splice)
+STAMPS = ".build.json"
+
+
+def build(
+    repository: Path = home.REPOSITORY, avatars: Path = home.AVATARS, report: Callable[[str], None] = print
+) -> None:
+    """Bring a model repository up to date.
+
+    Args:
+        repository: the folder with the stages; it is written to.
+        avatars: the folder with `audio_encoder/` and `demo/`.
+        report: told of each step that is not up to date, and of avatars that must be packed again.
+
+    Raises:
+        SourceError, ValueError, OSError: a source is missing or broken.
+    """
+    demo, encoder = avatars / "demo", avatars / "audio_encoder" / "encoder.onnx"
+    packing = [
+        *_code(graphs, package, folders, trial, source, quantize, *COMPOSITE),
+        repository / "lipsync/config.template.pbtxt",
+    ]
+    with (repository / ".build.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # servers that start together build once
+
+        served = repository / "audio_encoder/1/model.onnx"
+        sources = [encoder, *_code(graphs)]
+        _step(repository, "audio encoder", [served], sources, lambda: _build_encoder(encoder, served), report)
+
+        _step(
+            repository,
+            "audio encoder in INT8",
+            [repository / INT8_ENCODER / "1/model.onnx", repository / INT8_ENCODER / "config.pbtxt"],
+            [encoder, home.SAMPLE, repository / SHARED_ENCODER / "config.pbtxt", *_code(graphs, quantize)],
+            lambda: _build_int8_encoder(encoder, repository),
+            report,
+        )
+
+        outputs = [repository / f"{name}/1/model.onnx" for name in ("lipsync", "lipsync_visual")]
+        sources = [encoder, *sorted(path for path in demo.iterdir() if path.is_file()), *packing]
+        _step(
+            repository,
+            "demo avatar",
+            [*outputs, repository / "lipsync/avatar", repository / "lipsync/config.pbtxt"],
+            sources,
+            lambda: package_avatar(AvatarSource.read(demo), repository, shipped=True),
+            report,
+        )
+    for network in sorted(repository.glob("*_lipsync/config.pbtxt")):
+        if says := hears_otherwise(repository, network.parent.name.removesuffix("_lipsync"), repository):
+            report(says)
+
+
+def _code(*modules: ModuleType) -> list[Path]:
+    return [Path(str(module.__file__)) for module in modules]
+
+
+def _build_encoder(network: Path, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".draft")
+    onnx.save(graphs.served_encoder(onnx.load(network)), draft)
+    draft.replace(path)
+
+
+def _build_int8_encoder(network: Path, repository: Path) -> None:
+    small = quantize.quantize_encoder(graphs.expand_weights(onnx.load(network)), repository, home.read_sample())
+    write_encoder(repository, INT8_ENCODER, graphs.served_encoder(small))
+
+
+def _fingerprint(sources: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in sources:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _step(
+    repository: Path,
+    name: str,
+    outputs: list[Path],
+    sources: list[Path],
+    make: Callable[[], object],
+    report: Callable[[str], None],
+) -> None:
+    """Run `make` unless its outputs are there and were made from these very sources."""
+    path = repository / STAMPS
+    stamps = json.loads(path.read_text()) if path.exists() else {}
+    fingerprint = _fingerprint(sources)
+    if stamps.get(name) == fingerprint and all(output.exists() for output in outputs):
+        return
+    report(f"building the {name}")
+    make()
+    path.write_text(json.dumps(stamps | {name: fingerprint}, indent=2))

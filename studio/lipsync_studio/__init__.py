@@ -1,0 +1,1 @@
+"""Who makes avatars: prepares footage, imports and trains networks, evaluates. Needs the extra `studio`."""

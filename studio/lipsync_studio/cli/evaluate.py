@@ -1,0 +1,36 @@
+"""`lipsync avatars evaluate`: how well an avatar speaks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lipsync_server.home import REPOSITORY
+from lipsync_studio.evaluation import evaluate as evaluation
+
+
+def evaluate(
+    avatar: Annotated[str, typer.Argument(help="Its id.")] = "demo",
+    repository: Annotated[Path, typer.Option(help="A built model repository.")] = REPOSITORY,
+    speech: Annotated[list[Path] | None, typer.Option(help="Speech; phonemes in a .json beside it are used.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the table and the pictures.")] = Path("evaluation"),
+    voice: Annotated[str, typer.Option(help="flite voice with known phonemes; '' for none.")] = "awb",
+    count: Annotated[int, typer.Option("--sentences", help="of that voice")] = 8,
+    seconds: Annotated[float, typer.Option(help="of each speech file")] = 30.0,
+    truth: Annotated[str, typer.Option(help="MODULE:FUNCTION, called with the source folder: true pictures.")] = "",
+    avatars: Annotated[Path, typer.Option(help="Sources of avatars, for --truth.")] = Path("avatars"),
+) -> None:
+    """Measure an avatar: a table on the screen and in OUT/table.md, contact sheets beside it."""
+    evaluation.evaluate(
+        avatar,
+        repository,
+        speech or (),
+        out,
+        voice=voice,
+        count=count,
+        seconds=seconds,
+        truth=truth,
+        avatars=avatars,
+    )

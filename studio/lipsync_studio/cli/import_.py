@@ -1,0 +1,59 @@
+"""`lipsync avatars import`: an avatar from networks that were trained elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lipsync_client.cli.common import err
+from lipsync_server.repository.package import model_names
+from lipsync_studio.importing.importer import import_avatar
+from lipsync_studio.importing.network_file import SUPPORTED
+from lipsync_studio.prepare.loop import LONGEST
+
+
+def import_(
+    unet: Annotated[Path, typer.Argument(help="The U-Net: a SyncTalk_2D checkpoint (.pth) or its ONNX export.")],
+    footage: Annotated[Path, typer.Argument(help="A SyncTalk_2D dataset folder, or a packed one.")],
+    avatar_id: Annotated[str, typer.Option("--id", help="The avatar's name: a-z, 0-9, _ and -.")],
+    encoder: Annotated[
+        Path | None,
+        typer.Option(help="Its audio encoder (.pth or .onnx), if it was not trained with the shared one."),
+    ] = None,
+    mask: Annotated[str | None, typer.Option(help="reference or corners; found out if not given.")] = None,
+    audio_mode: Annotated[str, typer.Option(help="What the U-Net hears. Only ave can be served.")] = SUPPORTED,
+    blend: Annotated[str, typer.Option(help="soft, or reference: the whole box, as SyncTalk_2D pastes.")] = "soft",
+    first: Annotated[int | None, typer.Option(help="First footage frame to use; a quiet part if not given.")] = None,
+    frames: Annotated[int, typer.Option(help="Footage frames to use, at most.")] = LONGEST,
+    name: Annotated[str, typer.Option(help="Shown to people.")] = "",
+    licence: Annotated[str, typer.Option(help="Of footage and network, for avatar.yaml.")] = "",
+    provenance: Annotated[str, typer.Option(help="Who was filmed and agreed, for avatar.yaml.")] = "",
+    avatars: Annotated[Path, typer.Option(help="Where the avatar's folder is made.")] = Path("avatars"),
+    replace: Annotated[bool, typer.Option(help="Replace an avatar of this id.")] = False,
+) -> None:
+    """Make the avatar AVATARS/ID from networks trained elsewhere; add it then with `lipsync avatars add`."""
+    model_names(avatar_id)  # as it was said: of "", "." or "../x" the path's name tells nothing
+    notes = import_avatar(
+        unet,
+        footage,
+        avatars / avatar_id,
+        encoder=encoder,
+        mask=mask,
+        audio_mode=audio_mode,
+        blend=blend,
+        first=first,
+        frames=frames,
+        name=name,
+        licence=licence,
+        provenance=provenance,
+        replace=replace,
+    )
+    for note in notes:
+        err.print(note, highlight=False, markup=False)
+    err.print(
+        f"{avatars / avatar_id} is ready. Next: lipsync avatars add {avatars / avatar_id}",
+        highlight=False,
+        markup=False,
+    )

@@ -1,0 +1,45 @@
+"""`lipsync avatars prepare`: from videos of a person to what training an avatar needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lipsync_client.cli.common import err
+from lipsync_server.repository.package import model_names
+from lipsync_studio.prepare.prepare import Said, prepare_avatar
+
+
+def prepare(
+    videos: Annotated[list[Path], typer.Argument(help="Videos or SyncTalk_2D datasets, all of one person.")],
+    avatar_id: Annotated[str, typer.Option("--id", help="The avatar's name: a-z, 0-9, _ and -.")],
+    sound_offset: Annotated[
+        float, typer.Option(help="Seconds by which the sound is later than the lips (negative: earlier).")
+    ] = 0.0,
+    name: Annotated[str, typer.Option(help="Shown to people.")] = "",
+    licence: Annotated[str, typer.Option(help="Of the footage, for avatar.yaml.")] = "",
+    provenance: Annotated[str, typer.Option(help="Who was filmed and agreed, for avatar.yaml.")] = "",
+    avatars: Annotated[Path, typer.Option(help="Where the avatar's folder is made.")] = Path("avatars"),
+    work: Annotated[
+        Path | None, typer.Option(help="The training folder; work/ID if not given.", show_default=False)
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option(help="Replace an avatar of this id; its network and texts are kept.")
+    ] = False,
+) -> None:
+    """Find the face in every frame, check the footage, choose an idle loop; leave AVATARS/ID and WORK."""
+    folder = work or Path("work") / avatar_id
+    model_names(avatar_id)  # as it was said: of "", "." or "../x" the path's name tells nothing
+    findings = prepare_avatar(
+        videos,
+        avatars / avatar_id,
+        folder,
+        said=Said(name, licence, provenance),
+        sound_offset=sound_offset,
+        replace=replace,
+    )
+    for finding in findings:
+        err.print(f"- {finding}", highlight=False, markup=False)
+    err.print(f"Look at {folder / 'preview.png'}. Next: lipsync avatars train {folder}", highlight=False, markup=False)

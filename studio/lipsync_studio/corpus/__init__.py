@@ -1,0 +1,1 @@
+"""Speech with phoneme times, and the mouth curves that it asks for: what the audio encoder learns from."""

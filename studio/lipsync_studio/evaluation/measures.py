@@ -1,0 +1,135 @@
+"""The numbers: speech envelope, correlation and lag, pauses, closures, and differences of pictures. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from lipsync_mel.timeline import FPS, SAMPLES_PER_FRAME
+
+Curve = NDArray[np.float64]
+Picture = NDArray[np.uint8]
+Span = tuple[int, int]  # first frame, one after the last
+
+ENVELOPE_WINDOW = 1920  # samples, 120 ms, Hann: about a syllable's rise
+LOUDNESS = 0.3  # exponent from power to perceived loudness (Stevens)
+QUIET = -25.0  # dB under the loud parts: a pause, if it lasts
+PAUSE = 8  # frames, more than 0.3 s
+SETTLE = 3  # frames at both ends of a pause in which lips still close and already open
+MAX_LAG = 8  # frames
+
+
+def level(speech: NDArray[np.float32], frames: int) -> Curve:
+    """Loudness around each frame's time, dB relative to the speech's 95th percentile, [frames].
+
+    Power under a Hann window of 120 ms centred on i/25 s.
+    """
+    window = np.hanning(ENVELOPE_WINDOW + 1)
+    padded = np.pad(np.asarray(speech, np.float64), ENVELOPE_WINDOW)
+    at = np.arange(frames) * SAMPLES_PER_FRAME + ENVELOPE_WINDOW // 2
+    power = np.array([window @ np.square(padded[i : i + len(window)]) for i in at]) / window.sum()
+    return 10 * np.log10(np.maximum(power / max(float(np.percentile(power, 95)), 1e-12), 1e-9))
+
+
+def envelope(speech: NDArray[np.float32], frames: int) -> Curve:
+    """The speech envelope, [frames]: perceived loudness, 1 in the loud parts. Of loudness, amplitude and dB it is the
+    nearest to what phonemes ask of the jaw."""
+    return 10 ** (LOUDNESS * level(speech, frames) / 10)
+
+
+def best_lag(measured: Curve, wanted: Curve, reach: int = MAX_LAG) -> tuple[float, float, float]:
+    """Pearson correlation of two curves over their relative shift.
+
+    Returns:
+        (correlation at the best whole shift, the best shift in frames, the correlation without a shift). A positive
+        shift: `measured` comes later. Between frames the peak is that of a parabola through three values.
+    """
+    shifts = range(-reach, reach + 1)
+    r = np.array([_correlation(*_shifted(measured, wanted, shift)) for shift in shifts])
+    peak = int(np.argmax(r))
+    lag = float(shifts[peak])
+    if 0 < peak < len(r) - 1:
+        before, here, after = r[peak - 1 : peak + 2]
+        bend = before - 2 * here + after
+        lag += 0.5 * (before - after) / bend if bend < 0 else 0.0
+    return float(r[peak]), lag, float(r[reach])
+
+
+def _shifted(measured: Curve, wanted: Curve, shift: int) -> tuple[Curve, Curve]:
+    count = len(wanted) - abs(shift)
+    return measured[max(0, shift) :][:count], wanted[max(0, -shift) :][:count]
+
+
+def _correlation(a: Curve, b: Curve) -> float:
+    a, b = a - a.mean(), b - b.mean()
+    size = float(np.sqrt((a @ a) * (b @ b)))
+    return float(a @ b) / size if size > 0 else 0.0
+
+
+def pauses(speech: NDArray[np.float32], frames: int) -> list[Span]:
+    """Where the speech is quiet for more than 0.3 s, without the ends in which the lips move."""
+    return long_runs(level(speech, frames) < QUIET)
+
+
+def long_runs(flags: NDArray[np.bool_]) -> list[Span]:
+    """The runs of at least `PAUSE` true frames, shortened by `SETTLE` at both ends."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(np.int8), [0]])))
+    return [(int(a) + SETTLE, int(b) - SETTLE) for a, b in zip(edges[::2], edges[1::2], strict=True) if b - a >= PAUSE]
+
+
+def phone_spans(phones: Sequence[tuple[str, float]], names: set[str], frames: int) -> list[Span]:
+    """The frames of each phoneme of some names: those nearest to a moment of it, one at least.
+
+    Args:
+        phones: names with end times in seconds, in order.
+    """
+    result, begin = [], 0.0
+    for name, end in phones:
+        first, last = round(begin * FPS), round(end * FPS)
+        if name in names and first < frames:
+            result.append((first, min(max(last, first) + 1, frames)))
+        begin = end
+    return result
+
+
+def share_reached(flags: NDArray[np.bool_], spans: Sequence[Span]) -> float:
+    """Share of the spans in which a flag is true at least once; nan without spans."""
+    return float(np.mean([bool(flags[a:b].any()) for a, b in spans])) if spans else float("nan")
+
+
+def psnr(a: Picture, b: Picture) -> float:
+    """Peak signal to noise ratio of two pictures, dB."""
+    error = float(np.square(a.astype(np.float64) - b).mean())
+    return 10 * float(np.log10(255**2 / max(error, 1e-6)))
+
+
+def ssim(a: Picture, b: Picture) -> float:
+    """Structural similarity of two pictures' luma (Wang et al. 2004, Gaussian window of 1.5 pixels): 1 if equal."""
+    x, y = (cv2.cvtColor(p, cv2.COLOR_BGR2GRAY).astype(np.float64) for p in (a, b))
+
+    def local(picture: Curve) -> Curve:
+        return np.asarray(cv2.GaussianBlur(picture, (11, 11), 1.5), np.float64)
+
+    mx, my = local(x), local(y)
+    vx, vy, cov = local(x * x) - mx * mx, local(y * y) - my * my, local(x * y) - mx * my
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    return float(((2 * mx * my + c1) * (2 * cov + c2) / ((mx * mx + my * my + c1) * (vx + vy + c2))).mean())
+
+
+def gmsd(a: Picture, b: Picture) -> float:
+    """Gradient magnitude similarity deviation of two pictures' luma (Xue et al. 2014), 0 for equal ones.
+
+    It sees what eyes see first in a mouth: edges of lips and teeth that are soft, doubled or missing. Above 0.1 the
+    pictures look different.
+    """
+    sides = []
+    for picture in (a, b):
+        small = cv2.blur(cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY).astype(np.float64), (2, 2))[::2, ::2]
+        gx = cv2.filter2D(small, -1, np.outer([1, 1, 1], [1, 0, -1]) / 3)
+        gy = cv2.filter2D(small, -1, np.outer([1, 0, -1], [1, 1, 1]) / 3)
+        sides.append(np.hypot(gx, gy))
+    x, y = sides
+    return float(((2 * x * y + 170) / (x * x + y * y + 170)).std())

@@ -1,0 +1,100 @@
+"""What can be prepared: videos, and folders whose crop boxes are known already (see `dataset.py`)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lipsync_mel.timeline import SAMPLES_PER_FRAME
+from lipsync_server.repository.source import Picture, SourceError
+from lipsync_studio.prepare.dataset import Box, is_dataset, read_dataset
+from lipsync_studio.prepare.video import count_of, even, frames_of, open_video, sound_of
+
+
+class Video:
+    """A video file. `boxes` is None: they are to be found."""
+
+    boxes: list[Box] | None = None
+
+    def __init__(self, path: Path) -> None:
+        open_video(path).close()
+        self.path = path
+        self.count = count_of(path)  # about, or None
+
+    def frames(self) -> Iterator[Picture]:
+        """BGR, 25 a second."""
+        return frames_of(self.path)
+
+    def sound(self, frames: int, late: float) -> NDArray[np.float32]:
+        """See `sound_of`."""
+        return sound_of(self.path, frames, late)
+
+    def findings(self) -> list[str]:
+        return []
+
+
+class Folder:
+    """A dataset folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._data = read_dataset(path)
+        self.boxes: list[Box] | None = self._data.boxes
+        self.count: int | None = len(self._data.boxes)
+
+    def frames(self) -> Iterator[Picture]:
+        """BGR, with even sides, as `Video` gives them."""
+        return map(even, self._data.frames())
+
+    def sound(self, frames: int, late: float) -> NDArray[np.float32]:
+        source = self._data.sound or self._data.video
+        return sound_of(source, frames, late) if source else np.zeros(frames * SAMPLES_PER_FRAME, np.float32)
+
+    def findings(self) -> list[str]:
+        """Whether the features that lie beside the pictures are of their speech."""
+        rows = len(np.load(self._data.rows, mmap_mode="r")) if self._data.rows else None
+        frames = len(self._data.boxes)
+        if rows is None or abs(rows - frames) <= 2 * 25:
+            return []
+        return [
+            f"{self.path}: aud_ave.npy has {rows} rows, but there are {frames} frames: one of them is not of this clip"
+        ]
+
+
+Input = Video | Folder
+
+
+def open_input(path: Path) -> Input:
+    """Whatever it is.
+
+    Raises:
+        SourceError: neither a video nor such a folder.
+    """
+    if is_dataset(path):
+        return Folder(path)
+    if path.is_dir():
+        raise SourceError(f"{path} is a folder without crop boxes: give a video, or a SyncTalk_2D dataset")
+    return Video(path)
+
+
+def key_of(source: Input) -> str:
+    """Changes when the file or folder is another one."""
+    stat = source.path.stat()
+    facts = f"{source.path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
+    return hashlib.sha256(facts.encode()).hexdigest()[:12]
+
+
+def clip_names(paths: list[Path]) -> list[str]:
+    """A folder name for each input: its own name, numbered where two are the same."""
+    names: list[str] = []
+    for path in paths:
+        stem = "".join(c if c.isalnum() or c in "-_" else "_" for c in path.resolve().stem) or "clip"
+        name, number = stem, 2
+        while name in names:
+            name, number = f"{stem}-{number}", number + 1
+        names.append(name)
+    return names

@@ -1,0 +1,131 @@
+"""A video as the product's clock wants it: 25 frames a second, upright, and the sound of the same moments at 16 kHz."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from lipsync_client.errors import AudioError
+from lipsync_client.media.audio import read_audio
+from lipsync_mel.timeline import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
+from lipsync_server.repository.source import Picture, SourceError
+
+LONGEST_SIDE = 1920  # pixels: larger frames cost time in every request, and the mouth is made with 320
+
+
+def open_video(path: Path) -> Any:
+    """The container. Raises SourceError if it is no video."""
+    if not path.is_file():
+        raise SourceError(f"there is no file {path}")
+    try:
+        container = av.open(str(path))
+    except (av.FFmpegError, OSError) as error:
+        raise SourceError(f"{path} cannot be read as a video ({error})") from None
+    if not container.streams.video:
+        container.close()
+        raise SourceError(f"{path} has no picture track")
+    return container
+
+
+def frames_of(path: Path) -> Iterator[Picture]:
+    """Frame i is the one of the video that is nearest to i/25 s after its first: BGR, as `upright` makes them.
+
+    Raises:
+        SourceError: it cannot be read.
+    """
+    number, last, last_time, step = 0, None, 0.0, 1 / FPS
+    with open_video(path) as container:
+        stream, start = container.streams.video[0], None
+        pixel = float(stream.sample_aspect_ratio or 1)
+        for index, frame in enumerate(_decoded(container, path)):
+            time = frame.time if frame.time is not None else index / float(stream.average_rate or FPS)
+            start = time if start is None else start
+            time -= start
+            if last is not None:
+                if time <= last_time:
+                    continue  # a clock that jumps back: players skip such a frame
+                step = time - last_time
+                shown = None
+                while number / FPS < (last_time + time) / 2:
+                    shown = upright(last, pixel) if shown is None else shown
+                    yield shown
+                    number += 1
+            last, last_time = frame, time
+        while last is not None and number / FPS < last_time + min(step, 1.0) / 2:
+            yield upright(last, pixel)
+            number += 1
+
+
+def count_of(path: Path) -> int | None:
+    """About how many frames `frames_of` gives; None if the file does not tell."""
+    with open_video(path) as container:
+        stream = container.streams.video[0]
+        if stream.duration and stream.time_base:
+            return round(float(stream.duration * stream.time_base) * FPS)
+        return round(container.duration / av.time_base * FPS) if container.duration else None
+
+
+def _decoded(container: Any, path: Path) -> Iterator[Any]:
+    container.streams.video[0].thread_type = "AUTO"
+    try:
+        yield from container.decode(video=0)
+    except av.FFmpegError as error:
+        raise SourceError(f"{path} cannot be read to its end ({error})") from None
+
+
+def upright(frame: Any, pixel: float = 1.0) -> Picture:
+    """A decoded frame as people see it: turned as its metadata say, at most 1920 pixels long, with even sides.
+
+    Args:
+        pixel: width of a stored pixel over its height.
+    """
+    picture = frame.to_ndarray(format="bgr24")
+    height, width = picture.shape[:2]
+    scale = min(1.0, LONGEST_SIDE / max(height, width * pixel))
+    if pixel != 1 or scale < 1:
+        method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+        picture = cv2.resize(picture, (round(width * pixel * scale), round(height * scale)), interpolation=method)
+    return even(np.rot90(picture, round(frame.rotation / 90) % 4))
+
+
+def even(picture: Picture) -> Picture:
+    """Without the last row and column where their number is odd: video has colours for pairs of pixels only."""
+    height, width = picture.shape[:2]
+    return np.ascontiguousarray(picture[: height // 2 * 2, : width // 2 * 2])
+
+
+def sound_of(path: Path, frames: int, late: float = 0.0) -> NDArray[np.float32]:
+    """The sound of `frames` frames, FP32 [640 * frames] in [-1, 1]: sample 0 belongs to the first frame's time.
+
+    Silence where there is none.
+
+    Args:
+        path: a video, or a sound file that begins with the first frame.
+        late: seconds by which the sound is later than the lips; it is moved by so much.
+    """
+    try:
+        sound = read_audio(path)
+        with av.open(str(path)) as container:
+            has_picture = bool(container.streams.video)
+    except (AudioError, av.FFmpegError):
+        return np.zeros(frames * SAMPLES_PER_FRAME, np.float32)
+    begins = _first_time(path, "audio") - _first_time(path, "video") if has_picture else 0.0
+    shift = round((begins - late) * SAMPLE_RATE)
+    sound = np.pad(sound, (shift, 0)) if shift > 0 else sound[-shift:]
+    wanted = frames * SAMPLES_PER_FRAME
+    return np.pad(sound[:wanted], (0, max(0, wanted - len(sound)))).astype(np.float32)
+
+
+def _first_time(path: Path, kind: str) -> float:
+    """When the first frame of a track is played, seconds."""
+    with open_video(path) as container:
+        for frame in container.decode(**{kind: 0}):
+            if frame.time is not None:
+                return float(frame.time)
+    return 0.0

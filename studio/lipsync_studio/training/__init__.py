@@ -1,0 +1,1 @@
+"""Speech with known mouth movements, and what the training runs share."""
