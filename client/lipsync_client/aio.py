@@ -6,15 +6,18 @@ import asyncio
 import itertools
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator
+from contextlib import suppress
 from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
+from tritonclient.grpc import InferInput
 from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from lipsync_client import wire
 from lipsync_client.errors import AvatarNotFound, InvalidRequest, LipsyncError
+from lipsync_client.retry import Attempts
 from lipsync_client.timeline import Request, Timeline
 from lipsync_client.wire import Avatar, Frame, Result
 
@@ -128,33 +131,55 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
+    async def attempt(self, request: Request, avatar: str, *, timeout: float | None = None) -> Result:
+        """One request, sent once. Raises LipsyncError.
+
+        Args:
+            timeout: seconds, if not the client's own.
+        """
+        return await self._infer(wire.ensemble_of(avatar), wire.tensors(request), avatar, timeout)
+
+    async def footage(self, key: int, first: int, count: int, avatar: str, *, timeout: float | None = None) -> Result:
+        """Plain frames of an avatar's footage from a position of the loop on, asked for once. No network runs for them.
+
+        Args:
+            key: the avatar's (`Avatar.key`).
+            first, count: which frames.
+            avatar: its name, for messages.
+            timeout: seconds, if not the client's own.
+
+        Raises:
+            InvalidRequest: no avatar has that key (any more).
+            LipsyncError: as for every request.
+        """
+        return await self._infer(wire.COMPOSITE_MODEL, wire.footage_tensors(key, first, count), avatar, timeout)
+
+    async def explained(self, failure: AvatarNotFound, avatar: str) -> LipsyncError:
+        """What it is that said AvatarNotFound: a server that stops, one that replaces the avatar, or one without it."""
+        server = there = False
+        with suppress(InferenceServerException):
+            server = await self._grpc.is_server_ready(client_timeout=self._timeout)
+            there = server and await self._grpc.is_model_ready(wire.ensemble_of(avatar), client_timeout=self._timeout)
+        return wire.explained(failure, self.url, avatar, server_ready=server, avatar_ready=there)
+
+    async def _infer(self, model: str, tensors: list[InferInput], avatar: str, timeout: float | None) -> Result:
+        try:
+            answer = await self._grpc.infer(model, tensors, client_timeout=timeout or self._timeout)
+        except InferenceServerException as error:
+            raise wire.translate(error, url=self.url, avatar=avatar) from None
+        return wire.result_from(answer)
+
     async def _send(self, request: Request, avatar: str) -> Result:
         """Send, and send again where that may help."""
-        for attempt in itertools.count(1):
+        attempts = Attempts()
+        while True:
             try:
-                answer = await self._grpc.infer(
-                    wire.ensemble_of(avatar), wire.tensors(request), client_timeout=self._timeout
-                )
-                return wire.result_from(answer)
-            except InferenceServerException as error:
-                failure = wire.translate(error, url=self.url, avatar=avatar)
-                if isinstance(failure, AvatarNotFound):
-                    failure = await self._look_again(failure, avatar)
-            delay = wire.retry_delay(failure, attempt)
-            if delay is None:
-                raise failure
-            await asyncio.sleep(delay)
-        raise AssertionError("unreachable")
-
-    async def _look_again(self, failure: AvatarNotFound, avatar: str) -> LipsyncError:
-        """As `Client._look_again`."""
-        try:
-            if await self._grpc.is_server_ready(client_timeout=self._timeout):
-                there = await self._grpc.is_model_ready(wire.ensemble_of(avatar), client_timeout=self._timeout)
-                return wire.overtaken(self.url, avatar) if there else failure
-        except InferenceServerException:
-            pass
-        return wire.stopping(self.url)
+                return await self.attempt(request, avatar)
+            except AvatarNotFound as error:
+                failure = await self.explained(error, avatar)
+            except LipsyncError as error:
+                failure = error
+            await asyncio.sleep(attempts.delay_after(failure))
 
     async def _parameters(self, model: str, avatar: str = wire.SHIPPED_AVATAR) -> dict[str, str]:
         try:

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout  # the builtin one only since Python 3.11
+from contextlib import suppress
 from types import TracebackType
 
 import numpy as np
@@ -17,6 +18,7 @@ from tritonclient.utils import InferenceServerException
 
 from lipsync_client import wire
 from lipsync_client.errors import AvatarNotFound, InvalidRequest, LipsyncError, Timeout
+from lipsync_client.retry import Attempts
 from lipsync_client.timeline import Request, Timeline
 from lipsync_client.wire import Avatar, Frame, Result
 
@@ -158,15 +160,12 @@ class Client:
         except InferenceServerException as error:
             raise wire.translate(error, url=self.url, avatar=avatar) from None
 
-    def _look_again(self, failure: AvatarNotFound, avatar: str) -> LipsyncError:
-        """What it is that said so: a server that stops, one that replaces the avatar, or one that has none."""
-        try:
-            if self._grpc.is_server_ready(client_timeout=self._timeout):
-                there = self._grpc.is_model_ready(wire.ensemble_of(avatar), client_timeout=self._timeout)
-                return wire.overtaken(self.url, avatar) if there else failure
-        except InferenceServerException:
-            pass
-        return wire.stopping(self.url)
+    def _explained(self, failure: AvatarNotFound, avatar: str) -> LipsyncError:
+        server = there = False
+        with suppress(InferenceServerException):
+            server = self._grpc.is_server_ready(client_timeout=self._timeout)
+            there = server and self._grpc.is_model_ready(wire.ensemble_of(avatar), client_timeout=self._timeout)
+        return wire.explained(failure, self.url, avatar, server_ready=server, avatar_ready=there)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -204,16 +203,14 @@ class _Call:
 
     def result(self) -> Result:
         """Wait for the answer; send again where that may help."""
-        for attempt in itertools.count(1):
+        attempts = Attempts()
+        while True:
             try:
                 return self._wait()
-            except LipsyncError as error:
-                delay = wire.retry_delay(error, attempt)
-                if delay is None:
-                    raise
+            except LipsyncError as failure:
+                delay = attempts.delay_after(failure)
             time.sleep(delay)
             self._send()
-        raise AssertionError("unreachable")
 
     def _wait(self) -> Result:
         client = self._client
@@ -224,7 +221,7 @@ class _Call:
             client._check_open()
             failure = wire.translate(error, url=client.url, avatar=self._avatar)
             if isinstance(failure, AvatarNotFound):
-                failure = client._look_again(failure, self._avatar)
+                failure = client._explained(failure, self._avatar)
             raise failure from None
         except FutureTimeout:
             raise Timeout(f"The server at {client.url} did not answer within {client._timeout:g} s.") from None

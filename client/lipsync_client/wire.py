@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -23,6 +22,7 @@ from lipsync_client.errors import (
     Timeout,
 )
 from lipsync_client.timeline import Request, Timeline
+from lipsync_mel import refusals
 
 __all__ = ["Avatar", "Frame", "Result", "Timings"]
 
@@ -134,14 +134,21 @@ def models_missing(url: str) -> ServerUnavailable:
     )
 
 
-def stopping(url: str) -> ServerUnavailable:
-    """Instead of AvatarNotFound: for about two seconds before it ends, a server has no models but still answers."""
-    return ServerUnavailable(f"The server at {url} is stopping. Start one with `make serve`.")
-
-
 def overtaken(url: str, avatar: str) -> ServerUnavailable:
     """Instead of AvatarNotFound, in the moment in which a replacement takes an avatar's place."""
     return ServerUnavailable(f"The avatar {avatar!r} was replaced or unloaded on the server at {url} just now.")
+
+
+def explained(
+    failure: AvatarNotFound, url: str, avatar: str, *, server_ready: bool, avatar_ready: bool
+) -> LipsyncError:
+    """What it is that said AvatarNotFound: a server that stops, one that replaces the avatar, or one that has none.
+
+    For about two seconds before it ends, a server has no models but still answers.
+    """
+    if not server_ready:
+        return ServerUnavailable(f"The server at {url} is stopping. Start one with `lipsync serve`.")
+    return overtaken(url, avatar) if avatar_ready else failure
 
 
 def check_speech(speech: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -182,6 +189,13 @@ def tensors(request: Request) -> list[InferInput]:
     return inputs
 
 
+def footage_tensors(key: int, first: int, count: int) -> list[InferInput]:
+    """Composite's inputs for plain footage: `count` frames from a position of the loop on."""
+    positions = np.arange(first, first + count, dtype=np.int64)[:, None]
+    values = {"avatar_key": np.full_like(positions, key), "footage_position": positions}
+    return [InferInput(name, [count, 1], "INT64").set_data_from_numpy(value) for name, value in values.items()]
+
+
 def result_from(answer: InferResult) -> Result:
     return Result(
         frames=tuple(answer.as_numpy("JPEG").tolist()),
@@ -201,18 +215,12 @@ def frames_of(result: Result, request: Request, timeline: Timeline) -> list[Fram
     ]
 
 
-def retry_delay(error: LipsyncError, attempt: int) -> float | None:
-    """Seconds to wait before sending a request again after its attempt-th failure (from 1); None: give up.
-
-    Doubles from 0.2 s to 4 s, by chance up to half as long again so that many clients do not come back at once.
-    """
-    if attempt > error.retries:
-        return None
-    return min(0.2 * 2 ** (attempt - 1), 4.0) * random.uniform(1.0, 1.5)
-
-
 def translate(error: InferenceServerException, *, url: str, avatar: str = SHIPPED_AVATAR) -> LipsyncError:
-    """Our error for one of Triton's. Triton reports several different things as UNAVAILABLE: the text decides."""
+    """Our error for one of Triton's.
+
+    Where Triton's status does not tell, its own English does (matched here and nowhere else), or the code that a stage
+    puts before its sentence.
+    """
     status = (error.status() or "").removeprefix("StatusCode.")
     text = plain(error.message() or "no reason given")
     if "protocol is restricted" in text:
@@ -226,10 +234,11 @@ def translate(error: InferenceServerException, *, url: str, avatar: str = SHIPPE
         if "in ensemble" in (error.message() or ""):  # it began, and one of its steps was gone before its turn
             return overtaken(url, avatar)
         return AvatarNotFound(f"The server at {url} has no avatar {avatar!r} loaded; `lipsync avatars` shows all.")
-    if status == "UNAVAILABLE" and "on the way already" in text:
+    code, text = refusals.parse(text)
+    if code == refusals.OVERLOADED:
         return Overloaded(f"The server at {url} has too much to do at the moment; try again later ({text}).")
     if status in ("UNAVAILABLE", "CANCELLED"):
-        return ServerUnavailable(f"No lip-sync server answers at {url}. Start one with `make serve` ({text}).")
+        return ServerUnavailable(f"No lip-sync server answers at {url}. Start one with `lipsync serve` ({text}).")
     if status == "DEADLINE_EXCEEDED":
         return Timeout(f"The server at {url} did not answer in time; it may be overloaded, or the time-out too short.")
     if status == "INVALID_ARGUMENT":

@@ -106,7 +106,7 @@ def test_no_server_says_how_to_start_one(speech: Path, tmp_path: Path, arguments
         url = gone.url
     code, _, stderr = run(*[str(speech) if a == "SPEECH" else a for a in arguments], server=url, cache=tmp_path)
     assert code == 1
-    assert f"No lip-sync server answers at {url}. Start one with `make serve`" in stderr
+    assert f"No lip-sync server answers at {url}. Start one with `lipsync serve`" in stderr
     assert len(stderr.strip().splitlines()) == 1
 
 

@@ -25,8 +25,9 @@ from lipsync_client import (
     ServerError,
     ServerUnavailable,
     Timeout,
-    wire,
+    retry,
 )
+from lipsync_mel import refusals
 
 SPEECH = np.random.default_rng(0).uniform(-1, 1, 1990).astype(np.float32)  # 50 frames, the last one not full
 PICTURES = [picture(SPEECH, frame) for frame in range(50)]
@@ -102,8 +103,7 @@ def fake() -> Iterator[FakeServer]:
 @pytest.fixture
 def no_delay(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sending again at once; how often stays as it is."""
-    real = wire.retry_delay
-    monkeypatch.setattr(wire, "retry_delay", lambda error, attempt: None if real(error, attempt) is None else 0.001)
+    monkeypatch.setattr(retry, "FIRST_DELAY_S", 1e-6)
 
 
 @pytest.mark.parametrize(("first_chunk", "chunk", "in_flight"), [(8, 8, 1), (1, 1, 4), (4, 7, 2), (3, 8, 9)])
@@ -195,7 +195,7 @@ def failing(times: int, code: grpc.StatusCode, text: str):
     return on_request, attempts
 
 
-@pytest.mark.parametrize("text", ["Socket closed", "64 requests are on the way already"])
+@pytest.mark.parametrize("text", ["Socket closed", refusals.coded(refusals.OVERLOADED, "64 requests are in flight")])
 def test_what_may_pass_is_sent_again(kind, fake: FakeServer, no_delay: None, text: str) -> None:
     fake.on_request, attempts = failing(2, grpc.StatusCode.UNAVAILABLE, text)
     assert [frame.jpeg for frame in kind.render(fake.url, chunk=8)] == PICTURES
@@ -229,7 +229,7 @@ def test_in_the_moment_of_a_replacement_a_request_is_sent_again(kind, fake: Fake
         (grpc.StatusCode.INTERNAL, "stage died", ServerError, 1),
         (grpc.StatusCode.NOT_FOUND, "Request for unknown model: 'x' is not found", AvatarNotFound, 1),
         (grpc.StatusCode.UNAVAILABLE, "Request for unknown model: 'x' has no available versions", AvatarNotFound, 1),
-        (grpc.StatusCode.UNAVAILABLE, "64 requests are on the way already", Overloaded, 8),
+        (grpc.StatusCode.UNAVAILABLE, refusals.coded(refusals.OVERLOADED, "64 requests are in flight"), Overloaded, 8),
         (grpc.StatusCode.UNAVAILABLE, "Socket closed", ServerUnavailable, 8),
     ],
 )
@@ -285,7 +285,7 @@ def test_a_server_that_comes_back_is_used_again(kind) -> None:
 def test_nobody_there_is_said_plainly(kind, no_delay: None) -> None:
     with running(FakeServer()) as gone:
         url = gone.url
-    with pytest.raises(ServerUnavailable, match=f"{url}.*make serve"):
+    with pytest.raises(ServerUnavailable, match=f"{url}.*lipsync serve"):
         kind.render(url)
 
 

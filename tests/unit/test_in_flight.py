@@ -22,7 +22,7 @@ def test_a_place_is_free_again_when_its_request_is_finished(file):
     door = InFlight(file, 2)
     first, second = door.enter(1), door.enter(2)
     assert first != second
-    with pytest.raises(Full, match="2 requests are on the way already"):
+    with pytest.raises(Full, match=r"^\[overloaded\] 2 requests are in flight"):
         door.enter(3)
     leave(file, first, 1, 10)
     assert door.enter(4) == first

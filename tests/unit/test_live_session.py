@@ -20,8 +20,8 @@ from lipsync_client import (
     LiveSession,
     ServerError,
     ServerUnavailable,
+    retry,
     to_speech,
-    wire,
 )
 from live_clock import TestClock, run, take, until_last
 
@@ -399,8 +399,7 @@ def test_sound_and_picture_do_not_drift_in_ten_minutes(fake: LiveFake, clock: Te
 @pytest.fixture
 def no_delay(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sending again at once; how often stays as it is."""
-    real = wire.retry_delay
-    monkeypatch.setattr(wire, "retry_delay", lambda error, attempt: None if real(error, attempt) is None else 0.001)
+    monkeypatch.setattr(retry, "FIRST_DELAY_S", 1e-6)
 
 
 @pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL, grpc.StatusCode.NOT_FOUND])

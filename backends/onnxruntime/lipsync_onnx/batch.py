@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-Tensors = dict[str, np.ndarray]
+Tensors = dict[str, NDArray[Any]]
 Run = Callable[[Tensors], Tensors]
 
 

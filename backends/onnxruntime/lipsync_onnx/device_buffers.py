@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+from numpy.typing import NDArray
 
 KEPT = 16  # inputs of different shapes; a batch of 32 frames takes 1 MB
 
@@ -21,9 +23,9 @@ class DeviceBuffers:
 
     def __init__(self, session: ort.InferenceSession, device: str, number: int) -> None:
         self._session, self._device, self._number = session, device, number
-        self._inputs: OrderedDict[tuple, ort.OrtValue] = OrderedDict()
+        self._inputs: OrderedDict[tuple[str, tuple[int, ...], str], ort.OrtValue] = OrderedDict()
 
-    def run(self, wanted: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+    def run(self, wanted: list[str], inputs: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """As `InferenceSession.run`. One caller at a time."""
         binding = self._session.io_binding()
         for name, values in inputs.items():
@@ -31,9 +33,10 @@ class DeviceBuffers:
         for name in wanted:
             binding.bind_output(name, self._device, self._number)
         self._session.run_with_iobinding(binding)
-        return binding.copy_outputs_to_cpu()
+        outputs: list[NDArray[Any]] = binding.copy_outputs_to_cpu()
+        return outputs
 
-    def _on_device(self, name: str, values: np.ndarray) -> ort.OrtValue:
+    def _on_device(self, name: str, values: NDArray[Any]) -> ort.OrtValue:
         key = name, values.shape, values.dtype.str
         kept = self._inputs.pop(key, None)
         if kept is None:

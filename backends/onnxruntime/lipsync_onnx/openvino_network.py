@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import openvino
+from numpy.typing import NDArray
 
 INT32_MAX = 2**31 - 1  # the CPU plugin computes INT64 tensors in 32 bits, and saturates without a word
 Shapes = Mapping[str, Sequence[int]]
@@ -25,7 +26,7 @@ def computes_bf16() -> bool:
 
 def open_openvino(
     path: Path, shapes: Shapes, callers: int, threads: int, precision: str
-) -> Callable[[list[str], dict[str, np.ndarray]], list[np.ndarray]]:
+) -> Callable[[list[str], dict[str, NDArray[Any]]], list[NDArray[Any]]]:
     """Load a model for exactly these input shapes: a network of fixed shape is a third faster than a dynamic one.
 
     Args:
@@ -54,7 +55,7 @@ def open_openvino(
     for _ in range(callers):
         idle.put(compiled.create_infer_request())
 
-    def run(wanted: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+    def run(wanted: list[str], inputs: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
         for name, values in inputs.items():
             if values.dtype == np.int64 and (np.abs(values) > INT32_MAX).any():
                 raise ValueError(f"{name} is {values.ravel()[0]}: OpenVINO computes whole numbers in 32 bits")

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnxruntime as ort
+from numpy.typing import NDArray
 
 from lipsync_onnx.device_buffers import DeviceBuffers
 
@@ -43,7 +43,7 @@ CPU_WORKERS = 4  # rows at once on the CPU: threads that share one row wait for 
 class Network:
     """A loaded model."""
 
-    run: Callable[[list[str], dict[str, np.ndarray]], list[np.ndarray]]  # outputs' names, inputs -> outputs
+    run: Callable[[list[str], dict[str, NDArray[Any]]], list[NDArray[Any]]]  # outputs' names, inputs -> outputs
     device: str  # for the log
     pool: Executor | None  # its workers run the rows of a batch, each row alone; None: the batch runs as one
 
@@ -51,7 +51,8 @@ class Network:
 def _accelerators(config: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
     """The accelerators that the config names for "CPU" or "GPU"."""
     named = config.get("optimization", {}).get("execution_accelerators", {})
-    return named.get(f"{kind.lower()}_execution_accelerator", [])
+    found: list[dict[str, Any]] = named.get(f"{kind.lower()}_execution_accelerator", [])
+    return found
 
 
 def parameters(config: Mapping[str, Any]) -> dict[str, str]:

@@ -60,10 +60,10 @@ def web(
 ) -> None:
     """Serve a page with a talking face: speak to it by microphone, file or text, and interrupt it.
 
-    Start a lip-sync server first (`make serve`), then `lipsync web`, and open the address that it prints. Avatars are
-    loaded when they are chosen, where the server's control key is known. Text needs a speech synthesiser on this
-    machine: flite or espeak-ng. For other machines: `lipsync web --host 0.0.0.0`; their
-    browsers give the microphone to https pages only, so put a proxy with TLS before it, or use an SSH tunnel:
+    Start a lip-sync server first (`lipsync serve`), then `lipsync web`, and open the address that it prints. An avatar
+    is loaded when a page chooses it, if the server's control key is known. Text needs a speech synthesiser on this
+    machine: flite or espeak-ng. For other machines: `lipsync web --host 0.0.0.0`. Their browsers give the microphone
+    to https pages only, so put a proxy with TLS before it, or use an SSH tunnel:
     `ssh -L 8080:localhost:8080 THIS_MACHINE`.
     """
     import websockets  # noqa: F401 (needed later, by uvicorn; if it is missing, say so before anything starts)

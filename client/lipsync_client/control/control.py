@@ -129,7 +129,7 @@ class Control:
 
     def ready(self, avatar: str) -> bool:
         """Whether an avatar takes requests."""
-        return self._ask(self._grpc.is_model_ready, wire.ensemble_of(avatar), key=False)
+        return bool(self._ask(self._grpc.is_model_ready, wire.ensemble_of(avatar), key=False))
 
     def stats(self, avatar: str = wire.SHIPPED_AVATAR) -> AvatarStats:
         """What an avatar has done since it was loaded. Raises AvatarNotFound if it is not loaded."""

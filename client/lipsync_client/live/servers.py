@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
-import numpy as np
-from tritonclient.grpc import InferInput
-from tritonclient.utils import InferenceServerException
-
-from lipsync_client import wire
 from lipsync_client.aio import AsyncClient
-from lipsync_client.errors import AvatarNotFound, InvalidRequest, LipsyncError, ServerError
+from lipsync_client.errors import AvatarNotFound, InvalidRequest, LipsyncError
 from lipsync_client.live.frame import Clock
+from lipsync_client.retry import Attempts
 from lipsync_client.timeline import Request, Timeline
 from lipsync_client.wire import Avatar, Result
 
@@ -71,20 +66,13 @@ class Servers:
 
     async def render(self, request: Request) -> Result:
         """One request for talking frames."""
-        return await self._infer(wire.ensemble_of(self._avatar), lambda: wire.tensors(request))
+        return await self._anywhere(lambda client: client.attempt(request, self._avatar, timeout=self._timeout))
 
     async def footage(self, key: int, first: int, count: int) -> Result:
-        """Plain frames of an avatar's footage, from a position of the loop on. No network runs for them.
-
-        Raises InvalidRequest if no avatar has that key (any more).
-        """
-        positions = np.arange(first, first + count, dtype=np.int64)[:, None]
-
-        def tensors() -> list[InferInput]:
-            values = {"avatar_key": np.full_like(positions, key), "footage_position": positions}
-            return [InferInput(name, [count, 1], "INT64").set_data_from_numpy(value) for name, value in values.items()]
-
-        return await self._infer(wire.COMPOSITE_MODEL, tensors)
+        """Plain frames, as `AsyncClient.footage`."""
+        return await self._anywhere(
+            lambda client: client.footage(key, first, count, self._avatar, timeout=self._timeout)
+        )
 
     async def pause(self, seconds: float) -> None:
         """Wait, on the session's clock."""
@@ -95,40 +83,20 @@ class Servers:
         for client in self._clients if self._own else ():
             await client.close()
 
-    async def _infer(self, model: str, tensors: Callable[[], list[InferInput]]) -> Result:
-        async def once(client: AsyncClient) -> Result:
-            try:
-                answer = await client._grpc.infer(model, tensors(), client_timeout=self._timeout)
-            except InferenceServerException as error:
-                raise wire.translate(error, url=client.url, avatar=self._avatar) from None
-            return wire.result_from(answer)
-
-        return await self._anywhere(once)
-
     async def _anywhere(self, call: Callable[[AsyncClient], Awaitable[T]]) -> T:
         """The first answer. Raises the failure that gives up last, once sending again no longer helps."""
-        place = self._preferred
-        give_up = self._clock.now() + self._patience
-        worst: LipsyncError | None = None  # of this round through the addresses: the one most worth repeating
-        for attempt in itertools.count(1):
-            client = self._clients[place]
+        attempts = Attempts(len(self._clients), first=self._preferred, patience=self._patience, now=self._clock.now)
+        while True:
+            address = attempts.address
+            client = self._clients[address]
             try:
                 answer = await call(client)
+            except AvatarNotFound as error:
+                failure = await client.explained(error, self._avatar)
             except LipsyncError as error:
                 failure = error
             else:
-                self._preferred = place
+                self._preferred = address
                 return answer
-            if isinstance(failure, AvatarNotFound):
-                failure = await client._look_again(failure, self._avatar)
-            if not (failure.retries or isinstance(failure, (AvatarNotFound, ServerError))):
-                raise failure
-            worst = max(worst or failure, failure, key=lambda error: error.retries)
-            place = (place + 1) % len(self._clients)
-            if attempt % len(self._clients) == 0:
-                delay = wire.retry_delay(worst, attempt // len(self._clients))
-                if delay is None or self._clock.now() + delay > give_up:
-                    raise worst
-                worst = None
+            if delay := attempts.delay_after(failure):
                 await self.pause(delay)
-        raise AssertionError("unreachable")

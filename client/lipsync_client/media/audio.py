@@ -33,7 +33,8 @@ def read_audio(path: str | os.PathLike[str], *, rate: int = SPEECH_RATE) -> NDAr
         AudioError: no such file, no sound in it, not readable, or empty.
     """
     blocks = list(decode(path, rate=rate, layout="mono"))
-    return np.concatenate(blocks, axis=1)[0]
+    speech: NDArray[np.float32] = np.concatenate(blocks, axis=1)[0]
+    return speech
 
 
 def to_speech(samples: NDArray[Any], rate: int, *, to_rate: int = SPEECH_RATE) -> NDArray[np.float32]:
@@ -81,7 +82,7 @@ def to_speech(samples: NDArray[Any], rate: int, *, to_rate: int = SPEECH_RATE) -
 def channels_of(path: str | os.PathLike[str]) -> int:
     """How many channels the sound of a file has. Raises AudioError."""
     with _open(path) as container:
-        return _stream(container, path).codec_context.channels
+        return int(_stream(container, path).codec_context.channels)
 
 
 def decode(path: str | os.PathLike[str], *, rate: int, layout: str) -> Iterator[NDArray[np.float32]]:

@@ -43,7 +43,8 @@ def _load(path: Path, crc: int) -> NDArray[Any]:
         raise AssetsError(f"{path} is missing: pack the avatar again") from None
     if zlib.crc32(data) != crc:
         raise AssetsError(f"{path} is broken (its checksum differs): pack the avatar again")
-    return np.load(io.BytesIO(data))
+    loaded: NDArray[Any] = np.load(io.BytesIO(data))
+    return loaded
 
 
 def _map(path: Path, size: int) -> memoryview:
@@ -102,7 +103,8 @@ class Avatar:
         return patch, picture.copy()
 
     def _record(self, position: int) -> np.void:
-        return self._index[footage_index(position, self.facts.frames, self.facts.loop)]
+        record: np.void = self._index[footage_index(position, self.facts.frames, self.facts.loop)]
+        return record
 
     def _jpeg(self, record: np.void) -> memoryview:
         start = int(record["jpeg"])

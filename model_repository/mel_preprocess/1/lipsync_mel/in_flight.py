@@ -16,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+from lipsync_mel import refusals
+
 SOON = 2_000_000_000  # ns
 QUIET = 10_000_000_000  # ns; where nothing is finished for so long, nothing is being done
 HEAD = 2  # values before the first place
@@ -65,7 +67,8 @@ class InFlight:
             lost = max(lost, now - QUIET)
         free = np.flatnonzero((places == 0) | (places < lost))
         if not len(free):
-            raise Full(f"{len(places)} requests are on the way already, which is all this server takes: try again soon")
+            sentence = f"{len(places)} requests are in flight, which is all that this server takes: try again soon"
+            raise Full(refusals.coded(refusals.OVERLOADED, sentence))
         places[free[0]] = now
         return int(free[0]) + HEAD
 

@@ -13,6 +13,7 @@ import numpy as np
 import scipy.fft
 import scipy.signal
 import scipy.sparse
+from numpy.typing import NDArray
 
 from lipsync_mel.timeline import FFT_SIZE, HOP, MELS, MIN_SAMPLES, WINDOW
 
@@ -35,12 +36,12 @@ def load_filterbank(path: Path = FILTERBANK) -> scipy.sparse.csr_matrix:
 
 def mel_frames(
     filterbank: scipy.sparse.csr_matrix,
-    audio: np.ndarray,
+    audio: NDArray[np.float32],
     audio_start: int,
     samples: int | None,
     first: int,
     stop: int,
-) -> np.ndarray:
+) -> NDArray[np.float32]:
     """Mel frames `first` .. `stop`-1 of a speech, from a slice of it.
 
     Args:
@@ -65,17 +66,18 @@ def mel_frames(
     magnitude = np.sqrt(spectrum.real**2 + spectrum.imag**2)
     mel = (filterbank @ np.ascontiguousarray(magnitude.T)).T
     decibel = 20.0 * np.log10(np.maximum(1e-5, mel)) - 20.0
-    return np.clip(8.0 * ((decibel + 100.0) / 100.0) - 4.0, -4.0, 4.0).astype(np.float32)
+    levels: NDArray[np.float32] = np.clip(8.0 * ((decibel + 100.0) / 100.0) - 4.0, -4.0, 4.0).astype(np.float32)
+    return levels
 
 
 def encoder_windows(
     filterbank: scipy.sparse.csr_matrix,
-    audio: np.ndarray,
+    audio: NDArray[np.float32],
     audio_start: int,
     samples: int | None,
-    starts: np.ndarray,
-    inside: np.ndarray,
-) -> np.ndarray:
+    starts: NDArray[np.int64],
+    inside: NDArray[np.bool_],
+) -> NDArray[np.float32]:
     """The mel windows of some feature rows (`timeline.row_windows`): FP32 [rows, 1, 80, 16], zeros outside the list."""
     result = np.zeros((len(starts), 1, MELS, WINDOW), np.float32)
     if not inside.any():

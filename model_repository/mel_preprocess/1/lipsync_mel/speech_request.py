@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lipsync_mel import timeline
 
@@ -13,7 +14,7 @@ from lipsync_mel import timeline
 class SpeechRequest:
     """What a request asks for, valid by construction (`parse`)."""
 
-    audio: np.ndarray  # FP32 [n]
+    audio: NDArray[np.float32]  # [n]
     audio_start: int
     samples: int | None  # length of the whole speech, None while it is unfinished
     first_frame: int
@@ -29,7 +30,7 @@ def _position(name: str, value: int | None, default: int, largest: int) -> int:
     return value
 
 
-def _check_audio(audio: np.ndarray | None) -> np.ndarray:
+def _check_audio(audio: NDArray[np.float32] | None) -> NDArray[np.float32]:
     if audio is None:
         raise ValueError("AUDIO is missing: send mono 16 kHz samples as FP32 [n]")
     if audio.size == 0:
@@ -53,7 +54,7 @@ def _frames_available(audio_stop: int, at_end: bool) -> int:
 
 
 def parse(
-    audio: np.ndarray | None,
+    audio: NDArray[np.float32] | None,
     audio_start: int | None = None,
     audio_end: bool | None = None,
     first_frame: int | None = None,

@@ -10,6 +10,7 @@ the whole gives. The rules are those of SyncTalk_2D's inference script, kept to 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 SAMPLE_RATE = 16_000
 FPS = 25
@@ -64,7 +65,7 @@ def window_total(mel_frames: int) -> int:
     return int((mel_frames - WINDOW) / 80.0 * 25) + 2
 
 
-def row_windows(first_frame: int, count: int, samples: int | None) -> tuple[np.ndarray, np.ndarray]:
+def row_windows(first_frame: int, count: int, samples: int | None) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Where each feature row of some frames starts on the mel spectrogram.
 
     Args:
