@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc import InferInput, InferResult
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
+from lipsync_client.avatar_facts import AvatarFacts
 from lipsync_client.errors import (
     AvatarNotFound,
     ControlDenied,
@@ -115,17 +116,15 @@ def parameters_of(answer: Any) -> dict[str, str]:
 
 def avatar_from_parameters(parameters: dict[str, str]) -> Avatar:
     """Raises ServerError if a fact is missing."""
-    try:
-        return Avatar(
-            id=parameters["avatar_id"],
-            key=int(parameters["avatar_key"]),
-            frame_width=int(parameters["frame_width"]),
-            frame_height=int(parameters["frame_height"]),
-            footage_frames=int(parameters["footage_frames"]),
-            loop=parameters["loop"],
-        )
-    except (KeyError, ValueError) as error:
-        raise ServerError(f"the server publishes incomplete facts about this avatar: {error}") from None
+    facts = AvatarFacts.from_parameters(parameters)
+    return Avatar(
+        id=facts.avatar_id,
+        key=facts.avatar_key,
+        frame_width=facts.frame_width,
+        frame_height=facts.frame_height,
+        footage_frames=facts.footage_frames,
+        loop=facts.loop,
+    )
 
 
 def models_missing(url: str) -> ServerUnavailable:

@@ -12,7 +12,7 @@ from PIL import Image
 from conftest import infer
 from lipsync_composite.loop import footage_index
 from lipsync_server import home
-from lipsync_server.repository.package import PRESETS
+from lipsync_server.repository.presets import PRESETS
 from lipsync_server.repository.source import AvatarSource, face_crop
 from speech import real_speech
 

@@ -8,7 +8,7 @@ from lipsync_client import Client
 from lipsync_composite.loop import footage_index
 from lipsync_server.networks.quantize import speech_features
 from lipsync_server.pipeline import SILENCE_AFTER, LocalPipeline
-from lipsync_server.repository.package import INT8_ENCODER, SHARED_ENCODER
+from lipsync_server.repository.model_folders import INT8_ENCODER, SHARED_ENCODER
 from speech import real_speech
 
 SPEECH = real_speech()[:32000]

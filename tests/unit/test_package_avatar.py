@@ -11,6 +11,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from lipsync_client.avatar_facts import FACT_NAMES, AvatarFacts
 from lipsync_client.avatar_file.packed import PackedError, draft_in, installed, unpack_file
 from lipsync_composite.assets import key_name
 from lipsync_composite.avatar import Avatar
@@ -18,7 +19,8 @@ from lipsync_composite.loop import footage_index
 from lipsync_server import home
 from lipsync_server.networks.graphs import expand_weights, served_encoder, served_unet
 from lipsync_server.repository.build import build
-from lipsync_server.repository.package import model_names, package_avatar
+from lipsync_server.repository.model_folders import read_config
+from lipsync_server.repository.package import check_avatar_id, package_avatar
 from lipsync_server.repository.source import AvatarSource, SourceError, face_crop
 
 # The crop where it is visible, half of it where it is masked, plus the features' first value: shows every path.
@@ -165,15 +167,15 @@ def test_a_packed_avatar_has_its_footage_its_crops_and_its_configs(tmp_path, rep
     crops = next(numpy_helper.to_array(tensor) for tensor in network.graph.initializer if tensor.name == "crops")
     expected = [face_crop(frame, BOX) for frame in source.frames()]
     np.testing.assert_array_equal(crops.transpose(0, 2, 3, 1), np.stack(expected))
-    config = (repository / "toy_lipsync" / "config.pbtxt").read_text()
-    assert 'name: "toy_lipsync"' in config and 'key: "loop"           value { string_value: "pingpong" }' in config
-    assert f'key: "avatar_key"     value {{ string_value: "{key}" }}' in config
-    ensemble = (repository / "toy" / "config.pbtxt").read_text()
-    assert (
-        'name: "toy"\n' in ensemble
-        and 'model_name: "toy_lipsync"' in ensemble
-        and 'model_name: "lipsync"' not in ensemble
-    )
+    config = read_config(repository / "toy_lipsync" / "config.pbtxt")
+    stated = {name: value.string_value for name, value in config.parameters.items()}
+    facts = AvatarFacts.from_parameters(stated)
+    assert config.name == "toy_lipsync" and stated.keys() == set(FACT_NAMES)
+    assert (facts.avatar_id, facts.avatar_key, facts.loop, facts.frame_width) == ("toy", key, "pingpong", 240)
+    ensemble = read_config(repository / "toy" / "config.pbtxt")
+    assert ensemble.name == "toy"
+    steps = [step.model_name for step in ensemble.ensemble_scheduling.step]
+    assert steps == ["mel_preprocess", "audio_encoder", "toy_lipsync", "composite"]
 
 
 def test_the_key_is_the_contents(tmp_path, repository):
@@ -305,9 +307,7 @@ def test_avatars_packed_for_another_shared_encoder_are_named_and_refused(tmp_pat
     assert told == []
 
 
-def test_ids_become_safe_model_names():
-    assert model_names("anna-2") == ("anna-2_lipsync", "anna-2")
-    assert model_names("demo", shipped=True) == ("lipsync", "lipsync_ensemble")
-    for bad in ("", "Anna", "a/b", "x_lipsync", "lipsync", "mel_preprocess", "-a", "a" * 49):
-        with pytest.raises(SourceError, match="cannot be used"):
-            model_names(bad)
+@pytest.mark.parametrize("bad", ["", "Anna", "a/b", "x_lipsync", "lipsync", "mel_preprocess", "-a", "a" * 49])
+def test_an_id_that_is_no_safe_model_name_is_refused(bad):
+    with pytest.raises(SourceError, match="cannot be used"):
+        check_avatar_id(bad)

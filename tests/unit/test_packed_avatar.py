@@ -12,7 +12,9 @@ from pathlib import Path
 import onnx
 import onnx.parser
 import pytest
+from google.protobuf import text_format
 from test_package_avatar import TOY_ENCODER, bare_repository, write_source
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from lipsync_client.avatar_file import packed
 from lipsync_client.avatar_file.packed import PackedError, draft_in, installed, remove, unpack_file
@@ -103,9 +105,9 @@ def test_whoever_loads_during_a_replacement_finds_a_whole_folder(tmp_path, repos
 
 
 def _key_in_config_and_files(folder: Path) -> tuple[str, str]:
-    config = next(line for line in (folder / "config.pbtxt").read_text().splitlines() if 'key: "avatar_key"' in line)
+    config = text_format.Parse((folder / "config.pbtxt").read_text(), ModelConfig())
     (crops,) = folder.glob("*/*.crops")
-    return key_name(int(config.split('"')[3])), crops.stem
+    return key_name(int(config.parameters["avatar_key"].string_value)), crops.stem
 
 
 def test_an_avatars_own_encoder_comes_and_goes_with_it(tmp_path, repository):
@@ -173,10 +175,13 @@ def test_a_config_with_fields_that_the_packer_does_not_write_is_refused(tmp_path
     name = f"{model}/config.pbtxt"
     with zipfile.ZipFile(file) as source, zipfile.ZipFile(tmp_path / "evil.zip", "w") as target:
         for known in source.namelist():
-            lines = source.read(known).splitlines(keepends=True)
-            if known == name:  # a config may have only one `optimization`
-                lines = [line for line in lines if not line.startswith(b"optimization")] + [field.encode()]
-            target.writestr(known, b"".join(lines))
+            content = source.read(known)
+            if known == name:
+                config = text_format.Parse(content, ModelConfig())
+                if "optimization" in field:  # a config may have only one
+                    config.ClearField("optimization")
+                content = text_format.MessageToString(config).encode() + field.encode()
+            target.writestr(known, content)
     with pytest.raises(PackedError, match=rf"evil\.zip: {name} holds '\w+.*', which is no part of a packed avatar"):
         unpack_file(tmp_path / "evil.zip", tmp_path / "draft")
 
@@ -243,7 +248,7 @@ def test_ctrl_c_while_a_folder_is_packed_leaves_nothing(tmp_path, repository):
     adding = subprocess.Popen([sys.executable, *map(str, command)], stderr=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + 60
-        while len(list(repository.glob(".pack-*"))) < 2:  # its own, and the packager's
+        while not list(repository.glob(".pack-*/*")):
             assert adding.poll() is None and time.monotonic() < deadline
             time.sleep(0.02)
         adding.send_signal(signal.SIGINT)

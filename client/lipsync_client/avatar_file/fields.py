@@ -12,6 +12,8 @@ from typing import Any
 
 from google.protobuf import json_format
 
+from lipsync_client.avatar_facts import FACT_NAMES
+
 __all__ = ["ENCODER_FIELDS", "ENSEMBLE_FIELDS", "NETWORK_FIELDS", "fields_beyond"]
 
 TENSORS = r"name|max_batch_size|(input|output)\.(name|data_type|dims|optional)"
@@ -21,8 +23,7 @@ ENCODER_FIELDS = (
     r"|optimization\.execution_accelerators\.cpu_execution_accelerator\.(name|parameters\.precision)"
     r"|model_warmup\.(name|batch_size|inputs\.\w+\.(data_type|dims|zero_data))"
 )
-FACTS = "preset|avatar_id|avatar_key|audio_encoder|frame_width|frame_height|footage_frames|loop|memory_mb"
-NETWORK_FIELDS = rf"{ENCODER_FIELDS}|parameters\.({FACTS})\.string_value"
+NETWORK_FIELDS = rf"{ENCODER_FIELDS}|parameters\.({'|'.join(FACT_NAMES)})\.string_value"
 
 
 def fields_beyond(allowed: str, config: Any) -> list[str]:

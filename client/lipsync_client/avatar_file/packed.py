@@ -1,7 +1,7 @@
 """A packed avatar: its model folders, as a file to carry around and in a server's model repository.
 
 An avatar X is the folders `X_lipsync` (network and footage), `X` (the ensemble that clients call) and, where it brings
-its own, `X_audio_encoder`. `scripts/package_avatar.py` makes them. They hold data only; a packed avatar that would make
+its own, `X_audio_encoder`. `lipsync avatars pack` makes them. They hold data only; a packed avatar that would make
 a server run code, or that names files outside its folders, is refused.
 """
 
@@ -26,7 +26,7 @@ from lipsync_client.locks import locked, shared
 from lipsync_client.wire import SHIPPED_AVATAR
 
 __all__ = [
-    *("PackedError", "check_id", "draft_in", "folders_of", "hears_otherwise", "installed"),
+    *("PackedError", "check_id", "draft_in", "folders_of", "encoder_mismatch", "installed"),
     *("pack_file", "remove", "unpack_file"),
 ]
 
@@ -88,7 +88,7 @@ def unpack_file(file: Path, draft: Path) -> str:
     except FileNotFoundError:
         raise PackedError(f"There is no file {file}.") from None
     except (zipfile.BadZipFile, OSError) as error:
-        raise PackedError(f"{file} is not a packed avatar as package_avatar.py --to writes it ({error}).") from None
+        raise PackedError(f"{file} is not a packed avatar, as `lipsync avatars pack` writes it ({error}).") from None
     (draft / avatar / "1").mkdir(parents=True, exist_ok=True)  # Triton wants a version folder of an ensemble too
     _check_configs(file, draft, avatar)
     return avatar
@@ -130,8 +130,8 @@ def installed(draft: Path, avatar: str, repository: Path) -> Iterator[None]:
         PackedError: its id cannot be used, or it was packed for another audio encoder than the repository's.
     """
     check_id(avatar)
-    if says := hears_otherwise(draft, avatar, repository):
-        raise PackedError(says)
+    if message := encoder_mismatch(draft, avatar, repository):
+        raise PackedError(message)
     with locked(repository / ".avatars.lock"):
         _carry_footage(repository / f"{avatar}{NETWORK}", draft / f"{avatar}{NETWORK}")
         _exchange_all(draft, avatar, repository)
@@ -142,7 +142,7 @@ def installed(draft: Path, avatar: str, repository: Path) -> Iterator[None]:
             raise
 
 
-def hears_otherwise(folder: Path, avatar: str, repository: Path) -> str:
+def encoder_mismatch(folder: Path, avatar: str, repository: Path) -> str:
     """A sentence, if the avatar in `folder` shares the repository's audio encoder but was packed for another one."""
     encoder, network, _ = folders_of(avatar)
     here = _fact(repository / SHIPPED_MODELS[0], "audio_encoder")
@@ -150,7 +150,7 @@ def hears_otherwise(folder: Path, avatar: str, repository: Path) -> str:
         return ""
     return (
         f"{avatar} was packed for another audio encoder than that of {repository}: "
-        "pack it again from its source folder (scripts/package_avatar.py)"
+        "pack it again from its source folder (`lipsync avatars pack`)"
     )
 
 

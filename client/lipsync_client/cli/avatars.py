@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
-import tempfile
 from contextlib import suppress
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated
 
@@ -60,7 +57,7 @@ def stats(
 
 def add(
     source: Annotated[
-        Path, typer.Argument(help="A packed avatar (package_avatar.py --to), or in a checkout an avatar's folder.")
+        Path, typer.Argument(help="A packed avatar (`lipsync avatars pack --to`), or an avatar's source folder.")
     ],
     repository: Repository = Path("model_repository"),
     server: Server = wire.DEFAULT_URL,
@@ -72,12 +69,11 @@ def add(
 
     Example: `lipsync avatars add anna.zip --repository model_repository`
     """
-    with draft_in(repository) as draft, tempfile.TemporaryDirectory() as folder:
-        file = _pack(source, repository, Path(folder) / "avatar.zip") if source.is_dir() else source
-        avatar = unpack_file(file, draft)
+    with draft_in(repository) as draft:
+        avatar = _pack(source, draft, repository) if source.is_dir() else unpack_file(source, draft)
         with Control(server, timeout=LOAD_TIMEOUT) as control:
-            says = _install(draft, avatar, repository, control)
-        out.print(says, highlight=False)
+            message = _install(draft, avatar, repository, control)
+        out.print(message, highlight=False)
 
 
 def remove(
@@ -94,22 +90,19 @@ def remove(
         out.print(f"Removed {avatar}", highlight=False)
 
 
-def _pack(source: Path, repository: Path, file: Path) -> Path:
-    """Pack an avatar's source folder, where the packager is at hand."""
-    command = [sys.executable, "-m", "lipsync_server.repository.package", str(source)]
-    command += ["--repository", str(repository), "--to", str(file)]
-    # In a session of its own, so that Ctrl-C reaches it once, from here.
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as packing:
-        try:
-            said = packing.communicate()[1]
-        except BaseException:
-            packing.send_signal(signal.SIGINT)  # it takes away what it has begun
-            packing.wait()
-            raise
-    if packing.returncode:
-        reason = said.strip().splitlines()[-1:] or ["no reason given"]
-        raise LipsyncError(f"{source} could not be packed: {reason[0].removeprefix('package_avatar: ')}")
-    return file
+def _pack(source: Path, draft: Path, repository: Path) -> str:
+    """Pack an avatar's source folder with the packer of the server package, which is found by its entry point."""
+    (packer,) = entry_points(group="lipsync.packers")
+    try:
+        pack_folder = packer.load()
+    except ModuleNotFoundError as error:
+        extra = ",".join(packer.extras)
+        raise LipsyncError(
+            f"{source} is a folder. To pack it, {error.name} is needed: pip install 'lipsync-triton[{extra}]'. "
+            "Or add a file that `lipsync avatars pack --to` wrote."
+        ) from None
+    avatar: str = pack_folder(source, draft, repository)
+    return avatar
 
 
 def _install(draft: Path, avatar: str, repository: Path, control: Control) -> str:

@@ -14,6 +14,7 @@ from tritonclient.grpc import InferenceServerClient, model_config_pb2
 from tritonclient.utils import InferenceServerException
 
 from lipsync_client import wire
+from lipsync_client.avatar_facts import memory_in
 from lipsync_client.control.states import (
     AvatarOverview,
     AvatarState,
@@ -23,7 +24,6 @@ from lipsync_client.control.states import (
     avatar_stats,
     avatars_in,
     gpus_of,
-    memory_of,
     models_in,
 )
 from lipsync_client.errors import AvatarNotFound, InvalidRequest, LipsyncError, LoadFailed, ServerError, Timeout
@@ -84,7 +84,8 @@ class Control:
             except AvatarNotFound:  # unloaded meanwhile
                 found.append(AvatarOverview(state))
                 continue
-            found.append(AvatarOverview(state, gpus_of(config), memory_of(config), avatar_stats(whole, stage)))
+            memory = memory_in({name: value.string_value for name, value in config.parameters.items()})
+            found.append(AvatarOverview(state, gpus_of(config), memory, avatar_stats(whole, stage)))
         return found
 
     def load(self, avatar: str) -> None:

@@ -140,11 +140,5 @@ def gpus_of(config: Any) -> tuple[int, ...]:
     return tuple(sorted({gpu for group in config.instance_group for gpu in group.gpus}))
 
 
-def memory_of(config: Any) -> int | None:
-    """The `memory_mb` that the packager wrote into a network's config; None if it did not."""
-    stated = config.parameters["memory_mb"].string_value if "memory_mb" in config.parameters else ""
-    return int(stated) if stated.isdigit() else None
-
-
 def _mean_ms(duration: Any) -> float:
     return duration.ns / duration.count / 1e6 if duration.count else 0.0

@@ -16,12 +16,12 @@ from types import ModuleType
 
 import onnx
 
-from lipsync_client.avatar_file.packed import hears_otherwise
+from lipsync_client.avatar_file.packed import encoder_mismatch
 from lipsync_composite import assets, avatar, blend, compose, loop, splice
 from lipsync_server import home
 from lipsync_server.networks import graphs, quantize
-from lipsync_server.repository import folders, package, source, trial
-from lipsync_server.repository.folders import INT8_ENCODER, SHARED_ENCODER, write_encoder
+from lipsync_server.repository import int8, model_folders, package, presets, source, trial
+from lipsync_server.repository.model_folders import INT8_ENCODER, SHARED_ENCODER, write_encoder
 from lipsync_server.repository.package import package_avatar
 from lipsync_server.repository.source import AvatarSource
 
@@ -44,7 +44,7 @@ def build(
     """
     demo, encoder = avatars / "demo", avatars / "audio_encoder" / "encoder.onnx"
     packing = [
-        *_code(graphs, package, folders, trial, source, quantize, *COMPOSITE),
+        *_code(graphs, int8, model_folders, package, presets, trial, source, quantize, *COMPOSITE),
         repository / "lipsync/config.template.pbtxt",
     ]
     with (repository / ".build.lock").open("w") as lock:
@@ -74,8 +74,8 @@ def build(
             report,
         )
     for network in sorted(repository.glob("*_lipsync/config.pbtxt")):
-        if says := hears_otherwise(repository, network.parent.name.removesuffix("_lipsync"), repository):
-            report(says)
+        if message := encoder_mismatch(repository, network.parent.name.removesuffix("_lipsync"), repository):
+            report(message)
 
 
 def _code(*modules: ModuleType) -> list[Path]:

@@ -1,16 +1,13 @@
 """Packs an avatar's source for a server: the network with the face crops inside, and composite's assets.
 
-    python scripts/package_avatar.py avatars/anna                   into model_repository/, also while it is served
-    python scripts/package_avatar.py avatars/anna --to anna.zip     into a file, for `lipsync avatars add` elsewhere
-
 The packed network is loaded and run before anything is put in place; a version that is there is replaced as a whole.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,64 +16,93 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
+from lipsync_client.avatar_facts import AvatarFacts
 from lipsync_client.avatar_file.packed import PackedError, check_id, draft_in, folders_of, installed, pack_file
-from lipsync_client.errors import LipsyncError
 from lipsync_composite.assets import key_name, write_assets
 from lipsync_composite.avatar import Avatar
-from lipsync_server import home
 from lipsync_server.networks.graphs import expand_weights, served_encoder, served_unet, served_unet_visual
-from lipsync_server.repository.folders import (
+from lipsync_server.repository.int8 import quantised
+from lipsync_server.repository.model_folders import (
     INT8_ENCODER,
     SHARED_ENCODER,
     SHIPPED,
     encoder_mark,
-    network_config,
     place_shipped,
     write_encoder,
     write_ensemble,
+    write_network_config,
 )
+from lipsync_server.repository.presets import arithmetic_of, choose_preset
 from lipsync_server.repository.source import AvatarSource, Picture, SourceError, face_crop
 from lipsync_server.repository.trial import stage_memory_mb
 
-PRESETS = {  # width, arithmetic on a CPU
-    "low": ("half", "INT8"),
-    "medium": ("half", "BF16"),  # FP32 on CPUs that do not compute in BF16
-    "high": ("full", "INT8"),
-    "exact": ("any", "FP32"),
-}
-FULL_WIDTH = 6_000_000  # parameters: the full network has 12.2 million, the half 3.1
-CALIBRATION = 64  # frames
+_console = Console(stderr=True)
 
 
-def model_names(avatar_id: str, shipped: bool = False) -> tuple[str, str]:
-    """The avatar's two models: its network and its ensemble.
+@dataclass(frozen=True)
+class Plan:
+    """What is packed, and under which names; made by `plan`, before anything is written.
 
-    Raises:
-        SourceError: an id that is no safe folder name, or a stage's name.
+    Attributes:
+        source: the avatar.
+        repository: what it is packed for: its templates and audio encoders.
+        shipped: it is the pair `lipsync` / `lipsync_ensemble`.
+        network: the plain U-Net, in FP32.
+        preset: a name of `PRESETS`.
+        encoder: the avatar's own audio encoder, as served; None for the shared one.
+        version: the version folder of its network, and of its own encoder. It tells which encoder the network belongs
+            to, and the ensemble asks for that version. So while an avatar is replaced by one with another encoder, no
+            request that began with the old encoder can end in the new network.
     """
-    if shipped:
-        return SHIPPED
+
+    source: AvatarSource
+    repository: Path
+    shipped: bool
+    network: onnx.ModelProto
+    preset: str
+    encoder: onnx.ModelProto | None
+    version: str
+
+    @property
+    def network_name(self) -> str:
+        return SHIPPED[0] if self.shipped else folders_of(self.source.id)[1]
+
+    @property
+    def ensemble_name(self) -> str:
+        return SHIPPED[1] if self.shipped else folders_of(self.source.id)[2]
+
+    @property
+    def encoder_name(self) -> str:
+        if self.encoder is not None:
+            return folders_of(self.source.id)[0]
+        return INT8_ENCODER if self.is_int8 else SHARED_ENCODER
+
+    @property
+    def is_int8(self) -> bool:
+        return arithmetic_of(self.preset) == "INT8"
+
+
+def check_avatar_id(avatar_id: str) -> None:
+    """Raises SourceError for an id that is no safe folder name, or a stage's name."""
     try:
         check_id(avatar_id)
     except PackedError as error:
         raise SourceError(str(error)) from None
-    return folders_of(avatar_id)[1], folders_of(avatar_id)[2]
 
 
-def choose_preset(network: onnx.ModelProto, wanted: str | None) -> str:
-    """The preset to pack a network with: `wanted`, if its width is that preset's.
-
-    Raises:
-        SourceError: an unknown preset, or one of another width.
-    """
-    width = "full" if sum(math.prod(tensor.dims) for tensor in network.graph.initializer) > FULL_WIDTH else "half"
-    preset = wanted or {"half": "medium", "full": "high"}[width]
-    if preset not in PRESETS:
-        raise SourceError(f"preset is {preset!r}: it must be one of {', '.join(PRESETS)}")
-    if PRESETS[preset][0] not in (width, "any"):
-        fitting = [name for name, (needed, _) in PRESETS.items() if needed in (width, "any")]
-        raise SourceError(f"preset is {preset}, but the network has {width} width: use {' or '.join(fitting)}")
-    return preset
+def plan(source: AvatarSource, repository: Path, *, shipped: bool = False) -> Plan:
+    """Decide how an avatar is packed. Writes nothing. Raises SourceError, ValueError: the source is broken."""
+    if not shipped:
+        check_avatar_id(source.id)
+    network = expand_weights(onnx.load(source.folder / source.unet))
+    preset = choose_preset(network, source.preset)
+    if source.encoder and shipped:
+        raise SourceError(
+            f"{source.folder}: the shipped avatar has the shared encoder; take `encoder` out of avatar.yaml"
+        )
+    encoder = _own_encoder(source, repository)
+    version = "1" if shipped else _version(encoder, preset)
+    return Plan(source, repository, shipped, network, preset, encoder, version)
 
 
 def package_avatar(source: AvatarSource, repository: Path, *, shipped: bool = False, to: Path | None = None) -> int:
@@ -95,49 +121,10 @@ def package_avatar(source: AvatarSource, repository: Path, *, shipped: bool = Fa
     Raises:
         SourceError, ValueError: the source is broken, or what was packed cannot be served; nothing has changed.
     """
-    network_name, ensemble_name = model_names(source.id, shipped)
-    network = expand_weights(onnx.load(source.folder / source.unet))
-    preset = choose_preset(network, source.preset)
-    if source.encoder and shipped:
-        raise SourceError(
-            f"{source.folder}: the shipped avatar has the shared encoder; take `encoder` out of avatar.yaml"
-        )
-    encoder = _own_encoder(source, repository)
-    crops: list[Picture] = []
-    boxes = source.read_boxes()
+    planned = plan(source, repository, shipped=shipped)
     with draft_in(repository) as draft:
-        folder = draft / network_name
-        packed = folder / "avatar" / "packed"
-        write_assets(
-            packed,
-            _collect_crops(source, boxes, crops),
-            boxes,
-            avatar_id=source.id,
-            loop=source.loop,
-            blend=source.blend,
-            mask=source.mask,
-            quality=source.jpeg_quality,
-        )
-        pictures = np.stack(crops)
-        if _is_int8(preset):
-            network = _in_int8(network, pictures, source, repository, encoder)
-        key = _content_key(packed, network)
-        while any(path.parent.parent.name != network_name for path in repository.glob(f"*/avatar/{key_name(key)}")):
-            key += 1  # one in two thousand million: another avatar has it
-        packed.rename(assets := packed.with_name(key_name(key)))
-        version = "1" if shipped else _version(encoder, preset)
-        model = served_unet(network, pictures, source.mask, source.loop, key)
-        facts = _facts(assets, key) | {"audio_encoder": "own" if encoder else encoder_mark(repository)}
-        _write_network(repository, folder, version, model, preset, facts)
-
-        encoder_name = INT8_ENCODER if _is_int8(preset) else SHARED_ENCODER
-        if encoder:
-            encoder_name = folders_of(source.id)[0]
-            write_encoder(repository, encoder_name, encoder, draft, version)
-        pinned = "-1" if shipped else version
-        write_ensemble(repository, draft, ensemble_name, network_name, encoder_name, pinned)
+        key = write_packed(planned, draft)
         if shipped:
-            onnx.save(served_unet_visual(network, key), draft / "visual.onnx")
             place_shipped(draft, repository)
         elif to:
             pack_file(draft, to)
@@ -147,23 +134,64 @@ def package_avatar(source: AvatarSource, repository: Path, *, shipped: bool = Fa
     return key
 
 
+def pack_folder(folder: Path, draft: Path, repository: Path) -> str:
+    """Pack an avatar's source folder into an empty folder of the repository (`draft_in`); what `lipsync avatars add`
+    calls. Returns the avatar's id. Errors as `package_avatar`."""
+    source = AvatarSource.read(folder)
+    write_packed(plan(source, repository), draft)
+    return source.id
+
+
+def write_packed(planned: Plan, draft: Path) -> int:
+    """Write the avatar's model folders into the folder `draft`, and prove that its network can be served.
+
+    Returns:
+        the avatar's key.
+    """
+    source, repository = planned.source, planned.repository
+    footage = _Footage(source)
+    folder = draft / planned.network_name
+    packed = folder / "avatar" / "packed"
+    write_assets(
+        packed,
+        footage.frames(),
+        footage.boxes,
+        avatar_id=source.id,
+        loop=source.loop,
+        blend=source.blend,
+        mask=source.mask,
+        quality=source.jpeg_quality,
+    )
+    crops, network = np.stack(footage.crops), planned.network
+    if planned.is_int8:
+        network = quantised(network, crops, source, repository, planned.encoder)
+    key = _free_key(_content_key(packed, network), planned.network_name, repository)
+    packed = packed.rename(packed.with_name(key_name(key)))
+    _write_network(planned, folder, network, crops, _facts(planned, packed, key))
+    if planned.encoder is not None:
+        write_encoder(repository, planned.encoder_name, planned.encoder, draft, planned.version)
+    pinned = "-1" if planned.shipped else planned.version
+    write_ensemble(repository, draft, planned.ensemble_name, planned.network_name, planned.encoder_name, pinned)
+    if planned.shipped:
+        onnx.save(served_unet_visual(network, key), draft / "visual.onnx")
+    return key
+
+
 def _write_network(
-    repository: Path, folder: Path, version: str, model: onnx.ModelProto, preset: str, facts: dict[str, str]
+    planned: Plan, folder: Path, network: onnx.ModelProto, crops: NDArray[np.uint8], facts: AvatarFacts
 ) -> None:
-    """The network's model folder, and the proof that it can be served. The crops lie beside the model: mapped from
-    there, they cost no memory of their own."""
-    (folder / version).mkdir()
-    crops = f"{key_name(int(facts['avatar_key']))}.crops"
-    path = folder / version / "model.onnx"
-    onnx.save(model, path, save_as_external_data=True, location=crops, size_threshold=2**20)
-
-    def write_config(memory_mb: int) -> None:
-        stated = facts | {"preset": preset, "memory_mb": str(memory_mb)}
-        text = network_config(repository, folder.name, arithmetic=PRESETS[preset][1], facts=stated)
-        (folder / "config.pbtxt").write_text(text)
-
-    write_config(0)
-    write_config(stage_memory_mb(folder))
+    """The network's model folder. The crops lie beside the model: mapped from there, they cost no memory of their
+    own."""
+    source = planned.source
+    model = served_unet(network, crops, source.mask, source.loop, facts.avatar_key)
+    path = folder / planned.version / "model.onnx"
+    path.parent.mkdir()
+    crops_file = f"{key_name(facts.avatar_key)}.crops"
+    onnx.save(model, path, save_as_external_data=True, location=crops_file, size_threshold=2**20)
+    arithmetic = arithmetic_of(planned.preset)
+    write_network_config(planned.repository, folder, arithmetic=arithmetic, facts=facts)
+    measured = replace(facts, memory_mb=stage_memory_mb(folder))
+    write_network_config(planned.repository, folder, arithmetic=arithmetic, facts=measured)
 
 
 def _own_encoder(source: AvatarSource, repository: Path) -> onnx.ModelProto | None:
@@ -176,50 +204,28 @@ def _own_encoder(source: AvatarSource, repository: Path) -> onnx.ModelProto | No
 
 
 def _version(encoder: onnx.ModelProto | None, preset: str) -> str:
-    """The version folder of the network, and of its own encoder. It tells which encoder the network hears through, and
-    the ensemble asks for that version: while an avatar is replaced by one that hears otherwise, no request that began
-    with the old encoder can end in the new network."""
     if encoder is None:
-        return "2" if _is_int8(preset) else "1"
+        return "2" if arithmetic_of(preset) == "INT8" else "1"
     digest = hashlib.sha256(encoder.SerializeToString(deterministic=True)).digest()
     return str(3 + int.from_bytes(digest[:6], "big"))
 
 
-def _is_int8(preset: str) -> bool:
-    return PRESETS[preset][1] == "INT8"
+class _Footage:
+    """An avatar's footage. The video is decoded once: whoever reads the frames leaves their face crops in `crops`."""
 
+    def __init__(self, source: AvatarSource) -> None:
+        self.boxes = source.read_boxes()
+        self.crops: list[Picture] = []
+        self._source = source
 
-def _collect_crops(source: AvatarSource, boxes: list[tuple[int, int, int]], crops: list[Picture]) -> Iterator[Picture]:
-    """The footage's frames, leaving each one's face crop in `crops`: the video is decoded once for both uses."""
-    shown = track(source.frames(), total=len(boxes), description=f"packing {source.id}", transient=True)
-    for number, frame in enumerate(shown):
-        if number < len(boxes):
-            crops.append(face_crop(frame, boxes[number]))
-        yield frame
-
-
-def _in_int8(
-    network: onnx.ModelProto,
-    crops: NDArray[np.uint8],
-    source: AvatarSource,
-    repository: Path,
-    encoder: onnx.ModelProto | None,
-) -> onnx.ModelProto:
-    """The network quantised on the avatar's own crops and the sample speech; says what INT8 costs in accuracy."""
-    from lipsync_server.networks.quantize import LEAST_DB, mouth_psnr, network_inputs, quantize_within, speech_features
-
-    sample = home.read_sample()
-    features = speech_features(repository, sample, encoder or SHARED_ENCODER)
-    heard = features if encoder else speech_features(repository, sample, INT8_ENCODER)
-    examples = list(network_inputs(crops, features, source.mask, CALIBRATION))
-    with Console().status(f"quantising {source.id} on {CALIBRATION} frames"):
-        exact, rough = (list(network_inputs(crops[::-1], x, source.mask, 12)) for x in (features, heard))
-        small, psnr, kept = quantize_within(network, examples, lambda int8: mouth_psnr((network, exact), (int8, rough)))
-    layers = f", with {kept} layers in FP32" if kept else ""
-    print(f"{source.id}: INT8 mouths are {psnr:.1f} dB from FP32{layers}")
-    if psnr < LEAST_DB:
-        raise SourceError(f"{source.id}: INT8 spoils this network ({psnr:.1f} dB): use the preset medium or exact")
-    return small
+    def frames(self) -> Iterator[Picture]:
+        """The frames, with a progress bar."""
+        total, text = len(self.boxes), f"packing {self._source.id}"
+        shown = track(self._source.frames(), total=total, description=text, transient=True, console=_console)
+        for number, frame in enumerate(shown):
+            if number < total:  # one too many is for the reader to refuse
+                self.crops.append(face_crop(frame, self.boxes[number]))
+            yield frame
 
 
 def _content_key(packed: Path, network: onnx.ModelProto) -> int:
@@ -230,29 +236,24 @@ def _content_key(packed: Path, network: onnx.ModelProto) -> int:
     return int.from_bytes(digest.digest()[:4], "big") >> 1
 
 
-def _facts(packed: Path, key: int) -> dict[str, str]:
-    """What the config publishes of the avatar."""
+def _free_key(key: int, network_name: str, repository: Path) -> int:
+    """The key, or the next one that no other avatar has: one in two thousand million has it."""
+    while any(path.parent.parent.name != network_name for path in repository.glob(f"*/avatar/{key_name(key)}")):
+        key += 1
+    return key
+
+
+def _facts(planned: Plan, packed: Path, key: int) -> AvatarFacts:
+    """What the config publishes of the avatar; its memory is not measured yet."""
     facts = Avatar.open(packed).facts
-    return {
-        "avatar_id": facts.id,
-        "avatar_key": str(key),
-        "frame_width": str(facts.width),
-        "frame_height": str(facts.height),
-        "footage_frames": str(facts.frames),
-        "loop": facts.loop,
-    }
-
-
-def main() -> None:
-    """For `lipsync avatars add`: SOURCE --repository REPOSITORY --to FILE."""
-    import sys
-
-    source, repository, to = (Path(value) for value in (sys.argv[1], sys.argv[3], sys.argv[5]))
-    try:
-        package_avatar(AvatarSource.read(source), repository, to=to)
-    except (ValueError, LipsyncError, OSError) as error:
-        raise SystemExit(f"package_avatar: {error}") from None
-
-
-if __name__ == "__main__":
-    main()
+    return AvatarFacts(
+        preset=planned.preset,
+        avatar_id=facts.id,
+        avatar_key=key,
+        audio_encoder="own" if planned.encoder is not None else encoder_mark(planned.repository),
+        frame_width=facts.width,
+        frame_height=facts.height,
+        footage_frames=facts.frames,
+        loop=facts.loop,
+        memory_mb=0,
+    )

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lipsync_client.cli.common import err
-from lipsync_server.repository.package import model_names
+from lipsync_server.repository.package import check_avatar_id
 from lipsync_studio.importing.importer import import_avatar
 from lipsync_studio.importing.network_file import SUPPORTED
 from lipsync_studio.prepare.loop import LONGEST
@@ -34,7 +34,7 @@ def import_(
     replace: Annotated[bool, typer.Option(help="Replace an avatar of this id.")] = False,
 ) -> None:
     """Make the avatar AVATARS/ID from networks trained elsewhere; add it then with `lipsync avatars add`."""
-    model_names(avatar_id)  # as it was said: of "", "." or "../x" the path's name tells nothing
+    check_avatar_id(avatar_id)  # as it was said: of "", "." or "../x" the path's name tells nothing
     notes = import_avatar(
         unet,
         footage,

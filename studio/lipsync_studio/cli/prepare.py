@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lipsync_client.cli.common import err
-from lipsync_server.repository.package import model_names
+from lipsync_server.repository.package import check_avatar_id
 from lipsync_studio.prepare.prepare import Said, prepare_avatar
 
 
@@ -31,7 +31,7 @@ def prepare(
 ) -> None:
     """Find the face in every frame, check the footage, choose an idle loop; leave AVATARS/ID and WORK."""
     folder = work or Path("work") / avatar_id
-    model_names(avatar_id)  # as it was said: of "", "." or "../x" the path's name tells nothing
+    check_avatar_id(avatar_id)  # as it was said: of "", "." or "../x" the path's name tells nothing
     findings = prepare_avatar(
         videos,
         avatars / avatar_id,

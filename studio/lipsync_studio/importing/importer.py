@@ -19,7 +19,8 @@ from rich.progress import track
 
 from lipsync_composite.assets import SMALLEST
 from lipsync_composite.blend import BLENDS
-from lipsync_server.repository.package import choose_preset, model_names
+from lipsync_server.repository.package import check_avatar_id
+from lipsync_server.repository.presets import choose_preset
 from lipsync_server.repository.source import Picture, SourceError, face_crop
 from lipsync_studio.importing.mask import MASKS, detect_mask
 from lipsync_studio.importing.network_file import SUPPORTED, read_encoder, read_unet
@@ -59,7 +60,7 @@ def import_avatar(
     Raises:
         SourceError: a file is not what it should be; nothing was written.
     """
-    model_names(target.name)
+    check_avatar_id(target.name)
     if mask not in (None, *MASKS):
         raise SourceError(f"mask is {mask!r}: it must be {' or '.join(MASKS)}")
     if blend not in BLENDS:

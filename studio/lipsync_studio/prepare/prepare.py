@@ -23,7 +23,7 @@ import yaml
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from lipsync_mel.timeline import FPS
-from lipsync_server.repository.package import model_names
+from lipsync_server.repository.package import check_avatar_id
 from lipsync_server.repository.source import Picture, SourceError, read_facts
 from lipsync_studio.faces.finder import FaceFinder
 from lipsync_studio.prepare.checks import (
@@ -75,7 +75,7 @@ def prepare_avatar(
     Raises:
         SourceError: nothing can be made of it.
     """
-    model_names(target.name)
+    check_avatar_id(target.name)
     if target.exists() and not replace:
         raise SourceError(f"{target} is there already: choose another id, or say --replace")
     stated = read_facts(target / "avatar.yaml") if (target / "avatar.yaml").exists() else {}

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 import onnx
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
+from lipsync_client.avatar_facts import AvatarFacts
 from lipsync_server.repository.source import SourceError
 
 SHARED_ENCODER = "audio_encoder"
 INT8_ENCODER = "audio_encoder_int8"  # the shared one for avatars in INT8
 SHIPPED = ("lipsync", "lipsync_ensemble")  # the demo's models, and the templates of every other avatar's
-ACCELERATORS = {  # by arithmetic on a CPU
-    "FP32": "",  # ONNX Runtime is as fast as OpenVINO
-    "INT8": '{ name: "openvino" }',
-    "BF16": '{ name: "openvino" parameters { key: "precision" value: "BF16" } }',
-}
 
 
 def place_shipped(draft: Path, repository: Path) -> None:
@@ -34,7 +31,7 @@ def place_shipped(draft: Path, repository: Path) -> None:
     (crops,) = (draft / network / "1").glob("*.crops")
     for path in (crops, draft / network / "1" / "model.onnx", draft / network / "config.pbtxt"):
         _place(path, repository / path.relative_to(draft))
-    _write_if_changed(repository / ensemble / "config.pbtxt", (draft / ensemble / "config.pbtxt").read_text())
+    _write_config(repository / ensemble / "config.pbtxt", read_config(draft / ensemble / "config.pbtxt"))
     _place(draft / "visual.onnx", repository / "lipsync_visual" / "1" / "model.onnx")
     _remove_all_but_two(target.parent.iterdir())
     _remove_all_but_two((repository / network / "1").glob("*.crops"))
@@ -49,21 +46,34 @@ def _remove_all_but_two(versions: Iterable[Path]) -> None:
             old.unlink()
 
 
-def _substitute(text: str, pattern: str, value: str) -> str:
-    result, count = re.subn(pattern, lambda match: f"{match[1]}{value}{match[2]}", text, flags=re.MULTILINE)
-    if count != 1:
-        raise SourceError(f"the template config.pbtxt must have {pattern} once, it has it {count} times")
-    return result
+def read_config(path: Path) -> ModelConfig:
+    """A config.pbtxt. Raises SourceError if it is none."""
+    try:
+        return text_format.Parse(path.read_text(encoding="utf-8"), ModelConfig())
+    except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
+        raise SourceError(f"{path} is not a model config: {error}") from None
 
 
-def network_config(repository: Path, name: str, *, arithmetic: str, facts: dict[str, str]) -> str:
-    """The config.pbtxt of an avatar's network: the template with its name, its arithmetic on a CPU and its facts."""
-    text = (repository / SHIPPED[0] / "config.template.pbtxt").read_text()
-    text = _substitute(text, r'^(name: ")[^"]*(")', name)
-    text = _substitute(text, r"(cpu_execution_accelerator: \[ ).*?( \])", ACCELERATORS[arithmetic])
-    for key, value in facts.items():
-        text = _substitute(text, rf'(key: "{key}"\s+value {{ string_value: ")[^"]*(")', value)
-    return text
+def _write_config(path: Path, config: ModelConfig) -> None:
+    """Write a config where its meaning changed: a committed one keeps its comments, and Triton is told of no change."""
+    if not path.exists() or read_config(path) != config:
+        draft = path.with_suffix(".draft")
+        draft.write_text(text_format.MessageToString(config), encoding="utf-8")
+        draft.replace(path)
+
+
+def write_network_config(repository: Path, folder: Path, *, arithmetic: str, facts: AvatarFacts) -> None:
+    """Write the config of an avatar's network into its folder: the template, its arithmetic on a CPU and its facts."""
+    config = read_config(repository / SHIPPED[0] / "config.template.pbtxt")
+    config.name = folder.name
+    accelerators = config.optimization.execution_accelerators.cpu_execution_accelerator
+    del accelerators[:]
+    if arithmetic != "FP32":  # in which ONNX Runtime is as fast as OpenVINO
+        accelerators.add(name="openvino", parameters={"precision": "BF16"} if arithmetic == "BF16" else {})
+    config.parameters.clear()
+    for name, value in facts.to_parameters().items():
+        config.parameters[name].string_value = value
+    _write_config(folder / "config.pbtxt", config)
 
 
 def write_encoder(
@@ -76,8 +86,9 @@ def write_encoder(
     draft = folder / version / "model.draft"
     onnx.save(encoder, draft)
     draft.replace(folder / version / "model.onnx")
-    text = (repository / SHARED_ENCODER / "config.pbtxt").read_text()
-    _write_if_changed(folder / "config.pbtxt", _substitute(text, r'^(name: ")[^"]*(")', name))
+    config = read_config(repository / SHARED_ENCODER / "config.pbtxt")
+    config.name = name
+    _write_config(folder / "config.pbtxt", config)
 
 
 def encoder_mark(repository: Path) -> str:
@@ -94,25 +105,21 @@ def encoder_mark(repository: Path) -> str:
 def write_ensemble(
     repository: Path, draft: Path, ensemble_name: str, network_name: str, encoder_name: str, version: str
 ) -> None:
-    """The ensemble's folder in `draft`: the shipped one's, with this network and encoder in its steps."""
-    text = (repository / SHIPPED[1] / "config.pbtxt").read_text()
-    text = _substitute(text, r'^(name: ")[^"]*(")', ensemble_name)
-    own_encoder = encoder_name not in (SHARED_ENCODER, INT8_ENCODER)
-    for role, name, pinned in (
-        (SHIPPED[0], network_name, version),
-        (f"{SHARED_ENCODER}(?:_int8)?", encoder_name, version if own_encoder else "-1"),
-    ):
-        text = _substitute(text, rf'(model_name: "{role}"\s+model_version: )-1()', pinned)
-        text = _substitute(text, rf'(model_name: "){role}(")', name)
+    """The ensemble's folder in `draft`: the shipped one's, with this network and encoder in its steps.
+
+    Args:
+        version: of the network and of an own encoder; "-1" for the newest.
+    """
+    config = read_config(repository / SHIPPED[1] / "config.pbtxt")
+    config.name = ensemble_name
+    for step in config.ensemble_scheduling.step:
+        if "mouth" in step.output_map:
+            step.model_name, step.model_version = network_name, int(version)
+        elif "audio_features" in step.output_map:
+            own = encoder_name not in (SHARED_ENCODER, INT8_ENCODER)
+            step.model_name, step.model_version = encoder_name, int(version) if own else -1
     (draft / ensemble_name / "1").mkdir(parents=True)
-    (draft / ensemble_name / "config.pbtxt").write_text(text)
-
-
-def _write_if_changed(path: Path, text: str) -> None:
-    if not path.exists() or path.read_text() != text:
-        draft = path.with_suffix(".draft")
-        draft.write_text(text)
-        draft.replace(path)
+    _write_config(draft / ensemble_name / "config.pbtxt", config)
 
 
 def _place(draft: Path, path: Path) -> None:
