@@ -22,7 +22,7 @@ test: .venv/.test ## run the whole test suite
 	@exec $(BIN)/python -m pytest
 
 benchmark: .venv/.test ## measure speed and memory on this machine; writes docs/benchmarks.md
-	@exec $(BIN)/lipsync bench --output docs/benchmarks.md
+	@exec $(BIN)/python -m lipsync_studio.benchmark
 
 check: .venv/.test ## formatter, linter and type checker
 	$(BIN)/ruff format --check .

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -145,3 +147,72 @@ def test_an_interrupted_render_leaves_no_file(
     assert "Traceback" not in stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["speech.wav"]
     assert all(seen.cancelled.wait(WAIT_S) for seen in fake.seen if seen.first > 8)
+
+
+@pytest.mark.parametrize("command", [["render", "-h"], ["avatars", "-h"], ["avatars", "list", "-h"], ["perf", "-h"]])
+def test_h_is_help_everywhere(tmp_path: Path, command: list[str]) -> None:
+    code, stdout, _ = run(*command, server="127.0.0.1:1", cache=tmp_path)
+    assert (code, "Usage" in stdout) == (0, True)
+    assert "--install-completion" not in stdout  # once, at the top
+
+
+def test_the_help_begins_with_what_a_newcomer_needs(tmp_path: Path) -> None:
+    _, stdout, _ = run("--help", server="127.0.0.1:1", cache=tmp_path)
+    named = re.findall(r"^│ ([a-z]\S*) ", stdout.partition("Commands")[2], re.MULTILINE)
+    assert named[:5] == ["demo", "serve", "render", "frames", "web"] and "avatars" in named
+
+
+def test_the_version_is_told(tmp_path: Path) -> None:
+    code, stdout, _ = run("--version", server="127.0.0.1:1", cache=tmp_path)
+    assert code == 0 and re.fullmatch(r"lipsync \d+\.\d+\.\d+\n", stdout)
+
+
+def test_json_is_all_that_stands_on_stdout(fake: FakeServer, speech: Path, tmp_path: Path) -> None:
+    code, stdout, stderr = run(
+        "render", speech, "-o", "talk.mp4", "--chunk", "8", "--json", server=fake.url, cache=tmp_path
+    )
+    assert code == 0, stderr
+    figures = json.loads(stdout)
+    assert figures["frames"] == FRAMES and figures["server_ms"]["composite"] == {"p50": 3.0, "p95": 3.0}
+    assert "Wrote talk.mp4" in stderr
+
+
+def test_quiet_keeps_notes_and_progress_back_but_no_failure(fake: FakeServer, speech: Path, tmp_path: Path) -> None:
+    code, stdout, stderr = run(
+        "--quiet", "render", speech, "-o", "talk.mp4", "--chunk", "8", server=fake.url, cache=tmp_path
+    )
+    assert (code, stderr) == (0, "") and "frames/s" in stdout
+    code, _, stderr = run("-q", "render", "missing.wav", "-o", "talk.mp4", server=fake.url, cache=tmp_path)
+    assert code == 1 and "there is no file missing.wav" in stderr
+
+
+NO_PACKAGES = """
+import sys
+class Hidden:  # as if the packages of the extras were not installed
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"onnx", "onnxruntime", "scipy", "cv2", "torch", "starlette", "uvicorn"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Hidden())
+from lipsync_client.cli.main import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "extra"),
+    [(["serve"], "server"), (["demo"], "server"), (["web"], "web"), (["avatars", "train", "work/anna"], "studio")],
+)
+def test_a_missing_extra_is_named_in_one_line(tmp_path: Path, command: list[str], extra: str) -> None:
+    outcome = subprocess.run(
+        [sys.executable, "-c", NO_PACKAGES, *command], capture_output=True, text=True, cwd=tmp_path, timeout=60
+    )
+    assert outcome.returncode == 1
+    assert re.fullmatch(rf"This needs \w+: pip install 'lipsync-triton\[{extra}\]'\n", outcome.stderr)
+
+
+def test_without_extras_the_help_names_every_command(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", NO_PACKAGES, "--help"]
+    outcome = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    assert outcome.returncode == 0, outcome.stderr
+    for name in ("demo", "serve", "render", "web", "avatars", "bench"):
+        assert f"│ {name} " in outcome.stdout

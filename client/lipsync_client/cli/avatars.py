@@ -12,8 +12,9 @@ import typer
 from lipsync_client import wire
 from lipsync_client.avatar_file import packed
 from lipsync_client.avatar_file.packed import check_id, draft_in, folders_of, installed, unpack_file
-from lipsync_client.cli.common import LOAD_TIMEOUT, Server, out
+from lipsync_client.cli.common import LOAD_TIMEOUT, Json, Server, missing_extra, show
 from lipsync_client.cli.tables import overview_table, stats_table
+from lipsync_client.console import note
 from lipsync_client.control.control import Control
 from lipsync_client.errors import AvatarNotFound, LipsyncError, ServerUnavailable
 
@@ -25,17 +26,21 @@ Repository = Annotated[
 ]
 
 
-def list_avatars(server: Server = wire.DEFAULT_URL) -> None:
-    """Show every avatar in the server's repository: its state, what it runs on, and what it did since it was loaded."""
+def list_avatars(server: Server = wire.DEFAULT_URL, as_json: Json = False) -> None:
+    """Show every avatar in the server's repository: its state, its device, and what it has done since it was loaded.
+
+    Example: `lipsync avatars list --json`
+    """
     with Control(server) as control:
-        out.print(overview_table(control.overview()))
+        overview = control.overview()
+    show(overview, as_json, overview_table(overview))
 
 
 def load(avatar: AvatarId, server: Server = wire.DEFAULT_URL) -> None:
     """Load an avatar, or load it anew after its files have changed."""
     with Control(server, timeout=LOAD_TIMEOUT) as control:
         control.load(avatar)
-        out.print(f"Loaded {avatar}", highlight=False)
+        note(f"Loaded {avatar}")
 
 
 def unload(avatar: AvatarId, server: Server = wire.DEFAULT_URL) -> None:
@@ -43,16 +48,21 @@ def unload(avatar: AvatarId, server: Server = wire.DEFAULT_URL) -> None:
     with Control(server) as control:
         control.unload(avatar)
         control.wait_until_gone(avatar, GONE_S)
-        out.print(f"Unloaded {avatar}", highlight=False)
+        note(f"Unloaded {avatar}")
 
 
 def stats(
     avatar: Annotated[str, typer.Argument(help="The avatar's name.")] = wire.SHIPPED_AVATAR,
     server: Server = wire.DEFAULT_URL,
+    as_json: Json = False,
 ) -> None:
-    """Show what an avatar has done since it was loaded."""
+    """Show what an avatar has done since it was loaded.
+
+    Example: `lipsync avatars stats anna`
+    """
     with Control(server) as control:
-        out.print(stats_table(avatar, control.stats(avatar)))
+        stats = control.stats(avatar)
+    show(stats, as_json, stats_table(avatar, stats))
 
 
 def add(
@@ -73,7 +83,7 @@ def add(
         avatar = _pack(source, draft, repository) if source.is_dir() else unpack_file(source, draft)
         with Control(server, timeout=LOAD_TIMEOUT) as control:
             message = _install(draft, avatar, repository, control)
-        out.print(message, highlight=False)
+        note(message)
 
 
 def remove(
@@ -87,7 +97,7 @@ def remove(
                 control.unload(avatar)
                 control.wait_until_gone(avatar, GONE_S)
         packed.remove(avatar, repository)
-        out.print(f"Removed {avatar}", highlight=False)
+        note(f"Removed {avatar}")
 
 
 def _pack(source: Path, draft: Path, repository: Path) -> str:
@@ -96,10 +106,9 @@ def _pack(source: Path, draft: Path, repository: Path) -> str:
     try:
         pack_folder = packer.load()
     except ModuleNotFoundError as error:
-        extra = ",".join(packer.extras)
         raise LipsyncError(
-            f"{source} is a folder. To pack it, {error.name} is needed: pip install 'lipsync-triton[{extra}]'. "
-            "Or add a file that `lipsync avatars pack --to` wrote."
+            f"{source} is a folder, which is packed here. {missing_extra(error, packer.extras)}; "
+            "or add a file that `lipsync avatars pack --to` wrote."
         ) from None
     avatar: str = pack_folder(source, draft, repository)
     return avatar

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -18,8 +21,8 @@ from lipsync_client.registry.settings import RegistrySettings
 
 LOAD_TIMEOUT = 600.0  # seconds; a GPU may build its engine first
 
-out = Console()
-err = Console(stderr=True)
+out = Console()  # results
+problems = Console(stderr=True)  # why something failed; `--quiet` does not silence it
 
 Server = Annotated[
     str, typer.Option("--server", envvar="LIPSYNC_SERVER", help="host:port of the server's gRPC endpoint.")
@@ -28,6 +31,7 @@ Config = Annotated[
     Path | None,
     typer.Option("--config", envvar="LIPSYNC_CONFIG", help="server.yaml, for how many avatars may be loaded."),
 ]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 
 
 @contextmanager
@@ -43,6 +47,38 @@ def loaded(avatar: str, server: str, config: Path | None) -> Iterator[None]:
             yield
 
 
+def missing_extra(error: ModuleNotFoundError, extras: Sequence[str]) -> str:
+    """The sentence for a package that an extra of this distribution brings."""
+    return f"This needs {error.name}: pip install 'lipsync-triton[{','.join(extras)}]'"
+
+
+def show(data: Any, as_json: bool, *renderables: Any) -> None:
+    """Print a result on standard output.
+
+    Args:
+        data: plain values; dataclasses and named tuples among them become objects.
+        as_json: print the data as one JSON document, instead of what is for people.
+        renderables: for people.
+    """
+    if as_json:
+        print(json.dumps(_plain(data), indent=2, ensure_ascii=False), flush=True)
+    else:
+        out.print(*renderables, sep="\n")
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON knows it."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return _plain(value._asdict())
+    if isinstance(value, dict):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    return value.isoformat() if isinstance(value, datetime) else value
+
+
 @contextmanager
 def failing_clearly(extras: Sequence[str] = ()) -> Iterator[None]:
     """Turn what may go wrong into one sentence and an exit status.
@@ -53,7 +89,9 @@ def failing_clearly(extras: Sequence[str] = ()) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        message, status = f"This needs {error.name}: pip install 'lipsync-triton[{','.join(extras)}]'", 1
+        if not extras or (error.name or "").startswith("lipsync_"):
+            raise  # a fault of ours, not of the installation
+        message, status = missing_extra(error, extras), 1
     except LipsyncError as error:  # before OSError and ValueError: some of ours are both
         message, status = str(error), 1
     except OSError as error:
@@ -64,5 +102,5 @@ def failing_clearly(extras: Sequence[str] = ()) -> Iterator[None]:
         message, status = "Stopped.", 130
     else:
         return
-    err.print(message, highlight=False, markup=False, soft_wrap=True)
+    problems.print(message, highlight=False, markup=False, soft_wrap=True)
     raise typer.Exit(status)

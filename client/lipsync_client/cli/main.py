@@ -13,16 +13,21 @@ import typer.main
 
 from lipsync_client import wire
 from lipsync_client.cli.avatars import list_avatars
-from lipsync_client.cli.common import Server, err, failing_clearly
+from lipsync_client.cli.common import Json, Server, failing_clearly, missing_extra, problems
+from lipsync_client.console import notes
 
 COMMANDS = "lipsync.commands"
+ORDER = (  # of the help: first what a newcomer needs; others follow by name
+    *("demo", "serve", "render", "frames", "web", "status", "avatars", "bench", "perf", "build", "gpu-models"),
+    *("list", "load", "unload", "stats", "add", "remove", "prepare", "train", "import", "evaluate", "pack"),
+)
+HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 HELP = """Talking faces from speech, by a lip-sync server.
 
-    lipsync demo                             # the whole product once: leaves demo.mp4
-
-    lipsync serve                            # a server, until Ctrl-C; in a second terminal:
-
-    lipsync render speech.wav -o talk.mp4
+- `lipsync demo` runs the whole product once and leaves demo.mp4
+- `lipsync serve` serves until Ctrl-C; then, in a second terminal:
+- `lipsync render speech.wav -o talk.mp4` makes a video
+- `lipsync web` serves a page with a talking face
 
 Exit status: 0 done, 1 failed (one sentence says why), 2 wrong usage, 130 stopped with Ctrl-C."""
 
@@ -33,11 +38,15 @@ class EntryPointGroup(typer.core.TyperGroup):
     entry_point_group = COMMANDS
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return list(_found(self.entry_point_group))
+        return sorted(_found(self.entry_point_group), key=lambda name: (_place(name), name))
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         found = _found(self.entry_point_group).get(cmd_name)
         return _command(cmd_name, found) if found else None
+
+
+def _place(name: str) -> int:
+    return ORDER.index(name) if name in ORDER else len(ORDER)
 
 
 def _found(group: str) -> dict[str, EntryPoint]:
@@ -45,20 +54,22 @@ def _found(group: str) -> dict[str, EntryPoint]:
 
 
 def _command(name: str, point: EntryPoint) -> Any:
-    """A command as Click knows it. Where its extra is not installed: one that says so."""
+    """A command as Typer runs it. Where its extra is not installed: one that says so."""
     try:
         target: Any = point.load()
     except ModuleNotFoundError as error:
+        if (error.name or "").startswith("lipsync_"):
+            raise  # a fault of ours, not of the installation
         return _missing(name, point, error)
     if isinstance(target, typer.Typer):
         return typer.main.get_command(target)
     app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
-    app.command(name)(failing_clearly(point.extras)(target))
+    settings = {**HELP_OPTIONS, **getattr(target, "context_settings", {})}
+    app.command(name, context_settings=settings)(failing_clearly(point.extras)(target))
     return typer.main.get_command(app)
 
 
 def _missing(name: str, point: EntryPoint, error: ModuleNotFoundError) -> Any:
-    message = f"lipsync {name} needs {error.name}: pip install 'lipsync-triton[{','.join(point.extras)}]'"
     app = typer.Typer(add_completion=False)
 
     @app.command(
@@ -67,7 +78,7 @@ def _missing(name: str, point: EntryPoint, error: ModuleNotFoundError) -> Any:
         context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
     )
     def refuse() -> None:
-        err.print(message, highlight=False, markup=False, soft_wrap=True)
+        problems.print(missing_extra(error, point.extras), highlight=False, markup=False, soft_wrap=True)
         raise typer.Exit(1)
 
     return typer.main.get_command(app)
@@ -79,15 +90,17 @@ class AvatarsGroup(EntryPointGroup):
     entry_point_group = f"{COMMANDS}.avatars"
 
 
-avatars = typer.Typer(cls=AvatarsGroup, rich_markup_mode="markdown")
+avatars = typer.Typer(
+    name="avatars", cls=AvatarsGroup, rich_markup_mode="markdown", add_completion=False, context_settings=HELP_OPTIONS
+)
 
 
 @avatars.callback(invoke_without_command=True)
-def show_avatars(context: typer.Context, server: Server = wire.DEFAULT_URL) -> None:
+def show_avatars(context: typer.Context, server: Server = wire.DEFAULT_URL, as_json: Json = False) -> None:
     """Show, make, add, remove, load, unload and measure avatars; alone: as `list`."""
     if context.invoked_subcommand is None:
         with failing_clearly():
-            list_avatars(server)
+            list_avatars(server, as_json)
 
 
 def _version(wanted: bool) -> None:
@@ -101,7 +114,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
     help=HELP,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=HELP_OPTIONS,
 )
 
 
@@ -110,8 +123,12 @@ def root(
     show_version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress and no notes: only results, and why something failed.")
+    ] = False,
 ) -> None:
     """Talking faces from speech, by a lip-sync server."""
+    notes.quiet = quiet
 
 
 def main() -> None:

@@ -11,9 +11,10 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lipsync_client import wire
-from lipsync_client.cli.common import Config, Server, err, loaded, out
-from lipsync_client.cli.tables import Watch
+from lipsync_client.cli.common import Config, Json, Server, loaded, show
+from lipsync_client.cli.tables import RenderStats, render_table
 from lipsync_client.client import Client
+from lipsync_client.console import note, notes
 from lipsync_client.errors import LipsyncError
 from lipsync_client.media.audio import read_audio
 from lipsync_client.media.video import write_mp4
@@ -22,7 +23,7 @@ Speech = Annotated[Path, typer.Argument(help="An audio or video file, of any for
 AvatarName = Annotated[str, typer.Option("--avatar", help="Whose face; `lipsync avatars` shows all.")]
 Chunk = Annotated[int, typer.Option("--chunk", min=1, help="Frames a request: more is faster, fewer come sooner.")]
 FirstChunk = Annotated[int, typer.Option("--first-chunk", min=1, help="Frames of the first request.")]
-InFlight = Annotated[int, typer.Option("--in-flight", min=1, help="Requests on the way at once.")]
+InFlight = Annotated[int, typer.Option("--in-flight", min=1, help="Requests in flight at once.")]
 TimeOut = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds that one request may take.")]
 
 
@@ -36,6 +37,7 @@ def render(
     in_flight: InFlight = 3,
     timeout: TimeOut = 30.0,
     config: Config = None,
+    as_json: Json = False,
 ) -> None:
     """Make a video of a talking face: MP4, with the sound of the speech.
 
@@ -51,8 +53,9 @@ def render(
         rendering(client, speech, avatar=avatar, chunk=chunk, first_chunk=first_chunk, in_flight=in_flight) as pictures,
     ):
         write_mp4(output, pictures, fps=client.timeline().fps, sound=speech)
-    out.print(pictures.table(client.timeline().fps))
-    out.print(f"Wrote {output}", highlight=False)
+        figures = pictures.figures(client.timeline().fps)
+    show(figures, as_json, render_table(figures))
+    note(f"Wrote {output}")
 
 
 def frames(
@@ -65,6 +68,7 @@ def frames(
     in_flight: InFlight = 3,
     timeout: TimeOut = 30.0,
     config: Config = None,
+    as_json: Json = False,
 ) -> None:
     """Write the pictures of a talking face as numbered JPEG files: frame_000000.jpg and so on.
 
@@ -80,19 +84,20 @@ def frames(
         output.mkdir(parents=True, exist_ok=True)
         for picture in pictures:
             (output / f"frame_{picture.index:06d}.jpg").write_bytes(picture.jpeg)
-    out.print(pictures.table(client.timeline().fps))
-    out.print(f"Wrote {pictures.count} pictures to {output}", highlight=False)
+        figures = pictures.figures(client.timeline().fps)
+    show(figures, as_json, render_table(figures))
+    note(f"Wrote {pictures.count} pictures to {output}")
 
 
 @contextmanager
 def rendering(
     client: Client, speech: Path, *, avatar: str, chunk: int, first_chunk: int, in_flight: int
-) -> Iterator[Watch]:
-    """Render a file, with a progress bar and a watch that measures. What is on the way is cancelled at the end."""
+) -> Iterator[RenderStats]:
+    """Render a file, with a progress bar, and measure it. Requests in flight are cancelled at the end."""
     timeline = client.timeline()
     samples = read_audio(speech, rate=timeline.sample_rate)
     columns = (TextColumn("frames"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     frames = client.render(samples, avatar=avatar, chunk=chunk, first_chunk=first_chunk, in_flight=in_flight)
-    with closing(frames), Progress(*columns, console=err) as bar:
+    with closing(frames), Progress(*columns, console=notes) as bar:
         task = bar.add_task("", total=timeline.frame_count(len(samples)))
-        yield Watch(frames, lambda: bar.advance(task))
+        yield RenderStats(frames, lambda: bar.advance(task))

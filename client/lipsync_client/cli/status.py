@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import typer
+from rich.text import Text
 
 from lipsync_client import wire
-from lipsync_client.cli.common import Server, err, out
+from lipsync_client.cli.common import Json, Server, show
 from lipsync_client.cli.tables import avatars_table, models_table
+from lipsync_client.console import note
 from lipsync_client.control.control import Control
-from lipsync_client.control.states import avatars_in
+from lipsync_client.control.states import ModelState, avatars_in
 from lipsync_client.errors import ControlDenied
 
 
-def status(server: Server = wire.DEFAULT_URL) -> None:
-    """Show whether the server is up, its version, its models and avatars. Fails unless it is ready."""
+def status(server: Server = wire.DEFAULT_URL, as_json: Json = False) -> None:
+    """Show whether the server is up, its version, its models and avatars. Fails unless it is ready.
+
+    Example: `lipsync status --server 127.0.0.1:8001`
+    """
     with Control(server, timeout=10.0) as control:
         state = control.status()
-        out.print(f"{server}: {'ready' if state.ready else 'not ready'}, Triton {state.version}", highlight=False)
+        models: list[ModelState] | None = None
         try:
             models = control.models()
         except ControlDenied as error:
-            err.print(f"No list of models: {error}", highlight=False, markup=False, soft_wrap=True)
-        else:
-            out.print(models_table(models), avatars_table(avatars_in(models)), sep="\n")
-        if not state.ready:
-            raise typer.Exit(1)
+            note(f"No list of models: {error}")
+    avatars = None if models is None else avatars_in(models)
+    line = Text(f"{server}: {'ready' if state.ready else 'not ready'}, Triton {state.version}")
+    tables = [models_table(models or []), avatars_table(avatars or [])] if models is not None else []
+    show({"server": server, "status": state, "models": models, "avatars": avatars}, as_json, line, *tables)
+    if not state.ready:
+        raise typer.Exit(1)

@@ -1,9 +1,10 @@
-"""What the command line measures and shows."""
+"""What the command line measures, and its tables."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 from rich.console import Group
@@ -13,10 +14,10 @@ from rich.table import Table
 from lipsync_client.control.states import AvatarOverview, AvatarState, AvatarStats, ModelState
 from lipsync_client.wire import Frame, Timings
 
-__all__ = ["Watch", "avatars_table", "models_table", "overview_table", "stats_table"]
+__all__ = ["RenderStats", "avatars_table", "models_table", "overview_table", "render_table", "stats_table"]
 
 
-class Watch:
+class RenderStats:
     """Passes frames on and measures: how many, how soon the first, how long in all, and the server's own times.
 
     Args:
@@ -43,22 +44,39 @@ class Watch:
             self._each()
             yield frame
 
-    def table(self, fps: int) -> Table:
+    def figures(self, fps: int) -> dict[str, Any]:
+        """What was measured: seconds, frames a second, and the server's milliseconds a request (p50, p95)."""
         video_s = self.count / fps
-        table = Table(show_header=False, box=None)
-        for name, value in (
-            ("frames", f"{self.count}"),
-            ("video", f"{video_s:.2f} s"),
-            ("wall time", f"{self.last_s:.2f} s, to the last frame"),
-            ("speed", f"{self.count / self.last_s:.1f} frames/s, {video_s / self.last_s:.2f} x real time"),
-            ("first frame", f"after {self.first_s * 1000:.0f} ms"),
-        ):
-            table.add_row(name, value)
         times = np.array(self.requests)
+        stages = {}
         for column, name in enumerate(Timings._fields):
             half, most = np.percentile(times[:, column], (50, 95))
-            table.add_row(f"server: {name}", f"p50 {half:.1f} ms, p95 {most:.1f} ms a request")
-        return table
+            stages[name] = {"p50": round(float(half), 1), "p95": round(float(most), 1)}
+        return {
+            "frames": self.count,
+            "video_s": round(video_s, 3),
+            "wall_s": round(self.last_s, 3),
+            "frames_per_s": round(self.count / self.last_s, 1),
+            "times_real_time": round(video_s / self.last_s, 2),
+            "first_frame_ms": round(self.first_s * 1000),
+            "server_ms": stages,
+        }
+
+
+def render_table(figures: dict[str, Any]) -> Table:
+    """Of `RenderStats.figures`."""
+    table = Table(show_header=False, box=None)
+    for name, value in (
+        ("frames", f"{figures['frames']}"),
+        ("video", f"{figures['video_s']:.2f} s"),
+        ("wall time", f"{figures['wall_s']:.2f} s, to the last frame"),
+        ("speed", f"{figures['frames_per_s']:.1f} frames/s, {figures['times_real_time']:.2f} x real time"),
+        ("first frame", f"after {figures['first_frame_ms']:.0f} ms"),
+    ):
+        table.add_row(name, value)
+    for name, times in figures["server_ms"].items():
+        table.add_row(f"server: {name}", f"p50 {times['p50']:.1f} ms, p95 {times['p95']:.1f} ms a request")
+    return table
 
 
 def models_table(models: list[ModelState]) -> Table:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-
-import onnx
 
 from lipsync_server import home
 from lipsync_server.repository.build import build
@@ -16,11 +15,24 @@ from lipsync_server.repository.source import AvatarSource
 DEMO = home.AVATARS / "demo"
 
 
-def packed_repository(folder: Path, presets: list[str]) -> Path:
+FULL_WIDTH = ("high", "exact")  # presets of a width that the demo does not have
+
+
+def packed_repository(folder: Path, presets: list[str], full_width: Callable[[Path], None] | None = None) -> Path:
     """A copy of the built repository in `folder` with the demo avatar once more for each preset, as `demo-<preset>`.
 
     One that is there already is taken, if it was made from this very build.
+
+    Args:
+        full_width: writes a network of full width as ONNX; without it there are no presets of that width.
+
+    Raises:
+        ValueError: a preset needs a network of full width.
     """
+    if full_width is None and (wide := [preset for preset in presets if preset in FULL_WIDTH]):
+        raise ValueError(
+            f"preset {wide[0]} needs a network of full width: in a checkout with the extra studio, `make benchmark`"
+        )
     build(home.REPOSITORY)
     repository = folder / "model_repository"
     stamp = (home.REPOSITORY / ".build.json").read_text()
@@ -31,7 +43,10 @@ def packed_repository(folder: Path, presets: list[str]) -> Path:
     source = AvatarSource.read(DEMO)
     for preset in presets:
         if not (repository / f"demo-{preset}" / "config.pbtxt").exists():
-            unet = _full_width(folder) if preset in ("high", "exact") else source.unet
+            unet = source.unet
+            if full_width and preset in FULL_WIDTH:
+                unet = str(folder / "full.onnx")
+                full_width(Path(unet))
             package_avatar(replace(source, id=f"demo-{preset}", preset=preset, unet=unet), repository)
     return repository
 
@@ -44,16 +59,3 @@ def copied(repository: Path, avatar: str, number: int) -> str:
         text = (repository / new / "config.pbtxt").read_text()
         (repository / new / "config.pbtxt").write_text(text.replace(f'"{avatar}', f'"{copy}'))
     return copy
-
-
-def _full_width(folder: Path) -> str:
-    """A full-width network for the demo's footage, with random weights: for its speed only."""
-    import torch
-
-    from lipsync_studio.export import export_unet
-    from lipsync_studio.networks import UNet
-
-    torch.manual_seed(0)
-    path = folder / "full.onnx"
-    onnx.save(export_unet(UNet("full").eval()), path)
-    return str(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -59,7 +60,7 @@ def _summary(speeds: Found, streams: Found) -> str:
             [
                 preset,
                 f"{rates[LONG_CHUNK]:.1f}",
-                f"{rates[LONG_CHUNK] / rates[REFERENCE]:.1f}",
+                f"{rates[LONG_CHUNK] / rates[REFERENCE]:.1f}" if REFERENCE in rates else DASH,
                 f"{rates[LONG_CHUNK] / rates[FLOOR]:.2f}",
                 f"{statistics.median(speeds[preset]['first_frame_ms']):.0f}",
                 alive,
@@ -72,7 +73,8 @@ def _summary(speeds: Found, streams: Found) -> str:
 
 def _throughput(found: Found, _: Path) -> str:
     text = "\n## Throughput\n\nFrames a second.\n\n"
-    contenders = [REFERENCE, FLOOR, *map(str, CHUNKS)]
+    known = {name for measured in found.values() for name in measured["frames_s"]}
+    contenders = [name for name in (REFERENCE, FLOOR, *map(str, CHUNKS)) if name in known]
     rows = []
     for name in contenders:
         label = name if name in (REFERENCE, FLOOR) else f"served, {name} frames a request"
@@ -98,7 +100,9 @@ def _throughput(found: Found, _: Path) -> str:
 
 
 def _streams(found: Found, plot: Path) -> str:
-    _plot(found, plot)
+    drawn = importlib.util.find_spec("matplotlib") is not None  # of the extra studio
+    if drawn:
+        _plot(found, plot)
     text = (
         "\n## Live streams\n\nEach stream asks for 8 frames every 0.32 s, which are shown from 0.32 s after that.\n\n"
     )
@@ -113,7 +117,8 @@ def _streams(found: Found, plot: Path) -> str:
         for load in measured["loads"]
     ]
     text += _table(["preset", "streams", "p50 ms", "p95 ms", "p99 ms", "late frames"], rows)
-    text += f"\n![Latency and frames in time against live streams]({plot.name})\n"
+    if drawn:
+        text += f"\n![Latency and frames in time against live streams]({plot.name})\n"
     text += "\nTwo `LiveSession`s that speak (speech comes at twice its pace) and one that listens:\n\n"
     head = ["preset", "talking frames", "late", "handed out late, p99 ms", "first frame ms (longest)"]
     head += ["silent after an interruption, ms (longest)"]

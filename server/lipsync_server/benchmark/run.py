@@ -1,7 +1,7 @@
 """Measures the product against the reference way and against its own floor, on this machine, in one run.
 
-Contenders take turns, so that a machine that slows down slows all of them. Nothing else should run meanwhile. Writes
-docs/benchmarks.md and its plot from what has been measured.
+Contenders take turns, so that a machine that slows down slows all of them. Nothing else should run meanwhile. A
+report and its plot can be written from what has been measured.
 """
 
 from __future__ import annotations
@@ -13,32 +13,37 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
+from lipsync_client.console import note
 from lipsync_server import home
 from lipsync_server.benchmark.analyzer import perf_analyzer
 from lipsync_server.benchmark.costs import avatar_costs, composite_ms, request_bytes
 from lipsync_server.benchmark.live import Seen, live_sessions
 from lipsync_server.benchmark.memory import watched
-from lipsync_server.benchmark.packed import packed_repository
+from lipsync_server.benchmark.packed import FULL_WIDTH, packed_repository
 from lipsync_server.benchmark.report import write_report
 from lipsync_server.benchmark.results import Results
 from lipsync_server.benchmark.streams import live_until_late, overload
-from lipsync_server.benchmark.throughput import first_frames_ms, stage_times, throughput
+from lipsync_server.benchmark.throughput import Renderer, first_frames_ms, stage_times, throughput
 from lipsync_server.repository.gpu import write_gpu_models
+from lipsync_server.repository.source import AvatarSource
 from lipsync_server.serving import Ports, ServerConfig, TritonServer
 
 PARTS = ("throughput", "streams", "perf_analyzer", "composite", "avatars")
-PRESETS = ("low", "medium", "high")
+PRESETS = ("low", "medium")  # of half width, as the demo
 SPEAKING = 2  # live sessions at once
-out = Console(stderr=True)
 
 
 class Benchmark:
     """One run. Each part returns what it found as plain numbers."""
 
-    def __init__(self, repository: Path, quick: bool, gpu: str | None) -> None:
-        self.repository, self.quick, self.gpu = repository, quick, gpu
+    def __init__(
+        self,
+        repository: Path,
+        quick: bool,
+        gpu: str | None,
+        reference: Callable[[AvatarSource, str], Renderer] | None,
+    ) -> None:
+        self.repository, self.quick, self.gpu, self.reference = repository, quick, gpu, reference
         if gpu:
             write_gpu_models(repository)
 
@@ -52,7 +57,15 @@ class Benchmark:
         rounds = 2 if self.quick else 3
         with self.server(f"demo-{preset}") as server:
             return {
-                "frames_s": throughput(server.grpc_url, self.repository, preset, rounds, self.quick, self.gpu),
+                "frames_s": throughput(
+                    server.grpc_url,
+                    self.repository,
+                    preset,
+                    rounds,
+                    quick=self.quick,
+                    gpu=self.gpu,
+                    reference=self.reference,
+                ),
                 "first_frame_ms": first_frames_ms(server.grpc_url, preset, 5 * rounds),
                 "stages_ms": stage_times(server.grpc_url, preset),
                 "request_bytes": request_bytes(server.grpc_url, f"demo-{preset}"),
@@ -82,41 +95,48 @@ class Benchmark:
 
 def measure(
     folder: Path,
-    output: Path,
     presets: list[str],
     parts: list[str],
     *,
+    output: Path | None = None,
     resume: bool = False,
     quick: bool = False,
     gpu: str | None = None,
-) -> None:
-    """Measure and write the report, again after each part.
+    reference: Callable[[AvatarSource, str], Renderer] | None = None,
+    full_width: Callable[[Path], None] | None = None,
+) -> Results:
+    """Measure, and write the report again after each part.
 
     Args:
         folder: for packed avatars and results.
-        output: the report, Markdown.
-        presets, parts: which ones, of PRESETS and PARTS.
+        presets, parts: which ones; presets of full width need `full_width`.
+        output: the report, Markdown, and its plot; None: none is written.
         resume: keep the results in `folder`, measure what is missing.
         quick: fewer rounds, shorter streams.
         gpu: `cuda` or `tensorrt`: networks in FP16 on the GPUs.
+        reference: makes the renderer of the reference way, see `throughput`.
+        full_width: writes a network of full width, see `packed_repository`.
 
     Raises:
         ValueError: there is no such preset or part.
     """
-    _check("preset", presets, PRESETS)
+    _check("preset", presets, (*PRESETS, *FULL_WIDTH))
     _check("part", parts, PARTS)
     results = Results(folder, keep=resume, quick=quick, gpu=gpu)
-    out.print("packing the demo avatar with each preset")
+    note("packing the demo avatar with each preset")
     packed = presets if parts != ["avatars"] else ["medium"]
-    benchmark = Benchmark(packed_repository(folder, packed), quick, gpu)
+    benchmark = Benchmark(packed_repository(folder, packed, full_width), quick, gpu, reference)
     for part in parts:
         for preset in presets if part in ("throughput", "streams", "perf_analyzer") else ["all"]:
             if not results.has(part, preset):
-                out.print(f"{time.strftime('%H:%M:%S')} {part}, {preset}")
+                note(f"{time.strftime('%H:%M:%S')} {part}, {preset}")
                 work: Callable[[str], Any] = getattr(benchmark, part)
                 results.add(part, preset, work(preset))
-                write_report(results, output)
-    out.print(f"Wrote {output}")
+                if output:
+                    write_report(results, output)
+    if output:
+        note(f"Wrote {output}")
+    return results
 
 
 def _check(what: str, names: list[str], allowed: tuple[str, ...]) -> None:

@@ -5,34 +5,47 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lipsync_client import Client
-from lipsync_mel import mel
 from lipsync_server import home
-from lipsync_server.benchmark.packed import DEMO
+from lipsync_server.benchmark.packed import DEMO, FULL_WIDTH
 from lipsync_server.pipeline import LocalPipeline
 from lipsync_server.repository.source import AvatarSource
 
 CHUNKS = (1, 4, 8, 16, 25, 32)
 FLOOR, REFERENCE = "floor", "reference"
-Speech = NDArray[np.float32]
+
+
+class Renderer(Protocol):
+    """The reference way."""
+
+    def render(self, speech: NDArray[np.float32], count: int) -> list[bytes]:
+        """The first `count` frames of a speech, as JPEG."""
 
 
 def throughput(
-    url: str, repository: Path, preset: str, rounds: int, quick: bool, gpu: str | None
+    url: str,
+    repository: Path,
+    preset: str,
+    rounds: int,
+    *,
+    quick: bool,
+    gpu: str | None,
+    reference: Callable[[AvatarSource, str], Renderer] | None,
 ) -> dict[str, list[float]]:
-    """Frames a second of each contender in each round; served ones by their chunk size."""
-    from lipsync_server.benchmark.reference import Reference
+    """Frames a second of each contender in each round; served ones by their chunk size.
 
+    Args:
+        reference: makes the reference way's renderer for an avatar and a width ("half" or "full"); None: without it.
+    """
     speech, avatar = np.tile(home.read_sample(), 2), f"demo-{preset}"
-    filterbank = mel.load_filterbank()
-    width = "full" if preset in ("high", "exact") else "half"
-    reference, floor = Reference(AvatarSource.read(DEMO), filterbank, width), LocalPipeline(repository, avatar, gpu)
+    floor = LocalPipeline(repository, avatar, gpu)
     long, short = (150, 75) if quick else (300, 100)  # frames
     with Client(url, timeout=120) as client:
 
@@ -40,10 +53,12 @@ def throughput(
             part = speech[: 640 * frames]
             return sum(1 for _ in client.render(part, avatar=avatar, first_chunk=chunk, chunk=chunk))
 
-        contenders: dict[str, Callable[[int], int]] = {
-            REFERENCE: lambda _: len(reference.render(speech, 12 if quick else 24)),
-            FLOOR: lambda frames: sum(1 for _ in floor.render(speech[: 640 * frames], chunk=25)),
-        } | {str(chunk): lambda frames, chunk=chunk: served(chunk, frames) for chunk in CHUNKS}  # type: ignore[misc]
+        contenders: dict[str, Callable[[int], int]] = {}
+        if reference:
+            renderer = reference(AvatarSource.read(DEMO), "full" if preset in FULL_WIDTH else "half")
+            contenders[REFERENCE] = lambda _: len(renderer.render(speech, 12 if quick else 24))
+        contenders[FLOOR] = lambda frames: sum(1 for _ in floor.render(speech[: 640 * frames], chunk=25))
+        contenders |= {str(chunk): partial(served, chunk) for chunk in CHUNKS}
         found: dict[str, list[float]] = {name: [] for name in contenders}
         for run in contenders.values():
             run(32)  # warm

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import statistics
 import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
+from lipsync_client.cli.common import Json, show
+from lipsync_client.errors import LipsyncError
+from lipsync_server.benchmark.report import LONG_CHUNK
+from lipsync_server.benchmark.results import Results
 from lipsync_server.benchmark.run import PARTS, PRESETS, measure
 
 
@@ -16,16 +22,40 @@ def bench(
     presets: Annotated[str, typer.Option(help="Which to measure.")] = ",".join(PRESETS),
     parts: Annotated[str, typer.Option(help="What to measure.")] = ",".join(PARTS),
     work: Annotated[Path | None, typer.Option(help="Folder for packed avatars and results.")] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Keep the results in --work, measure what is missing.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Keep what is in --work, measure what is missing.")] = False,
     gpu: Annotated[str | None, typer.Option(help="cuda or tensorrt: networks in FP16 on the GPUs.")] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The report to write, Markdown.")] = Path(
-        "benchmarks.md"
-    ),
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="A Markdown report to write.")] = None,
+    as_json: Json = False,
 ) -> None:
-    """Measure speed and memory of every preset on this machine. Nothing else should run meanwhile."""
+    """Measure speed and memory of every preset on this machine. Nothing else should run meanwhile.
+
+    Example: `lipsync bench --quick --presets low --parts throughput`
+    """
+    if resume and not work:
+        raise LipsyncError("--resume needs --work, the folder of an earlier run.")
     with tempfile.TemporaryDirectory() as temporary:
-        measure(
-            work or Path(temporary), output, presets.split(","), parts.split(","), resume=resume, quick=quick, gpu=gpu
+        results = measure(
+            work or Path(temporary),
+            presets.split(","),
+            parts.split(","),
+            output=output,
+            resume=resume,
+            quick=quick,
+            gpu=gpu,
         )
+    show({"machine": results.facts, "results": results.parts}, as_json, bench_table(results))
+
+
+def bench_table(results: Results) -> Table:
+    """What was measured, in short."""
+    table = Table("preset", "frames/s", "first frame, ms", "live streams in time", box=None)
+    speeds, streams = results.parts.get("throughput", {}), results.parts.get("streams", {})
+    for preset in dict.fromkeys((*speeds, *streams)):
+        rate = first = alive = "-"
+        if found := speeds.get(preset):
+            rate = f"{statistics.median(found['frames_s'][LONG_CHUNK]):.1f}"
+            first = f"{statistics.median(found['first_frame_ms']):.0f}"
+        if found := streams.get(preset):
+            alive = str(max((load["streams"] for load in found["loads"] if not load["late"]), default=0))
+        table.add_row(preset, rate, first, alive)
+    return table

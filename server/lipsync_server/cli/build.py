@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from lipsync_client.cli.common import err
+from lipsync_client.console import note
 from lipsync_server.repository import build as repository
 
 
 def build() -> None:
     """Make the ONNX models and the packed demo avatar, where a source has changed. `serve` and `demo` do it too."""
-    repository.build(report=lambda text: err.print(text, highlight=False, markup=False))
+    repository.build(report=note)

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from lipsync_client.cli.common import err
 from lipsync_client.cli.render import render
+from lipsync_client.console import note
 from lipsync_server import home
 from lipsync_server.repository.build import build
 from lipsync_server.serving import Ports, ServerConfig, TritonServer
@@ -23,7 +23,7 @@ def demo(
 ) -> None:
     """Build the models, start a server, render a talking face with it, stop it. Leaves demo.mp4."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell ignores it for background programs
-    build(report=lambda text: err.print(text, highlight=False, markup=False))
-    err.print("starting Triton")
+    build(report=note)
+    note("starting Triton")
     with TritonServer(home.REPOSITORY, ServerConfig(ports=Ports(0, 0, 0))) as server:
         render(speech, output, server=server.grpc_url)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lipsync_client.cli.common import err
+from lipsync_client.console import note
 from lipsync_client.errors import LipsyncError
 from lipsync_server.home import REPOSITORY
 from lipsync_server.repository.gpu import write_gpu_models
@@ -23,4 +23,4 @@ def gpu_models(
     names = write_gpu_models(repository)
     if not names:
         raise LipsyncError(f"{repository} holds no networks: run `lipsync build`.")
-    err.print(f"configs cuda and tensorrt: {', '.join(names)}", highlight=False, markup=False)
+    note(f"configs cuda and tensorrt: {', '.join(names)}")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from lipsync_client.cli.common import err
+from lipsync_client.console import note
 from lipsync_composite.assets import key_name
 from lipsync_server.home import REPOSITORY
 from lipsync_server.repository.package import package_avatar
@@ -40,4 +40,4 @@ def pack(
     if shipped and to:
         raise SourceError("the shipped avatar is in every repository: give yours another id in avatar.yaml")
     key = package_avatar(avatar, repository, shipped=shipped, to=to)
-    err.print(f"{avatar.id}: packed into {to or repository}, key {key_name(key)}", highlight=False, markup=False)
+    note(f"{avatar.id}: packed into {to or repository}, key {key_name(key)}")

@@ -88,3 +88,6 @@ def perf(
     command = [str(folder / "perf_analyzer"), "-m", model, "-i", "grpc", "-u", server]
     os.environ["LD_LIBRARY_PATH"] = str(folder)
     os.execv(command[0], [*command, "--input-data", str(data), *context.args])
+
+
+perf.context_settings = {"ignore_unknown_options": True, "allow_extra_args": True}  # type: ignore[attr-defined]

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from lipsync_client.cli.common import err
+from lipsync_client.console import note
 from lipsync_server import home
 from lipsync_server.repository.build import build
 from lipsync_server.serving import ServerConfig, ServingError, TritonServer
@@ -57,21 +57,16 @@ def serve(
 def _build_models() -> None:
     """Make what is missing in the default repository; others are served as they are. Raises ServingError."""
     try:
-        build(report=lambda text: err.print(text, highlight=False, markup=False))
+        build(report=note)
     except (ValueError, OSError) as error:
         raise ServingError(f"The models cannot be built: {error}") from error
 
 
 def announce(server: TritonServer) -> None:
     for name, reason in server.failures.items():
-        err.print(f"{name} cannot be served: {reason}.", highlight=False, markup=False, soft_wrap=True)
+        note(f"{name} cannot be served: {reason}.")
     if not server.key_hidden:
-        err.print(
-            "other users of this machine can read the control key in the process list.",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+        note("other users of this machine can read the control key in the process list.")
     served = ", ".join(name for name in server.config.load if name not in server.failures)
     print(
         f"Serving {served} at grpc {server.grpc_url}, http http://{server.http_url}, metrics {server.metrics_url} "

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from rich.console import Console
 
+from lipsync_client.console import note, notes
 from lipsync_server import home
 from lipsync_server.networks.quantize import LEAST_DB, mouth_psnr, network_inputs, quantize_within, speech_features
 from lipsync_server.repository.model_folders import INT8_ENCODER, SHARED_ENCODER
@@ -16,8 +16,6 @@ from lipsync_server.repository.source import AvatarSource, SourceError
 
 CALIBRATION = 64  # frames
 COMPARED = 12  # frames
-
-_console = Console(stderr=True)
 
 
 def quantised(
@@ -43,11 +41,11 @@ def quantised(
     features = speech_features(repository, sample, encoder or SHARED_ENCODER)
     served = features if encoder else speech_features(repository, sample, INT8_ENCODER)
     examples = list(network_inputs(crops, features, source.mask, CALIBRATION))
-    with _console.status(f"quantising {source.id} on {CALIBRATION} frames"):
+    with notes.status(f"quantising {source.id} on {CALIBRATION} frames"):
         exact, rough = (list(network_inputs(crops[::-1], x, source.mask, COMPARED)) for x in (features, served))
         small, psnr, kept = quantize_within(network, examples, lambda int8: mouth_psnr((network, exact), (int8, rough)))
     layers = f", with {kept} layers in FP32" if kept else ""
-    _console.print(f"{source.id}: INT8 mouths are {psnr:.1f} dB from FP32{layers}", highlight=False, markup=False)
+    note(f"{source.id}: INT8 mouths are {psnr:.1f} dB from FP32{layers}")
     if psnr < LEAST_DB:
         raise SourceError(f"{source.id}: INT8 spoils this network ({psnr:.1f} dB): use the preset medium or exact")
     return small

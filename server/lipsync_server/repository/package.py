@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.progress import track
 
 from lipsync_client.avatar_facts import AvatarFacts
 from lipsync_client.avatar_file.packed import PackedError, check_id, draft_in, folders_of, installed, pack_file
+from lipsync_client.console import notes
 from lipsync_composite.assets import key_name, write_assets
 from lipsync_composite.avatar import Avatar
 from lipsync_server.networks.graphs import expand_weights, served_encoder, served_unet, served_unet_visual
@@ -35,8 +35,6 @@ from lipsync_server.repository.model_folders import (
 from lipsync_server.repository.presets import arithmetic_of, choose_preset
 from lipsync_server.repository.source import AvatarSource, Picture, SourceError, face_crop
 from lipsync_server.repository.trial import stage_memory_mb
-
-_console = Console(stderr=True)
 
 
 @dataclass(frozen=True)
@@ -221,7 +219,7 @@ class _Footage:
     def frames(self) -> Iterator[Picture]:
         """The frames, with a progress bar."""
         total, text = len(self.boxes), f"packing {self._source.id}"
-        shown = track(self._source.frames(), total=total, description=text, transient=True, console=_console)
+        shown = track(self._source.frames(), total=total, description=text, transient=True, console=notes)
         for number, frame in enumerate(shown):
             if number < total:  # one too many is for the reader to refuse
                 self.crops.append(face_crop(frame, self.boxes[number]))

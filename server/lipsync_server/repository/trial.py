@@ -9,9 +9,11 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from google.protobuf import json_format, text_format
+from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2
 
 SECONDS = 300
@@ -55,7 +57,7 @@ def main() -> None:
     config = json_format.MessageToDict(message, preserving_proto_field_name=True)
     (path,) = folder.glob("[0-9]*/model.onnx")
     network = open_network(config, path, "CPU", 0)
-    inputs = {
+    inputs: dict[str, NDArray[Any]] = {
         "audio_features": np.zeros((1, 32, 16, 16), np.float32),
         "footage_position": np.zeros((1, 1), np.int64),
     }

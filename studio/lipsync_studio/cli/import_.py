@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lipsync_client.cli.common import err
+from lipsync_client.console import note
 from lipsync_server.repository.package import check_avatar_id
 from lipsync_studio.importing.importer import import_avatar
 from lipsync_studio.importing.network_file import SUPPORTED
@@ -35,7 +35,7 @@ def import_(
 ) -> None:
     """Make the avatar AVATARS/ID from networks trained elsewhere; add it then with `lipsync avatars add`."""
     check_avatar_id(avatar_id)  # as it was said: of "", "." or "../x" the path's name tells nothing
-    notes = import_avatar(
+    found = import_avatar(
         unet,
         footage,
         avatars / avatar_id,
@@ -50,10 +50,6 @@ def import_(
         provenance=provenance,
         replace=replace,
     )
-    for note in notes:
-        err.print(note, highlight=False, markup=False)
-    err.print(
-        f"{avatars / avatar_id} is ready. Next: lipsync avatars add {avatars / avatar_id}",
-        highlight=False,
-        markup=False,
-    )
+    for line in found:
+        note(line)
+    note(f"{avatars / avatar_id} is ready. Next: lipsync avatars add {avatars / avatar_id}")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lipsync_client.cli.common import err
+from lipsync_client.console import note
 from lipsync_server.repository.package import check_avatar_id
 from lipsync_studio.prepare.prepare import Said, prepare_avatar
 
@@ -41,5 +41,5 @@ def prepare(
         replace=replace,
     )
     for finding in findings:
-        err.print(f"- {finding}", highlight=False, markup=False)
-    err.print(f"Look at {folder / 'preview.png'}. Next: lipsync avatars train {folder}", highlight=False, markup=False)
+        note(f"- {finding}")
+    note(f"Look at {folder / 'preview.png'}. Next: lipsync avatars train {folder}")

@@ -18,10 +18,10 @@ from lipsync_studio.networks import AudioEncoder, UNet
 class Reference:
     """Renders an avatar's footage with networks of one width ("half" or "full")."""
 
-    def __init__(self, source: AvatarSource, filterbank: mel.scipy.sparse.csr_matrix, width: str) -> None:
+    def __init__(self, source: AvatarSource, width: str) -> None:
         boxes = source.read_boxes()
         self.frames = [(frame, boxes[number]) for number, frame in zip(range(32), source.frames(), strict=False)]
-        self.filterbank, self.encoder, self.unet = filterbank, AudioEncoder().eval(), UNet(width).eval()
+        self.filterbank, self.encoder, self.unet = mel.load_filterbank(), AudioEncoder().eval(), UNet(width).eval()
 
     @torch.inference_mode()
     def render(self, speech: NDArray[np.float32], count: int) -> list[bytes]:

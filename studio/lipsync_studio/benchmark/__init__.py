@@ -1,0 +1,1 @@
+"""The benchmark with what needs PyTorch: the reference way, and a network of full width."""
