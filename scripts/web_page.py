@@ -189,7 +189,7 @@ def _own_server(preset: str | None) -> Iterator[tuple[str, str]]:
     build()
     with tempfile.TemporaryDirectory() as folder:
         repository = Path(folder) / "model_repository"
-        shutil.copytree(home.REPOSITORY, repository, ignore=shutil.ignore_patterns("__pycache__", ".*cache"))
+        shutil.copytree(home.repository(), repository, ignore=shutil.ignore_patterns("__pycache__", ".*cache"))
         if preset:
             source = Path(folder) / "quick"
             shutil.copytree(home.AVATARS / "demo", source)

@@ -37,11 +37,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> TestClock:
 @pytest.fixture(scope="session")
 def repository(tmp_path_factory) -> Path:
     """A built model repository of this test run's own."""
-    build(home.REPOSITORY)
+    build(home.repository())
     copy = tmp_path_factory.mktemp("server") / "model_repository"
 
     # Copied, not linked: Triton loads a model again when a link to one of its files is made elsewhere.
-    shutil.copytree(home.REPOSITORY, copy, ignore=shutil.ignore_patterns("__pycache__", ".*cache"))
+    shutil.copytree(home.repository(), copy, ignore=shutil.ignore_patterns("__pycache__", ".*cache"))
     return copy
 
 

@@ -1,13 +1,12 @@
-"""The user's cache folder, and locks between processes of one machine, which end with the process that holds them."""
+"""Locks between processes of one machine, which end with the process that holds them."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["cache_folder", "locked", "shared"]
+__all__ = ["locked", "shared"]
 
 
 @contextmanager
@@ -35,8 +34,3 @@ def shared(path: Path, when_alone: Callable[[], None]) -> Iterator[None]:
             when_alone()
         fcntl.flock(file, fcntl.LOCK_SH)
         yield
-
-
-def cache_folder() -> Path:
-    """The user's folder of this product; perhaps not made yet."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lipsync"

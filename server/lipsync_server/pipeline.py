@@ -1,6 +1,6 @@
 """The whole pipeline in one process, without a server, on the very files that the server serves.
 
-    for frame in LocalPipeline(home.REPOSITORY).render(speech): ...
+    for frame in LocalPipeline().render(speech): ...
 
 Speech goes through the stages' own modules and the networks as their config.pbtxt asks for them, cut into requests as
 the client cuts it. So this is what the server's answers are compared with: its pictures, and the time they cost.
@@ -41,7 +41,7 @@ class LocalPipeline:
     """A built model repository, opened for one avatar.
 
     Args:
-        repository: built by `scripts/build.py` or `scripts/package_avatar.py`.
+        repository: a built one; the default repository if absent.
         avatar: its id.
         gpu_configs: `cuda` or `tensorrt`, as in server.yaml.
 
@@ -54,9 +54,8 @@ class LocalPipeline:
         ValueError, FileNotFoundError: no such avatar, or the repository is not built.
     """
 
-    def __init__(
-        self, repository: Path = home.REPOSITORY, avatar: str = "demo", gpu_configs: str | None = None
-    ) -> None:
+    def __init__(self, repository: Path | None = None, avatar: str = "demo", gpu_configs: str | None = None) -> None:
+        repository = repository or home.repository()
         folder = _network_of(repository, avatar)
         self._filterbank = mel.load_filterbank()
         ensemble = _config(repository / ("lipsync_ensemble" if folder.name == "lipsync" else avatar))

@@ -53,8 +53,8 @@ def client(tmp_path_factory, networks, crops) -> Iterator[grpc.InferenceServerCl
     for name, model in models.items():
         (repository / name / "1").mkdir(parents=True)
         onnx.save(model, repository / name / "1" / "model.onnx")
-    shutil.copy(home.REPOSITORY / "audio_encoder" / "config.pbtxt", repository / "audio_encoder")
-    lipsync = (home.REPOSITORY / "lipsync" / "config.template.pbtxt").read_text()
+    shutil.copy(home.repository() / "audio_encoder" / "config.pbtxt", repository / "audio_encoder")
+    lipsync = (home.repository() / "lipsync" / "config.template.pbtxt").read_text()
     for name in ("half", "full"):
         (repository / name / "config.pbtxt").write_text(lipsync.replace('name: "lipsync"', f'name: "{name}"'))
     config = ServerConfig(ports=Ports(0, 0, 0), load=tuple(models), required=tuple(models))

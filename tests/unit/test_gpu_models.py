@@ -46,10 +46,10 @@ def repository(tmp_path, network):
     """A network as the encoder and as lipsync, with the configs that the real ones have."""
     for name, config in (("audio_encoder", "config.pbtxt"), ("lipsync", "config.template.pbtxt")):
         (tmp_path / name / "1").mkdir(parents=True)
-        shutil.copy(home.REPOSITORY / name / config, tmp_path / name / "config.pbtxt")
+        shutil.copy(home.repository() / name / config, tmp_path / name / "config.pbtxt")
         onnx.save(network, tmp_path / name / "1" / "model.onnx")
     (tmp_path / "composite").mkdir()
-    shutil.copy(home.REPOSITORY / "composite" / "config.pbtxt", tmp_path / "composite")
+    shutil.copy(home.repository() / "composite" / "config.pbtxt", tmp_path / "composite")
     return tmp_path
 
 

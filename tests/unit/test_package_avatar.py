@@ -84,7 +84,7 @@ def bare_repository(folder: Path) -> Path:
     generated = shutil.ignore_patterns(
         "model.onnx", "*.crops", "avatar", "configs", "__pycache__", ".*cache", ".build*"
     )
-    shutil.copytree(home.REPOSITORY, folder, ignore=generated)
+    shutil.copytree(home.repository(), folder, ignore=generated)
     (folder / "lipsync" / "config.pbtxt").unlink(missing_ok=True)
     return folder
 

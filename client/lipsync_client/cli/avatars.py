@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -21,8 +21,22 @@ from lipsync_client.errors import AvatarNotFound, LipsyncError, ServerUnavailabl
 GONE_S = 60.0  # seconds that running requests get before an avatar's files go
 
 AvatarId = Annotated[str, typer.Argument(help="The avatar's name.")]
+
+
+def default_repository() -> Path:
+    """The folder that `lipsync serve` serves by default. The server's part of this distribution tells it."""
+    (point,) = entry_points(group="lipsync.repository")
+    return cast(Path, point.load()())
+
+
 Repository = Annotated[
-    Path, typer.Option(envvar="LIPSYNC_REPOSITORY", help="The folder that the server serves its models from.")
+    Path,
+    typer.Option(
+        default_factory=default_repository,
+        show_default="the one of `lipsync serve`",
+        envvar="LIPSYNC_REPOSITORY",
+        help="The folder that the server serves its models from.",
+    ),
 ]
 
 
@@ -69,7 +83,7 @@ def add(
     source: Annotated[
         Path, typer.Argument(help="A packed avatar (`lipsync avatars pack --to`), or an avatar's source folder.")
     ],
-    repository: Repository = Path("model_repository"),
+    repository: Repository,
     server: Server = wire.DEFAULT_URL,
 ) -> None:
     """Put an avatar into the server's repository and load it; one of the same name is replaced while it serves.
@@ -86,9 +100,7 @@ def add(
         note(message)
 
 
-def remove(
-    avatar: AvatarId, repository: Repository = Path("model_repository"), server: Server = wire.DEFAULT_URL
-) -> None:
+def remove(avatar: AvatarId, repository: Repository, server: Server = wire.DEFAULT_URL) -> None:
     """Unload an avatar and take it out of the server's repository. Its source folder is not touched."""
     with Control(server) as control:
         check_id(avatar)

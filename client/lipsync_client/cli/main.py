@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from importlib.metadata import EntryPoint, entry_points, version
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -126,9 +128,15 @@ def root(
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No progress and no notes: only results, and why something failed.")
     ] = False,
+    home: Annotated[
+        Path | None,
+        typer.Option(envvar="LIPSYNC_HOME", help="Folder that the models are built in. [default: the user's data]"),
+    ] = None,
 ) -> None:
     """Talking faces from speech, by a lip-sync server."""
     notes.quiet = quiet
+    if home:
+        os.environ["LIPSYNC_HOME"] = str(home.absolute())
 
 
 def main() -> None:

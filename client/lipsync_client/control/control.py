@@ -27,7 +27,7 @@ from lipsync_client.control.states import (
     models_in,
 )
 from lipsync_client.errors import AvatarNotFound, InvalidRequest, LipsyncError, LoadFailed, ServerError, Timeout
-from lipsync_client.locks import cache_folder
+from lipsync_client.folders import cached
 
 __all__ = ["AvatarOverview", "AvatarState", "AvatarStats", "Control", "ModelState", "ServerStatus"]
 
@@ -193,7 +193,8 @@ def find_key() -> str | None:
     if key := os.environ.get("LIPSYNC_CONTROL_KEY"):
         return key
     try:
-        return (cache_folder() / "control.key").read_text().strip() or None
+        file = cached("control.key")
+        return (file.read_text().strip() or None) if file else None
     except OSError:
         return None
 

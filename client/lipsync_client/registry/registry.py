@@ -17,7 +17,8 @@ from lipsync_client import wire
 from lipsync_client.control.control import Control
 from lipsync_client.control.states import AvatarOverview, AvatarState
 from lipsync_client.errors import LipsyncError, LoadFailed
-from lipsync_client.locks import cache_folder, locked
+from lipsync_client.folders import cache_folder
+from lipsync_client.locks import locked
 from lipsync_client.registry.capacity import Places
 from lipsync_client.registry.failures import Failures
 from lipsync_client.registry.policy import choose_gpu
@@ -246,6 +247,4 @@ class Registry:
 
 def _lock_file(url: str) -> Path:
     name = re.sub(r"[^a-z0-9.-]", "_", url.lower().replace("localhost", "127.0.0.1"))
-    folder = cache_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"registry-{name}.lock"
+    return cache_folder() / f"registry-{name}.lock"

@@ -33,13 +33,13 @@ def packed_repository(folder: Path, presets: list[str], full_width: Callable[[Pa
         raise ValueError(
             f"preset {wide[0]} needs a network of full width: in a checkout with the extra studio, `make benchmark`"
         )
-    build(home.REPOSITORY)
+    build(home.repository())
     repository = folder / "model_repository"
-    stamp = (home.REPOSITORY / ".build.json").read_text()
+    stamp = (home.repository() / ".build.json").read_text()
     if not repository.exists() or (repository / ".build.json").read_text() != stamp:
         shutil.rmtree(repository, ignore_errors=True)
         ignored = shutil.ignore_patterns("__pycache__", ".*cache", "configs")
-        shutil.copytree(home.REPOSITORY, repository, ignore=ignored)
+        shutil.copytree(home.repository(), repository, ignore=ignored)
     source = AvatarSource.read(DEMO)
     for preset in presets:
         if not (repository / f"demo-{preset}" / "config.pbtxt").exists():

@@ -76,7 +76,7 @@ def make_repository(folder: Path) -> Path:
     """A copy of the built repository with five further avatars, each with pictures of its own."""
     build()
     repository = folder / "model_repository"
-    shutil.copytree(home.REPOSITORY, repository, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+    shutil.copytree(home.repository(), repository, ignore=shutil.ignore_patterns("__pycache__", ".*"))
     demo = AvatarSource.read(home.AVATARS / "demo")
     for number, avatar in enumerate(IDS[1:], 1):
         package_avatar(replace(demo, id=avatar, jpeg_quality=40 + 5 * number), repository)

@@ -25,5 +25,5 @@ def demo(
     signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell ignores it for background programs
     build(report=note)
     note("starting Triton")
-    with TritonServer(home.REPOSITORY, ServerConfig(ports=Ports(0, 0, 0))) as server:
+    with TritonServer(home.repository(), ServerConfig(ports=Ports(0, 0, 0))) as server:
         render(speech, output, server=server.grpc_url)

@@ -9,17 +9,18 @@ import typer
 
 from lipsync_client.console import note
 from lipsync_client.errors import LipsyncError
-from lipsync_server.home import REPOSITORY
+from lipsync_server import home
 from lipsync_server.repository.gpu import write_gpu_models
 
 
 def gpu_models(
-    repository: Annotated[Path, typer.Option(help="The model repository.")] = REPOSITORY,
+    repository: Annotated[Path | None, typer.Option(help="The model repository.")] = None,
 ) -> None:
     """Make the networks ready for NVIDIA GPUs: FP16 twins, and configs for CUDA and TensorRT that use them.
 
     Run it again after avatars were packed or added; then set `gpu_configs` in server.yaml.
     """
+    repository = repository or home.repository()
     names = write_gpu_models(repository)
     if not names:
         raise LipsyncError(f"{repository} holds no networks: run `lipsync build`.")

@@ -10,7 +10,7 @@ import typer
 
 from lipsync_client.console import note
 from lipsync_composite.assets import key_name
-from lipsync_server.home import REPOSITORY
+from lipsync_server import home
 from lipsync_server.repository.package import package_avatar
 from lipsync_server.repository.source import AvatarSource, SourceError
 
@@ -20,9 +20,9 @@ def pack(
     to: Annotated[
         Path | None, typer.Option("--to", help="A file to write, for `lipsync avatars add` on the server's machine.")
     ] = None,
-    repository: Annotated[Path, typer.Option(help="The model repository to pack for, and into without --to.")] = (
-        REPOSITORY
-    ),
+    repository: Annotated[
+        Path | None, typer.Option(help="The model repository to pack for, and into without --to.")
+    ] = None,
     preset: Annotated[
         str | None,
         typer.Option(
@@ -34,6 +34,7 @@ def pack(
 
     Example: `lipsync avatars pack avatars/anna --to anna.zip`
     """
+    repository = repository or home.repository()
     avatar = AvatarSource.read(source)
     avatar = replace(avatar, preset=preset or avatar.preset)
     shipped = avatar.id == "demo"

@@ -17,9 +17,9 @@ import typer
 from lipsync_client import wire
 from lipsync_client.cli.common import Server
 from lipsync_client.errors import LipsyncError
+from lipsync_client.folders import cache_folder
 from lipsync_mel import timeline
 from lipsync_server import home
-from lipsync_server.serving.environment import cache_folder
 
 WHEEL = "tritonclient==2.51.0"  # the last one that carries the perf_analyzer of the server's own version
 LIBRARIES = {"libb64": "libb64.so.0d", "libcudart": "libcudart.so.12"}  # in the server's wheel, under longer names

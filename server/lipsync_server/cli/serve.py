@@ -27,8 +27,8 @@ class Stopped(BaseException):
 def serve(
     config: Annotated[Path, typer.Option(help="Settings: server.yaml.")] = home.SETTINGS,
     repository: Annotated[
-        Path, typer.Option(help="Folder of models; what is missing in the default one is built first.")
-    ] = home.REPOSITORY,
+        Path | None, typer.Option(help="Folder of models; what is missing in the default one is built first.")
+    ] = None,
     http_port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="Instead of ports.http in the settings; 0: any free one.")
     ] = None,
@@ -45,8 +45,8 @@ def serve(
         given = {"http": http_port, "grpc": grpc_port, "metrics": metrics_port}
         ports = dataclasses.replace(settings.ports, **{name: port for name, port in given.items() if port is not None})
         settings = dataclasses.replace(settings, ports=ports)
-        if repository.resolve() == home.REPOSITORY:
-            _build_models()
+        if repository is None or repository.resolve() == home.repository_folder():
+            repository = _built()
         with TritonServer(repository, settings, echo=True).start(START_TIMEOUT) as server:
             announce(server)
             watch(server)
@@ -54,12 +54,14 @@ def serve(
         return
 
 
-def _build_models() -> None:
-    """Make what is missing in the default repository; others are served as they are. Raises ServingError."""
+def _built() -> Path:
+    """The default repository, with what was missing in it; others are served as they are. Raises ServingError."""
     try:
-        build(report=note)
+        repository = home.repository()
+        build(repository, report=note)
     except (ValueError, OSError) as error:
         raise ServingError(f"The models cannot be built: {error}") from error
+    return repository
 
 
 def announce(server: TritonServer) -> None:

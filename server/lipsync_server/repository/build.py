@@ -7,16 +7,19 @@ Rebuilt only when a source or the code that builds it has changed.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
 import onnx
 
 from lipsync_client.avatar_file.packed import encoder_mismatch
+from lipsync_client.errors import LipsyncError
+from lipsync_client.locks import locked
 from lipsync_composite import assets, avatar, blend, compose, loop, splice
 from lipsync_server import home
 from lipsync_server.networks import graphs, quantize
@@ -29,27 +32,26 @@ COMPOSITE = (assets, avatar, blend, compose, loop, splice)
 STAMPS = ".build.json"
 
 
-def build(
-    repository: Path = home.REPOSITORY, avatars: Path = home.AVATARS, report: Callable[[str], None] = print
-) -> None:
+def build(repository: Path | None = None, avatars: Path = home.AVATARS, report: Callable[[str], None] = print) -> None:
     """Bring a model repository up to date.
 
     Args:
-        repository: the folder with the stages; it is written to.
+        repository: the folder with the stages; the default repository if absent. Written only where something is to
+            be built.
         avatars: the folder with `audio_encoder/` and `demo/`.
         report: told of each step that is not up to date, and of avatars that must be packed again.
 
     Raises:
         SourceError, ValueError, OSError: a source is missing or broken.
+        LipsyncError: something is to be built, and the repository cannot be written.
     """
+    repository = repository or home.repository()
     demo, encoder = avatars / "demo", avatars / "audio_encoder" / "encoder.onnx"
     packing = [
         *_code(graphs, int8, model_folders, package, presets, trial, source, quantize, *COMPOSITE),
         repository / "lipsync/config.template.pbtxt",
     ]
-    with (repository / ".build.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # servers that start together build once
-
+    with _alone(repository):
         served = repository / "audio_encoder/1/model.onnx"
         sources = [encoder, *_code(graphs)]
         _step(repository, "audio encoder", [served], sources, lambda: _build_encoder(encoder, served), report)
@@ -76,6 +78,16 @@ def build(
     for network in sorted(repository.glob("*_lipsync/config.pbtxt")):
         if message := encoder_mismatch(repository, network.parent.name.removesuffix("_lipsync"), repository):
             report(message)
+
+
+@contextmanager
+def _alone(repository: Path) -> Iterator[None]:
+    """Servers that start together build once. Where nothing can be written, nothing is built: no lock is needed."""
+    if not os.access(repository, os.W_OK):
+        yield
+        return
+    with locked(repository / ".build.lock"):
+        yield
 
 
 def _code(*modules: ModuleType) -> list[Path]:
@@ -115,6 +127,10 @@ def _step(
     fingerprint = _fingerprint(sources)
     if stamps.get(name) == fingerprint and all(output.exists() for output in outputs):
         return
+    if not os.access(repository, os.W_OK):
+        raise LipsyncError(
+            f"{repository} cannot be written, and its {name} is to be built: name a folder of yours with `--home`."
+        )
     report(f"building the {name}")
     make()
     path.write_text(json.dumps(stamps | {name: fingerprint}, indent=2))

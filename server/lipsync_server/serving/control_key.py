@@ -9,8 +9,8 @@ import secrets
 import tempfile
 from pathlib import Path
 
+from lipsync_client.folders import cache_folder, cached
 from lipsync_server.serving.config import ServerConfig
-from lipsync_server.serving.environment import cache_folder
 from lipsync_server.serving.errors import ServingError
 
 HEADER = "lipsync-control"
@@ -27,7 +27,10 @@ def control_key(config: ServerConfig) -> str:
     given = os.environ.get(config.control_key_env)
     if given:
         return _usable(given, f"the environment variable {config.control_key_env}")
-    path = Path(config.control_key_file).expanduser() if config.control_key_file else cache_folder() / "control.key"
+    if config.control_key_file:
+        path = Path(os.path.expanduser(config.control_key_file))  # noqa: PTH111 - which fails for users without a home
+    else:
+        path = cached("control.key") or cache_folder() / "control.key"
     try:
         _make_private(path)
     except OSError as error:

@@ -15,19 +15,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from lipsync_client.folders import cache_folder
 from lipsync_server import home
 from lipsync_server.serving.errors import ServingError
 
 PYTHONS = ((3, 10), (3, 11), (3, 12))
-OUR_BACKENDS = home.BACKENDS
-
-
-def cache_folder() -> Path:
-    """This project's folder in the user's cache, made private on first use."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    folder = (Path(base) if base else Path.home() / ".cache") / "lipsync"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return folder
 
 
 @dataclass(frozen=True)
@@ -147,7 +139,7 @@ def backend_folder(wheel: Wheel) -> Path:
     """
     parts = {f"python/{path.name}": path for path in wheel.python_backend.iterdir() if path.is_file()}
     parts["python/triton_python_backend_stub"] = wheel.stub
-    parts |= {path.parent.name: path.parent for path in OUR_BACKENDS.glob("*/model.py")}
+    parts |= {path.parent.name: path.parent for path in home.BACKENDS.glob("*/model.py")}
     listing = "\n".join(f"{name} {source} {_version(source)}" for name, source in sorted(parts.items()))
     folder = cache_folder() / "backends" / hashlib.sha256(listing.encode()).hexdigest()[:16]
     if folder.is_dir():

@@ -14,6 +14,8 @@ from collections import deque
 from pathlib import Path
 from types import TracebackType
 
+from lipsync_client.folders import cache_folder
+from lipsync_server import home
 from lipsync_server.serving import environment, leftovers
 from lipsync_server.serving.command import server_arguments
 from lipsync_server.serving.config import ServerConfig
@@ -21,8 +23,10 @@ from lipsync_server.serving.control_key import control_key, hide_in_process_list
 from lipsync_server.serving.errors import ServingError
 from lipsync_server.serving.model_configs import check_models, write_configs
 from lipsync_server.serving.network import HttpApi, choose_ports
+from lipsync_server.serving.safe_path import safe_paths
 
 PR_SET_PDEATHSIG = 1
+UNNOTICED_S = 10  # seconds: Triton notices within 2 that a stage has ended, or never
 IDLE_BEFORE_KILL = 4  # seconds; a clean end takes 1 to 2 after the last stage has gone
 # Kept out of the console: Triton sees a version of the model in every folder, and complains of a missing GPU.
 NOISE = ("ignore version directory 'avatar'", "ignore version directory 'configs'")
@@ -145,16 +149,17 @@ class TritonServer:
         self.metrics_url = f"http://{host}:{ports.metrics}/metrics"
         self._api = HttpApi(self.http_url, self.control_key)
         if self.log_path is None:
-            self.log_path = environment.cache_folder() / f"server-{ports.grpc}.log"
+            self.log_path = cache_folder() / f"server-{ports.grpc}.log"
         config_name = write_configs(self.repository, self.config.instances, self.config.gpu_configs)
-        for folder in (self.repository, environment.OUR_BACKENDS):  # else the stages write byte code into the folders
+        for folder in (self.repository, home.BACKENDS):  # else the stages write byte code into the folders
             compileall.compile_dir(folder, quiet=2)
         self._name = leftovers.new_name()
+        paths = safe_paths(self._name, models=self.repository, backends=environment.backend_folder(wheel))
         arguments = server_arguments(
             self.config,
             ports=ports,
-            repository=self.repository,
-            backends=environment.backend_folder(wheel),
+            repository=paths["models"],
+            backends=paths["backends"],
             key=self.control_key,
             shared_memory=self._name,
             config_name=config_name,
@@ -201,11 +206,18 @@ class TritonServer:
         self._launched.wait(30)
         if self._process is None:
             raise ServingError(f"The server could not be launched: {self._launch_error}.")
+        unnoticed: dict[int, float] = {}
         while not self._api.is_live():
             if self._process.poll() is not None:
                 raise ServingError(
                     f"The server ended while starting (exit status {self._process.returncode}); "
                     f"its last lines, also in {self.log_path}:\n{self.last_lines()}"
+                )
+            unnoticed = {pid: unnoticed.get(pid, time.monotonic()) for pid in leftovers.dead_stages(self.pid)}
+            if any(time.monotonic() - since > UNNOTICED_S for since in unnoticed.values()):
+                raise ServingError(
+                    f"A Python stage ended before it could say why; the server's last lines, also in {self.log_path}:\n"
+                    f"{self.last_lines()}"
                 )
             if time.monotonic() > deadline:
                 raise ServingError(f"The server did not answer in time; its log is {self.log_path}.")

@@ -7,13 +7,12 @@ from typing import Annotated
 
 import typer
 
-from lipsync_server.home import REPOSITORY
 from lipsync_studio.evaluation import evaluate as evaluation
 
 
 def evaluate(
     avatar: Annotated[str, typer.Argument(help="Its id.")] = "demo",
-    repository: Annotated[Path, typer.Option(help="A built model repository.")] = REPOSITORY,
+    repository: Annotated[Path | None, typer.Option(help="A built model repository.")] = None,
     speech: Annotated[list[Path] | None, typer.Option(help="Speech; phonemes in a .json beside it are used.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the table and the pictures.")] = Path("evaluation"),
     voice: Annotated[str, typer.Option(help="flite voice with known phonemes; '' for none.")] = "awb",

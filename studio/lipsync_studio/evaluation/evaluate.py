@@ -88,7 +88,7 @@ def open_studio(pipeline: LocalPipeline, truth: Truth | None) -> tuple[Studio, l
 
 def evaluate(
     avatar: str = "demo",
-    repository: Path = home.REPOSITORY,
+    repository: Path | None = None,
     speech: Sequence[Path] = (),
     out: Path = Path("evaluation"),
     *,
@@ -102,7 +102,7 @@ def evaluate(
 
     Args:
         avatar: its id.
-        repository: a built model repository.
+        repository: a built one; the default repository if absent.
         speech: files; phonemes in a .json beside one are used. The project's sample if there is none.
         out: folder for the table and the pictures.
         voice: flite voice with known phonemes; "" for none.

