@@ -39,7 +39,7 @@ class Proxy:
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = "http://127.0.0.1:%d" % self._listener.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self.heard: list[str] = []
         self._thread = threading.Thread(target=self._listen)
         self._thread.start()
@@ -87,6 +87,10 @@ def test_networks_report_to_nobody_and_leave_no_identifier(program, repository, 
 
 def test_the_packages_switch_it_off_before_anything_else(environment):
     for package in ("lipsync_onnx.session", "lipsync_server.home", "lipsync_studio.networks"):
-        program = f"import {package}, os, sys; print(os.environ['ORT_DISABLE_TELEMETRY'], sys.modules['openvino_telemetry'])"
-        run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
+        program = (
+            f"import {package}, os, sys; print(os.environ['ORT_DISABLE_TELEMETRY'], sys.modules['openvino_telemetry'])"
+        )
+        run = subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60
+        )
         assert run.stdout.split() == ["1", "None"], run.stderr
