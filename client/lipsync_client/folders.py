@@ -30,11 +30,7 @@ def cache_folder() -> Path:
         LipsyncError: neither it nor its replacement under the temporary directory can be used.
     """
     folder = _absolute(platformdirs.user_cache_path)
-    if folder is None or not _can_be_written(folder):
-        folder = _temporary() / "cache"
-    with suppress(FileExistsError):
-        folder.mkdir(parents=True, mode=0o700)
-    return folder
+    return folder if folder and _can_be_written(folder) else _made(_temporary() / "cache")
 
 
 def cached(name: str) -> Path | None:
@@ -46,7 +42,7 @@ def cached(name: str) -> Path | None:
 
 
 def data_folder() -> Path:
-    """The user's data folder of this product; perhaps not made yet, perhaps only readable.
+    """The user's data folder of this product, made on first use; perhaps it can only be read.
 
     Raises:
         LipsyncError: neither it nor its replacement under the temporary directory can be used.
@@ -54,7 +50,7 @@ def data_folder() -> Path:
     folder = _absolute(platformdirs.user_data_path)
     if folder and (os.access(folder, os.R_OK | os.X_OK) or _can_be_written(folder)):
         return folder
-    return _temporary() / "data"
+    return _made(_temporary() / "data")
 
 
 def _absolute(find: Callable[..., Path]) -> Path | None:
@@ -67,12 +63,16 @@ def _absolute(find: Callable[..., Path]) -> Path | None:
 
 
 def _can_be_written(folder: Path) -> bool:
-    """Whether the folder, or the part of its path that exists, is a folder that this user can write."""
+    """Whether the folder is there, or could be made, and this user may write into it."""
     try:
-        there = next(path for path in (folder, *folder.parents) if path.exists())
-    except PermissionError:
+        return os.access(_made(folder), os.W_OK | os.X_OK)
+    except OSError:
         return False
-    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, mode=0o700, exist_ok=True)
+    return folder
 
 
 def _temporary(*, make: bool = True) -> Path:

@@ -13,6 +13,7 @@ from lipsync_client.console import note
 from lipsync_server import home
 from lipsync_server.repository.build import build
 from lipsync_server.serving import Ports, ServerConfig, TritonServer
+from lipsync_server.serving.environment import check_installed
 
 
 def demo(
@@ -23,6 +24,7 @@ def demo(
 ) -> None:
     """Build the models, start a server, render a talking face with it, stop it. Leaves demo.mp4."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell ignores it for background programs
+    check_installed()
     build(report=note)
     note("starting Triton")
     with TritonServer(home.repository(), ServerConfig(ports=Ports(0, 0, 0))) as server:

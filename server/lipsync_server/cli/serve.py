@@ -15,6 +15,7 @@ from lipsync_client.console import note
 from lipsync_server import home
 from lipsync_server.repository.build import build
 from lipsync_server.serving import ServerConfig, ServingError, TritonServer
+from lipsync_server.serving.environment import check_installed
 
 START_TIMEOUT = 600  # seconds; a GPU may compile its networks
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -57,6 +58,7 @@ def serve(
 def _built() -> Path:
     """The default repository, with what was missing in it; others are served as they are. Raises ServingError."""
     try:
+        check_installed()
         repository = home.repository()
         build(repository, report=note)
     except (ValueError, OSError) as error:

@@ -59,6 +59,12 @@ def find_wheel() -> Wheel:
     )
 
 
+def check_installed() -> None:
+    """Refuse an environment that cannot run the server, before work is done for it. Raises ServingError."""
+    find_wheel()
+    check_numpy()
+
+
 def python_version() -> tuple[int, int]:
     return sys.version_info[:2]
 
