@@ -6,10 +6,12 @@ A tiny repository keeps starts short: `identity` works, `broken` raises while it
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
@@ -272,6 +274,71 @@ def test_start_that_takes_too_long_leaves_nothing(repository):
     assert not traces(server._name)
 
 
+# Any path
+
+
+@pytest.mark.parametrize("name", ["Téléchargements x", "o'clock; $(exit) & more"])
+def test_a_repository_and_a_cache_of_any_name_are_served(repository, tmp_path, monkeypatch, caplog, name):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / name / "cache"))
+    shutil.copytree(repository, tmp_path / name / "models", ignore=shutil.ignore_patterns("configs"))
+    with TritonServer(tmp_path / name / "models", IDENTITY) as server:
+        links = [path for path in leftovers.SHARED_MEMORY.glob(f"{server._name}*") if path.is_symlink()]
+        assert sorted(path.readlink().parent.parent.name for path in links) == sorted([tmp_path.name, "lipsync"])
+        with grpc.InferenceServerClient(server.grpc_url) as connected:
+            assert echo(connected, "identity", count=3)
+    (said,) = caplog.messages
+    assert "spaces or letters beyond ASCII" in said
+    assert all(str(link) in said for link in links)
+    assert not traces(server._name)
+
+
+def test_a_plain_path_is_served_as_it_is(running, repository):
+    arguments = Path(f"/proc/{running.pid}/cmdline").read_text().split("\0")
+    assert f"--model-repository={repository}" in arguments
+
+
+def test_a_stage_that_ends_before_it_can_speak_ends_the_start(repository, tmp_path, monkeypatch):
+    (tmp_path / "with a space").symlink_to(repository)
+    monkeypatch.setattr("lipsync_server.serving.server.safe_paths", lambda server, **paths: paths)
+    monkeypatch.setattr("lipsync_server.serving.server.UNNOTICED_S", 1)
+    server = TritonServer(repository, IDENTITY)
+    server.repository = tmp_path / "with a space"  # past resolving the link
+    with pytest.raises(ServingError, match=r"(?s)A Python stage ended before it could say why.*stol"):
+        server.start(timeout=60)
+    assert not traces(server._name)
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that other users may look into, unlike those of pytest."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="only root can become another user")
+def test_a_user_without_home_or_passwd_entry_serves_what_it_cannot_write(repository, open_folder):
+    models, temporary = open_folder / "models", open_folder / "tmp"
+    shutil.copytree(repository, models, ignore=shutil.ignore_patterns("configs", "__pycache__"))
+    models.chmod(0o755)
+    temporary.mkdir()
+    temporary.chmod(0o777)
+    before = sorted(models.rglob("*"))
+    able = ("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")  # to read this environment, not to write
+    user = ("setpriv", "--reuid=12345", "--regid=12345", "--clear-groups", *able)
+    variables = {"PATH": os.environ["PATH"], "TMPDIR": str(temporary), "LC_ALL": "C"}
+    program = (
+        "import sys; from pathlib import Path; from lipsync_server.serving import *\n"
+        "config = ServerConfig(ports=Ports(0, 0, 0), load=('identity',), required=('identity',))\n"
+        "with TritonServer(Path(sys.argv[1]), config) as server: print(server.log_path)"
+    )
+    command = [*user, sys.executable, "-c", program, str(models)]
+    run = subprocess.run(command, env=variables, cwd="/", capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith(str(temporary / "lipsync-12345/cache"))
+    assert sorted(models.rglob("*")) == before
+
+
 # Leftovers
 
 
@@ -280,13 +347,16 @@ def test_only_names_of_dead_owners_are_swept():
     dead = leftovers.SHARED_MEMORY / f"lipsync_{namespace}_{pid}_{start + 1}_900_x"  # this process id was used again
     mine = leftovers.SHARED_MEMORY / f"lipsync_{namespace}_{pid}_{start}_900_x"
     foreign = leftovers.SHARED_MEMORY / f"lipsync_{namespace + 1}_{pid}_{start + 1}_900_x"  # another container's
+    link = leftovers.SHARED_MEMORY / f"lipsync_{namespace}_{pid}_{start + 1}_900_models"
     try:
         for path in (dead, mine, foreign):
             path.touch()
+        link.symlink_to("/etc")
         leftovers.sweep_dead()
-        assert [path.exists() for path in (dead, mine, foreign)] == [False, True, True]
+        assert [path.exists() for path in (dead, link, mine, foreign)] == [False, False, True, True]
+        assert Path("/etc/passwd").exists()
     finally:
-        for path in (dead, mine, foreign):
+        for path in (dead, link, mine, foreign):
             path.unlink(missing_ok=True)
 
 
