@@ -1,5 +1,6 @@
 """Packing an avatar: the graph around a network, the content key, clear refusals. A toy network stands for the real."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lipsync_client.avatar_facts import FACT_NAMES, AvatarFacts
 from lipsync_client.avatar_file.packed import PackedError, draft_in, installed, unpack_file
+from lipsync_client.errors import LipsyncError
 from lipsync_composite.assets import key_name
 from lipsync_composite.avatar import Avatar
 from lipsync_composite.loop import footage_index
@@ -274,6 +276,32 @@ def test_only_what_changed_is_built_again(tmp_path, repository):
     assert run() == ["building the demo avatar"]
     (repository / "audio_encoder" / "1" / "model.onnx").unlink()
     assert run() == ["building the audio encoder"]
+
+
+def test_a_repository_that_can_only_be_read_is_served_if_it_is_built(tmp_path, repository, monkeypatch):
+    avatars = tmp_path / "avatars"
+    write_source(avatars / "demo", id="demo")
+    (avatars / "audio_encoder").mkdir()
+    onnx.save(onnx.parser.parse_model(TOY_ENCODER), avatars / "audio_encoder" / "encoder.onnx")
+    access = os.access
+
+    def read_only(path: str | Path, mode: int) -> bool:
+        return access(path, mode) and not (Path(path) == repository and mode & os.W_OK)
+
+    def state() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in [repository, *repository.rglob("*")]}
+
+    monkeypatch.setattr(os, "access", read_only)
+    before = state()
+    with pytest.raises(LipsyncError, match=r"cannot be written, and its audio encoder is to be built.*`--home`"):
+        build(repository, avatars)
+    assert state() == before
+    monkeypatch.setattr(os, "access", access)
+    build(repository, avatars)
+    monkeypatch.setattr(os, "access", read_only)
+    before = state()
+    build(repository, avatars)
+    assert state() == before
 
 
 def test_avatars_packed_for_another_shared_encoder_are_named_and_refused(tmp_path, repository):

@@ -1,7 +1,7 @@
 """The model repository: what it must hold, and configs that differ from its `config.pbtxt` files.
 
 `--model-config-name=NAME` makes Triton read `<model>/configs/NAME.pbtxt` where it exists, else `config.pbtxt`.
-For GPUs NAME is `cuda` or `tensorrt` (scripts/gpu_models.py writes them). With other instance counts it is a hash of
+For GPUs NAME is `cuda` or `tensorrt` (`lipsync gpu-models` writes them). With other instance counts it is a hash of
 them, so servers with different counts on one repository keep their own.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -32,12 +33,14 @@ def check_models(repository: Path, load: tuple[str, ...]) -> None:
         raise ServingError(f"There is no model repository at {repository}: give its folder with --repository.")
     found = sorted(path.parent.name for path in repository.glob("*/config.pbtxt"))
     if not found:
-        raise ServingError(f"{repository} holds no models (no <model>/config.pbtxt): `make build` makes them.")
+        raise ServingError(
+            f"{repository} holds no models (no <model>/config.pbtxt): `lipsync build` makes those of the default one."
+        )
     for model in load:
         if model not in found:
             raise ServingError(
                 f"The model {model!r} is not in {repository}, which holds {', '.join(found)}: "
-                "change `load` in server.yaml, or make it with `make build`."
+                "change `load` in server.yaml, or make it with `lipsync build`."
             )
 
 
@@ -56,7 +59,7 @@ def write_configs(repository: Path, instances: Mapping[str, int], gpu_configs: s
     if gpu_configs and not ready:
         raise ConfigError(
             f"gpu_configs is {gpu_configs}, but {repository} has no such configs: "
-            f"`python scripts/gpu_models.py --repository {repository}` writes them."
+            f"`lipsync gpu-models --repository {shlex.quote(str(repository))}` writes them."
         )
     wish = json.dumps([gpu_configs, sorted(instances.items())])
     name = PREFIX + hashlib.sha256(wish.encode()).hexdigest()[:12]
