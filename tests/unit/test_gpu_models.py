@@ -109,7 +109,7 @@ def test_tensorrt_engines_of_other_weights_lie_elsewhere(repository, network):
 
 
 def test_the_server_takes_gpu_configs_where_they_are_with_other_counts_too(repository):
-    with pytest.raises(ConfigError, match=r"no such configs: `python scripts/gpu_models\.py"):
+    with pytest.raises(ConfigError, match=r"no such configs: `lipsync gpu-models --repository "):
         write_configs(repository, {}, "cuda")
     write_gpu_models(repository)
     assert write_configs(repository, {}, "cuda") == "cuda"
