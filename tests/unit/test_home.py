@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from importlib.resources import files
 from pathlib import Path
 
@@ -83,6 +85,14 @@ def test_without_a_given_home_an_installation_uses_the_users_data(tmp_path, monk
     monkeypatch.setattr(home, "IN_CHECKOUT", False)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     assert home.repository() == tmp_path / "lipsync" / "model_repository"
+
+
+def test_a_home_that_cannot_be_made_is_one_sentence():
+    for command in (["build"], ["avatars", "remove", "anna"], ["avatars", "pack", str(ROOT / "avatars/demo")]):
+        program = [sys.executable, "-m", "lipsync_client.cli.main", "--home", "/proc/mine", *command]
+        run = subprocess.run(program, capture_output=True, text=True, timeout=60)
+        assert run.returncode == 1
+        assert run.stderr == "/proc/mine cannot be written (No such file or directory).\n"
 
 
 def test_the_sample_and_the_sources_are_where_they_are_installed():

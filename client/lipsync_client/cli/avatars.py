@@ -30,12 +30,10 @@ def default_repository() -> Path:
 
 
 Repository = Annotated[
-    Path,
+    Path | None,
     typer.Option(
-        default_factory=default_repository,
-        show_default="the one of `lipsync serve`",
         envvar="LIPSYNC_REPOSITORY",
-        help="The folder that the server serves its models from.",
+        help="The folder that the server serves its models from. [default: the one of `lipsync serve`]",
     ),
 ]
 
@@ -83,7 +81,7 @@ def add(
     source: Annotated[
         Path, typer.Argument(help="A packed avatar (`lipsync avatars pack --to`), or an avatar's source folder.")
     ],
-    repository: Repository,
+    repository: Repository = None,
     server: Server = wire.DEFAULT_URL,
 ) -> None:
     """Put an avatar into the server's repository and load it; one of the same name is replaced while it serves.
@@ -91,8 +89,9 @@ def add(
     If the server cannot load it, or you press Ctrl-C, the repository is as before, and the version that served goes on
     serving.
 
-    Example: `lipsync avatars add anna.zip --repository model_repository`
+    Example: `lipsync avatars add anna.zip`
     """
+    repository = repository or default_repository()
     with draft_in(repository) as draft:
         avatar = _pack(source, draft, repository) if source.is_dir() else unpack_file(source, draft)
         with Control(server, timeout=LOAD_TIMEOUT) as control:
@@ -100,8 +99,9 @@ def add(
         note(message)
 
 
-def remove(avatar: AvatarId, repository: Repository, server: Server = wire.DEFAULT_URL) -> None:
+def remove(avatar: AvatarId, repository: Repository = None, server: Server = wire.DEFAULT_URL) -> None:
     """Unload an avatar and take it out of the server's repository. Its source folder is not touched."""
+    repository = repository or default_repository()
     with Control(server) as control:
         check_id(avatar)
         if (repository / folders_of(avatar)[1]).is_dir():
