@@ -15,7 +15,7 @@ from tritonclient.utils import np_to_triton_dtype
 
 from lipsync_client import Control
 from lipsync_composite.assets import key_name
-from lipsync_composite.avatar import Avatar
+from lipsync_composite.avatar import PackedAvatar
 from lipsync_server import home
 from lipsync_server.repository.build import build
 from lipsync_server.repository.package import package_avatar
@@ -81,11 +81,11 @@ def call(client) -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
-def demo(client, repository) -> tuple[int, Avatar]:
+def demo(client, repository) -> tuple[int, PackedAvatar]:
     """The served demo avatar: its key and its packed assets."""
     answer = infer(client, "lipsync", audio_features=np.zeros((1, 32, 16, 16), np.float32), footage_position=[[0]])
     key = int(answer.avatar_key[0, 0])
-    return key, Avatar.open(repository / "lipsync" / "avatar" / key_name(key))
+    return key, PackedAvatar.open(repository / "lipsync" / "avatar" / key_name(key))
 
 
 def packed_demo(server: TritonServer, repository: Path, source: Path, preset: str) -> str:

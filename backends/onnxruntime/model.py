@@ -4,21 +4,25 @@ For servers installed with pip alone. It reads the same config.pbtxt as NVIDIA's
 its place in their server image.
 """
 
+from __future__ import annotations
+
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from lipsync_onnx.batch import run_joined
+from lipsync_onnx.batch import Tensors, run_joined
 from lipsync_onnx.session import open_network
 
 
 class TritonPythonModel:
     @staticmethod
-    def auto_complete_config(auto_complete_model_config):
+    def auto_complete_config(auto_complete_model_config: Any) -> Any:
         return auto_complete_model_config  # our configs are complete
 
-    def initialize(self, args):
+    def initialize(self, args: dict[str, str]) -> None:
         config = json.loads(args["model_config"])
         path = (
             Path(args["model_repository"]) / args["model_version"] / (config["default_model_filename"] or "model.onnx")
@@ -36,17 +40,17 @@ class TritonPythonModel:
         self.inputs = [tensor["name"] for tensor in config["input"]]
         self.batches = config["max_batch_size"] > 0
 
-    def execute(self, requests):
+    def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
         cancelled = [request.is_cancelled() for request in requests]  # asked once: it may change meanwhile
         live = [request for request, gone in zip(requests, cancelled, strict=True) if not gone]
         answers = iter(self._run(live))
         return [self._cancelled() if gone else next(answers) for gone in cancelled]
 
-    def _run(self, requests):
+    def _run(self, requests: list[pb_utils.InferenceRequest]) -> Iterator[pb_utils.InferenceResponse]:
         """Responses of requests that run together (or in turn, where the model takes no batches)."""
         wanted = sorted({name for request in requests for name in request.requested_output_names()})
 
-        def run(inputs):
+        def run(inputs: Tensors) -> Tensors:
             return dict(zip(wanted, self.network.run(wanted, inputs), strict=True))
 
         groups = [requests] if self.batches else [[request] for request in requests]
@@ -55,16 +59,17 @@ class TritonPythonModel:
             for request, outcome in zip(group, outcomes, strict=True):
                 yield self._response(request, outcome)
 
-    def _tensors(self, request):
-        return {name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self.inputs}
+    def _tensors(self, request: pb_utils.InferenceRequest) -> Tensors:
+        found = {name: pb_utils.get_input_tensor_by_name(request, name) for name in self.inputs}
+        return {name: tensor.as_numpy() for name, tensor in found.items() if tensor is not None}
 
     @staticmethod
-    def _response(request, outcome):
+    def _response(request: pb_utils.InferenceRequest, outcome: Tensors | Exception) -> pb_utils.InferenceResponse:
         if isinstance(outcome, Exception):
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"ONNX Runtime: {outcome}"))
         names = request.requested_output_names()
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, outcome[name]) for name in names])
 
     @staticmethod
-    def _cancelled():
+    def _cancelled() -> pb_utils.InferenceResponse:
         return pb_utils.InferenceResponse(error=pb_utils.TritonError("cancelled", pb_utils.TritonError.CANCELLED))

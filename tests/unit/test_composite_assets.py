@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lipsync_composite.assets import key_name, write_assets
-from lipsync_composite.avatar import AssetsError, Avatar
+from lipsync_composite.avatar import AssetsError, PackedAvatar
 from lipsync_composite.loop import footage_index
 
 FILES = ("avatar.json", "footage.bin", "pixels.bin", "index.npy", "cuts.npy")
@@ -43,7 +43,7 @@ def test_other_users_may_read(tmp_path: Path) -> None:
 
 
 def test_facts_are_kept(tmp_path: Path) -> None:
-    facts = Avatar.open(pack(tmp_path / "a")).facts
+    facts = PackedAvatar.open(pack(tmp_path / "a")).facts
     assert (facts.id, facts.width, facts.height, facts.frames) == ("ann", 200, 150, 3)
     assert (facts.loop, facts.blend, facts.mask, facts.quality) == ("pingpong", "soft", [5, 5, 310, 305], 75)
     assert facts.box_sizes == [100, 101]
@@ -52,7 +52,7 @@ def test_facts_are_kept(tmp_path: Path) -> None:
 def test_writing_again_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
     pack(tmp_path / "a", avatar_id="old")
     pack(tmp_path / "a", avatar_id="new")
-    assert Avatar.open(tmp_path / "a").facts.id == "new"
+    assert PackedAvatar.open(tmp_path / "a").facts.id == "new"
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
@@ -64,7 +64,7 @@ def test_a_failure_half_way_leaves_the_old_folder_and_no_other(tmp_path: Path) -
     pack(tmp_path / "a", avatar_id="old")
     with pytest.raises(OSError, match="ends here"):
         pack(tmp_path / "a", broken())
-    assert Avatar.open(tmp_path / "a").facts.id == "old"
+    assert PackedAvatar.open(tmp_path / "a").facts.id == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
@@ -100,7 +100,7 @@ def test_a_truncated_file_is_named(tmp_path: Path, name: str) -> None:
     file = pack(tmp_path / "a") / name
     file.write_bytes(file.read_bytes()[:-20])
     with pytest.raises(AssetsError, match=rf"{name} is broken"):
-        Avatar.open(tmp_path / "a")
+        PackedAvatar.open(tmp_path / "a")
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -111,7 +111,7 @@ def test_a_missing_or_empty_file_is_named(tmp_path: Path, name: str, content: by
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(AssetsError, match=rf"{name} is (missing|broken)"):
-        Avatar.open(tmp_path / "a")
+        PackedAvatar.open(tmp_path / "a")
 
 
 @pytest.mark.parametrize("name", ["index.npy", "cuts.npy"])
@@ -121,7 +121,7 @@ def test_a_flipped_bit_in_the_index_is_noticed(tmp_path: Path, name: str) -> Non
     data[-9] ^= 4
     file.write_bytes(data)
     with pytest.raises(AssetsError, match=rf"{name} is broken"):
-        Avatar.open(tmp_path / "a")
+        PackedAvatar.open(tmp_path / "a")
 
 
 @pytest.mark.parametrize("change", [{"format": 99}, {"frames": None}])
@@ -130,7 +130,7 @@ def test_another_format_is_refused(tmp_path: Path, change: dict[str, Any]) -> No
     facts = {k: v for k, v in {**json.loads(file.read_text()), **change}.items() if v is not None}
     file.write_text(json.dumps(facts))
     with pytest.raises(AssetsError, match=r"avatar\.json (has format 99|is broken)"):
-        Avatar.open(tmp_path / "a")
+        PackedAvatar.open(tmp_path / "a")
 
 
 def test_loops() -> None:
@@ -142,7 +142,7 @@ def test_loops() -> None:
 
 
 def test_frames_follow_the_loop(tmp_path: Path) -> None:
-    avatar = Avatar.open(pack(tmp_path / "a"))
+    avatar = PackedAvatar.open(pack(tmp_path / "a"))
     mouth = np.zeros((320, 320, 3), np.uint8)
     plain = [avatar.footage_jpeg(p) for p in range(6)]
     spoken = [avatar.render(p, mouth) for p in range(6)]
@@ -152,7 +152,7 @@ def test_frames_follow_the_loop(tmp_path: Path) -> None:
 
 
 def test_pixels_given_out_are_the_callers_own(tmp_path: Path) -> None:
-    avatar = Avatar.open(pack(tmp_path / "a"))
+    avatar = PackedAvatar.open(pack(tmp_path / "a"))
     mouths = np.random.default_rng(2).integers(0, 256, (2, 320, 320, 3), dtype=np.uint8)
     _, first = avatar.composited(0, mouths[0])
     kept = first.copy()
@@ -161,7 +161,7 @@ def test_pixels_given_out_are_the_callers_own(tmp_path: Path) -> None:
 
 
 def test_threads_do_not_disturb_each_other(tmp_path: Path) -> None:
-    avatar = Avatar.open(pack(tmp_path / "a"))
+    avatar = PackedAvatar.open(pack(tmp_path / "a"))
     mouths = np.random.default_rng(2).integers(0, 256, (40, 320, 320, 3), dtype=np.uint8)
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(avatar.render, range(40), mouths))

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from lipsync_composite.assets import key_name, write_assets
-from lipsync_composite.avatar import AssetsError, Avatar
-from lipsync_composite.compose import Avatars, InvalidRequest, compose
+from lipsync_composite.avatar import AssetsError, PackedAvatar
+from lipsync_composite.compose import Avatars, FrameRequestError, compose
 
 STAGE = Path(__file__).parents[2] / "model_repository" / "composite"
 MOUTHS = np.random.default_rng(1).integers(0, 256, (3, 320, 320, 3), dtype=np.uint8)
@@ -85,8 +85,8 @@ def ask(repository: Path, triton: None) -> Any:
 def test_frames_of_two_avatars_in_one_request(repository: Path, ask: Any) -> None:
     keys, positions = column(7, -9, 7), column(0, 5, 6)
     (response,) = ask({"avatar_key": keys, "footage_position": positions, "mouth": MOUTHS})
-    one = Avatar.open(repository / "lipsync" / "avatar" / key_name(7))
-    other = Avatar.open(repository / "ben_lipsync" / "avatar" / key_name(-9))
+    one = PackedAvatar.open(repository / "lipsync" / "avatar" / key_name(7))
+    other = PackedAvatar.open(repository / "ben_lipsync" / "avatar" / key_name(-9))
     expected = [one.render(0, MOUTHS[0]), other.render(1, MOUTHS[1]), one.render(2, MOUTHS[2])]
     assert response.tensors["JPEG"].tolist() == expected
     assert response.tensors["FRAME_INDEX"].tolist() == [0, 1, 2]
@@ -94,7 +94,7 @@ def test_frames_of_two_avatars_in_one_request(repository: Path, ask: Any) -> Non
 
 def test_without_mouth_the_footage_comes_back(repository: Path, ask: Any) -> None:
     (response,) = ask({"avatar_key": column(7, 7), "footage_position": column(1, 2)})
-    avatar = Avatar.open(repository / "lipsync" / "avatar" / key_name(7))
+    avatar = PackedAvatar.open(repository / "lipsync" / "avatar" / key_name(7))
     assert response.tensors["JPEG"].tolist() == [avatar.footage_jpeg(1), avatar.footage_jpeg(2)]
 
 
@@ -167,7 +167,7 @@ def test_a_removed_avatar_is_gone_and_a_moved_one_found(repository: Path) -> Non
     folder.rename(moved)
     assert avatars.get(7) is not first
     shutil.rmtree(moved)
-    with pytest.raises(InvalidRequest, match="avatar_key is 7"):
+    with pytest.raises(FrameRequestError, match="avatar_key is 7"):
         avatars.get(7)
 
 
@@ -184,7 +184,7 @@ def test_only_so_many_avatars_stay_open(repository: Path) -> None:
 def test_a_half_written_avatar_is_not_found(repository: Path) -> None:
     folder = repository / "lipsync" / "avatar" / key_name(7)
     folder.rename(folder.with_name(f".{folder.name}.draft"))
-    with pytest.raises(InvalidRequest):
+    with pytest.raises(FrameRequestError):
         Avatars(repository).get(7)
 
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from lipsync_composite.assets import write_assets
-from lipsync_composite.avatar import Avatar
+from lipsync_composite.avatar import PackedAvatar
 from lipsync_composite.splice import Grid, Rect, encode, segment_bounds
 
 MASK = [5, 5, 310, 305]
@@ -44,7 +44,7 @@ def check_avatar(folder: Path, frame: np.ndarray, boxes: list[tuple[int, int, in
     write_assets(
         folder, (frame for _ in boxes), boxes, avatar_id="a", loop="forward", blend=blend, mask=MASK, quality=quality
     )
-    avatar = Avatar.open(folder)
+    avatar = PackedAvatar.open(folder)
     mouth = picture(320, 320, seed=5)
     interval = Grid.for_frame(frame.shape[1], frame.shape[0]).interval
     for position, box in enumerate(boxes):
@@ -121,7 +121,7 @@ def test_pillow_and_pyav_decode_spliced_frames(tmp_path: Path) -> None:
     write_assets(
         tmp_path / "a", [frame], [(333, 49, 309)], avatar_id="a", loop="forward", blend="soft", mask=MASK, quality=90
     )
-    avatar = Avatar.open(tmp_path / "a")
+    avatar = PackedAvatar.open(tmp_path / "a")
     mouth = picture(320, 320, seed=5)
     jpeg = avatar.render(0, mouth)
     patch, pixels = avatar.composited(0, mouth)

@@ -16,7 +16,7 @@ from lipsync_client.avatar_facts import FACT_NAMES, AvatarFacts
 from lipsync_client.avatar_file.packed import PackedError, draft_in, installed, unpack_file
 from lipsync_client.errors import LipsyncError
 from lipsync_composite.assets import key_name
-from lipsync_composite.avatar import Avatar
+from lipsync_composite.avatar import PackedAvatar
 from lipsync_composite.loop import footage_index
 from lipsync_server import home
 from lipsync_server.networks.graphs import expand_weights, served_encoder, served_unet
@@ -163,7 +163,7 @@ def test_weights_stored_as_fp16_become_fp32_weights():
 def test_a_packed_avatar_has_its_footage_its_crops_and_its_configs(tmp_path, repository):
     source = AvatarSource.read(write_source(tmp_path / "toy"))
     key = package_avatar(source, repository)
-    avatar = Avatar.open(repository / "toy_lipsync" / "avatar" / key_name(key))
+    avatar = PackedAvatar.open(repository / "toy_lipsync" / "avatar" / key_name(key))
     assert (avatar.facts.id, avatar.facts.frames, avatar.facts.width, avatar.facts.height) == ("toy", 5, 240, 160)
     network = onnx.load(repository / "toy_lipsync" / "1" / "model.onnx")
     crops = next(numpy_helper.to_array(tensor) for tensor in network.graph.initializer if tensor.name == "crops")

@@ -1,4 +1,4 @@
-"""Triton adapter of the composite stage; the work is in `compose.py` and the modules it uses."""
+"""Triton adapter of the composite stage; the work is in `lipsync_composite`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-from lipsync_composite.compose import Avatars, InvalidRequest, check_count, compose
+from lipsync_composite.compose import Avatars, FrameRequestError, check_count, compose
 from lipsync_mel import in_flight
 
 
@@ -21,26 +21,28 @@ class TritonPythonModel:
         parameters = json.loads(args["model_config"])["parameters"]
         self._max_frames = int(parameters["max_frames"]["string_value"])
         self._avatars = Avatars(Path(args["model_repository"]).parent)
-        self._places = in_flight.server_file()
+        self._in_flight = in_flight.server_file()
         cv2.setNumThreads(1)  # the pictures are too small to share out; the cores belong to the networks
 
-    def execute(self, requests: list[Any]) -> list[Any]:
+    def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
         return [self._respond(request) for request in requests]
 
-    def _respond(self, request: Any) -> Any:
+    def _respond(self, request: pb_utils.InferenceRequest) -> pb_utils.InferenceResponse:
         start, clock = time.monotonic_ns(), _read(request, "clock")
         try:
             return pb_utils.InferenceResponse(output_tensors=self._frames(request, clock, start))
-        except InvalidRequest as error:
+        except FrameRequestError as error:
             return _failure(str(error), pb_utils.TritonError.INVALID_ARG)
         except Exception as error:  # one request's failure must not fail the others of this call
             pb_utils.Logger.log_error(f"composite failed: {error!r}")
             return _failure(f"composite failed: {error}", pb_utils.TritonError.INTERNAL)
         finally:
             if clock is not None:
-                in_flight.leave(self._places, int(clock[2]), int(clock[0]), time.monotonic_ns())
+                in_flight.release(self._in_flight, int(clock[2]), int(clock[0]), time.monotonic_ns())
 
-    def _frames(self, request: Any, clock: NDArray[np.int64] | None, start: int) -> list[Any]:
+    def _frames(
+        self, request: pb_utils.InferenceRequest, clock: NDArray[np.int64] | None, start: int
+    ) -> list[pb_utils.Tensor]:
         keys, positions = _need(request, "avatar_key"), _need(request, "footage_position")
         numbers = _read(request, "frame_index")
         check_count("frame_index", numbers, len(positions))
@@ -54,16 +56,16 @@ class TritonPythonModel:
         ]
 
 
-def _read(request: Any, name: str) -> NDArray[Any] | None:
+def _read(request: pb_utils.InferenceRequest, name: str) -> NDArray[Any] | None:
     tensor = pb_utils.get_input_tensor_by_name(request, name)
     return None if tensor is None else tensor.as_numpy()
 
 
-def _need(request: Any, name: str) -> NDArray[Any]:
+def _need(request: pb_utils.InferenceRequest, name: str) -> NDArray[Any]:
     """Triton itself does not notice a missing input where a model has optional ones."""
     values = _read(request, name)
     if values is None:
-        raise InvalidRequest(f"{name} is missing; allowed: one for each frame")
+        raise FrameRequestError(f"{name} is missing; allowed: one for each frame")
     return values
 
 
@@ -73,5 +75,5 @@ def _timings(clock: NDArray[np.int64] | None, start: int, end: int) -> NDArray[n
     return (np.array([heard - began, start - heard, end - start, end - began]) / 1e6).astype(np.float32)
 
 
-def _failure(message: str, code: Any) -> Any:
+def _failure(message: str, code: int) -> pb_utils.InferenceResponse:
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))

@@ -1,26 +1,30 @@
-"""Triton adapter of the first stage: speech in, the encoder's mel windows out. The work is in the modules beside it."""
+"""Triton adapter of the first stage: speech in, the encoder's mel windows out. The work is in `lipsync_mel`."""
+
+from __future__ import annotations
 
 import json
 import time
+from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+from numpy.typing import NDArray
 
 from lipsync_mel import in_flight, mel, speech_request, timeline
 
 
-def _array(request, name):
+def _array(request: pb_utils.InferenceRequest, name: str) -> NDArray[Any] | None:
     tensor = pb_utils.get_input_tensor_by_name(request, name)
     return None if tensor is None else tensor.as_numpy()
 
 
-def _scalar(request, name):
+def _scalar(request: pb_utils.InferenceRequest, name: str) -> Any:
     values = _array(request, name)
     return None if values is None else values.reshape(-1)[0].item()
 
 
 class TritonPythonModel:
-    def initialize(self, args):
+    def initialize(self, args: dict[str, str]) -> None:
         published = json.loads(args["model_config"]).get("parameters", {})
         stated = {name: value["string_value"] for name, value in published.items()}
         for name, value in timeline.PUBLISHED.items():
@@ -28,13 +32,13 @@ class TritonPythonModel:
                 raise pb_utils.TritonModelException(
                     f"config.pbtxt states {name} = {stated.get(name)}, timeline.py has {value}: they must agree"
                 )
-        self.on_the_way = in_flight.InFlight(in_flight.server_file(), int(stated["max_in_flight"]))
+        self.permits = in_flight.Permits(in_flight.server_file(), int(stated["max_in_flight"]))
         self.filterbank = mel.load_filterbank()
 
-    def execute(self, requests):
+    def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
         return [self._answer(request) for request in requests]
 
-    def _answer(self, request):
+    def _answer(self, request: pb_utils.InferenceRequest) -> pb_utils.InferenceResponse:
         """One request's response; its failure is its own."""
         try:
             return self._windows(request)
@@ -43,7 +47,7 @@ class TritonPythonModel:
         except in_flight.Full as error:
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), pb_utils.TritonError.UNAVAILABLE))
 
-    def _windows(self, request):
+    def _windows(self, request: pb_utils.InferenceRequest) -> pb_utils.InferenceResponse:
         begin = time.monotonic_ns()
         visual = None
         if "visual_position" in request.requested_output_names():  # only lipsync_visual_ensemble asks for it
@@ -58,18 +62,18 @@ class TritonPythonModel:
             footage_start=_scalar(request, "FOOTAGE_START"),
             visual_count=visual,
         )
-        # Composite frees the place when it gets the clock; who does not ask for the clock needs none.
-        place = self.on_the_way.enter(begin) if "clock" in request.requested_output_names() else 0
+        # Composite releases the permit when it gets the clock. A caller that does not ask for the clock needs none.
+        permit = self.permits.acquire(begin) if "clock" in request.requested_output_names() else 0
         starts, inside = timeline.row_windows(wanted.first_frame, wanted.frame_count, wanted.samples)
         windows = mel.encoder_windows(self.filterbank, wanted.audio, wanted.audio_start, wanted.samples, starts, inside)
         frames = np.arange(wanted.frame_count, dtype=np.int64)
         position = (wanted.footage_start + frames)[:, None]
-        outputs = {
+        outputs: dict[str, NDArray[Any]] = {
             "mel_windows": windows,
             "window_mask": inside.astype(np.float32)[:, None],
             "footage_position": position,
             "visual_position": position,
             "FRAME_INDEX": wanted.first_frame + frames,
-            "clock": np.array([begin, time.monotonic_ns(), place], np.int64),
+            "clock": np.array([begin, time.monotonic_ns(), permit], np.int64),
         }
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, value) for name, value in outputs.items()])

@@ -14,7 +14,7 @@ import numpy as np
 
 from lipsync_client import Client, Control
 from lipsync_composite.assets import write_assets
-from lipsync_composite.avatar import Avatar
+from lipsync_composite.avatar import PackedAvatar
 from lipsync_server import home
 from lipsync_server.benchmark.memory import server_memory_mb
 from lipsync_server.benchmark.packed import DEMO, copied
@@ -52,7 +52,7 @@ def composite_ms(rounds: int) -> dict[str, list[float]]:
             folder = Path(name) / f"{size[0]}x{size[1]}"
             settings: dict[str, Any] = {"loop": source.loop, "blend": source.blend, "mask": source.mask}
             write_assets(folder, pictures, places, avatar_id="cost", quality=source.jpeg_quality, **settings)
-            avatars[folder.name] = Avatar.open(folder)
+            avatars[folder.name] = PackedAvatar.open(folder)
         for _ in range(rounds + 1):
             for size_name, avatar in avatars.items():
                 begin = time.perf_counter()

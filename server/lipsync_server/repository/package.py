@@ -19,7 +19,7 @@ from lipsync_client.avatar_facts import AvatarFacts
 from lipsync_client.avatar_file.packed import PackedError, check_id, draft_in, folders_of, installed, pack_file
 from lipsync_client.console import notes
 from lipsync_composite.assets import key_name, write_assets
-from lipsync_composite.avatar import Avatar
+from lipsync_composite.avatar import PackedAvatar
 from lipsync_server.networks.graphs import expand_weights, served_encoder, served_unet, served_unet_visual
 from lipsync_server.repository.int8 import quantised
 from lipsync_server.repository.model_folders import (
@@ -243,7 +243,7 @@ def _free_key(key: int, network_name: str, repository: Path) -> int:
 
 def _facts(planned: Plan, packed: Path, key: int) -> AvatarFacts:
     """What the config publishes of the avatar; its memory is not measured yet."""
-    facts = Avatar.open(packed).facts
+    facts = PackedAvatar.open(packed).facts
     return AvatarFacts(
         preset=planned.preset,
         avatar_id=facts.id,

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsync_composite.avatar import Avatar
+from lipsync_composite.avatar import PackedAvatar
 from lipsync_composite.loop import footage_index
 from lipsync_composite.splice import Rect
 
@@ -26,7 +26,7 @@ class Footage:
         folder: `<model>/avatar/<key>/`.
     """
 
-    def __init__(self, folder: Path, avatar: Avatar) -> None:
+    def __init__(self, folder: Path, avatar: PackedAvatar) -> None:
         self.avatar, self.facts = avatar, avatar.facts
         self._index = np.load(folder / "index.npy")
         self._pixels = np.memmap(folder / "pixels.bin", np.uint8, "r")

@@ -60,7 +60,7 @@ def _map(path: Path, size: int) -> memoryview:
     return data
 
 
-class Avatar:
+class PackedAvatar:
     """A packed avatar, open for reading.
 
     Args:
@@ -80,7 +80,7 @@ class Avatar:
         self._mask = Rect(*self.facts.mask)
 
     @classmethod
-    def open(cls, folder: Path) -> Avatar:
+    def open(cls, folder: Path) -> PackedAvatar:
         """Opens a folder, at once: nothing is decoded, and pixels are read only when they are needed."""
         return cls(Path(folder))
 

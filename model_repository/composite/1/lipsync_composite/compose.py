@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipsync_composite.assets import key_name
-from lipsync_composite.avatar import Avatar
+from lipsync_composite.avatar import PackedAvatar
 
 
-class InvalidRequest(Exception):
+class FrameRequestError(Exception):
     """The request cannot be served; the message names the field, its value and what is allowed."""
 
 
@@ -27,24 +27,24 @@ class Avatars:
 
     def __init__(self, repository: Path, capacity: int = 64) -> None:
         self._repository, self._capacity = repository, capacity
-        self._open: OrderedDict[int, tuple[Path, Avatar]] = OrderedDict()
+        self._open: OrderedDict[int, tuple[Path, PackedAvatar]] = OrderedDict()
 
-    def get(self, key: int) -> Avatar:
+    def get(self, key: int) -> PackedAvatar:
         """The avatar of a key.
 
         Raises:
-            InvalidRequest: there is none.
+            FrameRequestError: there is none.
             AssetsError: its files are broken.
         """
         folder, avatar = self._open.pop(key, (None, None))
         if folder is None or avatar is None or not folder.is_dir():  # a removed avatar must not stay alive in memory
             folder = next(self._repository.glob(f"*/avatar/{key_name(key)}"), None)
             if folder is None:
-                raise InvalidRequest(
+                raise FrameRequestError(
                     f"avatar_key is {key}, but there is no avatar {key_name(key)} on this server; allowed: the keys "
                     "that its lipsync models give"
                 )
-            avatar = Avatar.open(folder)
+            avatar = PackedAvatar.open(folder)
         self._open[key] = folder, avatar
         if len(self._open) > self._capacity:
             self._open.popitem(last=False)
@@ -71,16 +71,16 @@ def compose(
         N JPEG files.
 
     Raises:
-        InvalidRequest: a value is not allowed.
+        FrameRequestError: a value is not allowed.
         AssetsError: the avatar's files are broken.
     """
     count = len(positions)
     if not 1 <= count <= max_frames:
-        raise InvalidRequest(f"footage_position has {count} frames; allowed: 1 to {max_frames}")
+        raise FrameRequestError(f"footage_position has {count} frames; allowed: 1 to {max_frames}")
     check_count("avatar_key", keys, count)
     check_count("mouth", mouths, count)
     if positions.min() < 0:
-        raise InvalidRequest(f"footage_position is {positions.min()}; allowed: 0 and above")
+        raise FrameRequestError(f"footage_position is {positions.min()}; allowed: 0 and above")
     opened = {key: avatars.get(key) for key in dict.fromkeys(keys.ravel().tolist())}
     order = zip(keys.ravel().tolist(), positions.ravel().tolist(), strict=True)
     if mouths is None:
@@ -89,6 +89,6 @@ def compose(
 
 
 def check_count(name: str, tensor: NDArray[Any] | None, count: int) -> None:
-    """Raises InvalidRequest if a tensor that is there has not one entry for each frame."""
+    """Raises FrameRequestError if a tensor that is there has not one entry for each frame."""
     if tensor is not None and len(tensor) != count:
-        raise InvalidRequest(f"{name} has {len(tensor)} entries; allowed: {count}, one for each footage_position")
+        raise FrameRequestError(f"{name} has {len(tensor)} entries; allowed: {count}, one for each footage_position")

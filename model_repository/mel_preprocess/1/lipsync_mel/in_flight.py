@@ -1,13 +1,14 @@
-"""Counts the requests between the first and the last stage, so that a server with too much to do says so at once.
+"""Permits for the requests in flight, between the first and the last stage. With none left the server refuses at once.
 
 Triton's own bound, `max_queue_size`, is not used: with it the dynamic batcher no longer prepares the next batch while
 one runs, and a request that comes in the meantime may wait up to half a second with the network idle.
 
-Both stages map one small file in shared memory: INT64 [2 + places], the nanoseconds that the last finished request
-took, the monotonic nanoseconds at which it was finished, then for each place those at which the request that holds it
-began; 0 is a free place.
-The stages are separate processes, and composite/1/in_flight.py is a link to this file.
+Both stages map one small file in shared memory, INT64 [2 + permits]: the nanoseconds that the last finished request
+took, the monotonic nanoseconds at which it was finished, then for each permit those at which the request that holds it
+began; 0 is a free permit. The stages are separate processes, and lipsync_composite/in_flight.py is a link to this file.
 """
+
+from __future__ import annotations
 
 import fcntl
 import os
@@ -20,11 +21,11 @@ from lipsync_mel import refusals
 
 SOON = 2_000_000_000  # ns
 QUIET = 10_000_000_000  # ns; where nothing is finished for so long, nothing is being done
-HEAD = 2  # values before the first place
+HEAD = 2  # values before the first permit
 
 
 class Full(Exception):
-    """Every place is taken."""
+    """Every permit is held."""
 
 
 def server_file() -> Path:
@@ -34,49 +35,49 @@ def server_file() -> Path:
     return Path("/dev/shm") / f"{name[0] if name else f'lipsync-{os.getppid()}-'}in_flight"
 
 
-class InFlight:
+class Permits:
     """The first stage's side, in each of its processes.
 
     Args:
         path: of the shared file; made if it is not there.
-        places: how many requests may be on their way.
+        count: how many requests may be in flight.
     """
 
-    def __init__(self, path: Path, places: int) -> None:
+    def __init__(self, path: Path, count: int) -> None:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        os.truncate(self._file, 8 * (HEAD + places))
+        os.truncate(self._file, 8 * (HEAD + count))
         self._shared = np.memmap(path, np.int64, "r+")
 
-    def enter(self, now: int) -> int:
-        """Take a place at monotonic ns `now`; returns its number, which is never 0. Raises Full.
+    def acquire(self, now: int) -> int:
+        """Take a permit at monotonic ns `now`; returns its number, which is never 0. Raises Full.
 
-        A request that failed or was cancelled on its way never reaches the last stage. Its place is free again after
-        four times what the last finished request took, and two seconds at least. Where no request has been finished
-        for ten seconds, the others were cancelled together, and ten seconds are enough.
+        A request that failed or was cancelled never reaches the last stage. Its permit is free again after four times
+        what the last finished request took, and two seconds at least. Where no request has been finished for ten
+        seconds, the others were cancelled together, and ten seconds are enough.
         """
-        fcntl.flock(self._file, fcntl.LOCK_EX)  # or two processes find the same place free
+        fcntl.flock(self._file, fcntl.LOCK_EX)  # or two processes find the same permit free
         try:
             return self._take(now)
         finally:
             fcntl.flock(self._file, fcntl.LOCK_UN)
 
     def _take(self, now: int) -> int:
-        took, finished, places = int(self._shared[0]), int(self._shared[1]), self._shared[HEAD:]
+        took, finished, permits = int(self._shared[0]), int(self._shared[1]), self._shared[HEAD:]
         lost = now - max(SOON, 4 * took)
         if now - finished > QUIET:
             lost = max(lost, now - QUIET)
-        free = np.flatnonzero((places == 0) | (places < lost))
+        free = np.flatnonzero((permits == 0) | (permits < lost))
         if not len(free):
-            sentence = f"{len(places)} requests are in flight, which is all that this server takes: try again soon"
+            sentence = f"{len(permits)} requests are in flight, which is all that this server takes: try again soon"
             raise Full(refusals.coded(refusals.OVERLOADED, sentence))
-        places[free[0]] = now
+        permits[free[0]] = now
         return int(free[0]) + HEAD
 
 
-def leave(path: Path, place: int, began: int, now: int) -> None:
-    """The last stage's side: a request is finished. One that holds no place changes nothing."""
+def release(path: Path, permit: int, began: int, now: int) -> None:
+    """The last stage's side: a request is finished. One that holds no permit changes nothing."""
     if not path.exists():  # asked without the first stage
         return
     shared = np.memmap(path, np.int64, "r+")
-    if HEAD <= place < len(shared) and shared[place] == began:
-        shared[0], shared[1], shared[place] = now - began, now, 0
+    if HEAD <= permit < len(shared) and shared[permit] == began:
+        shared[0], shared[1], shared[permit] = now - began, now, 0
