@@ -2,10 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo serve build test benchmark check clean
+.PHONY: help setup demo serve build test test-fast benchmark check clean
 
 help: ## list the commands
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 11
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 11
 
 setup: .venv/.server ## install the server, the client and the `lipsync` command into .venv
 
@@ -19,15 +19,20 @@ build: .venv/.server ## make the ONNX models and the packed demo avatar
 	@exec $(BIN)/lipsync build
 
 test: .venv/.test ## run the whole test suite
-	@exec $(BIN)/python -m pytest
+	@exec $(BIN)/python -m pytest $(PYTEST)
+
+test-fast: .venv/.test ## run what needs no server, browser, PyTorch or wheel: under two minutes
+	@exec $(BIN)/python -m pytest -m "not (server or browser or torch or wheel or slow)"
 
 benchmark: .venv/.test ## measure speed and memory on this machine; writes docs/benchmarks.md
 	@exec $(BIN)/python -m lipsync_studio.benchmark
 
-check: .venv/.test ## formatter, linter and type checker
+check: .venv/.test ## formatter, linter, type checker, and who imports whom
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	for adapter in model_repository/*/1/model.py backends/*/model.py; do $(BIN)/mypy $$adapter || exit 1; done
+	$(BIN)/lint-imports
 
 clean: ## remove the build output and .venv; your own avatars stay
 	rm -rf .venv demo.mp4 model_repository/.build* model_repository/.avatars.lock model_repository/audio_encoder_int8

@@ -23,7 +23,19 @@ from lipsync_server.repository.source import AvatarSource
 from lipsync_server.serving import Ports, ServerConfig, TritonServer
 from live_clock import TestClock
 
+FOLDERS = {"server": "server", "browser": "browser", "wheel": "wheel"}  # of tests, and the markers they set
 TYPES = {"AUDIO": np.float32, "AUDIO_END": np.bool_, "FRAME_COUNT": np.int32, "VISUAL_FRAMES": np.float32}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by what they need."""
+    for item in items:
+        if marker := FOLDERS.get(item.path.parent.name):
+            item.add_marker(marker)
+        if item.path.parent.name == "browser" or "server" in getattr(item, "fixturenames", ()):
+            item.add_marker("server")
+        if "torch" in getattr(item.module, "__dict__", {}):
+            item.add_marker("torch")
 
 
 @pytest.fixture

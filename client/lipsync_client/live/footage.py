@@ -10,6 +10,7 @@ from typing import Any
 from lipsync_client.errors import InvalidRequest, LipsyncError
 from lipsync_client.live.servers import Servers
 from lipsync_client.wire import Avatar
+from lipsync_composite.loop import footage_index
 
 __all__ = ["Footage", "Walk", "looped"]
 
@@ -19,12 +20,8 @@ FAILED_S = 1.0  # pause after a fetch that was given up
 
 
 def looped(position: int, avatar: Avatar) -> int:
-    """The footage frame at a position of the avatar's endless loop; the server's rule."""
-    count = avatar.footage_frames
-    if avatar.loop == "forward" or count == 1:
-        return position % count
-    step = position % (2 * count - 2)
-    return min(step, 2 * count - 2 - step)
+    """The footage frame at a position of the avatar's endless loop."""
+    return footage_index(position, avatar.footage_frames, avatar.loop)
 
 
 class Pictures:

@@ -10,7 +10,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-from lipsync_mel import in_flight, mel, speech_request, timeline
+from lipsync_mel import in_flight, mel, refusals, speech_request, timeline
 
 
 def _array(request: pb_utils.InferenceRequest, name: str) -> NDArray[Any] | None:
@@ -45,7 +45,8 @@ class TritonPythonModel:
         except ValueError as error:
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG))
         except in_flight.Full as error:
-            return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), pb_utils.TritonError.UNAVAILABLE))
+            text = refusals.coded(refusals.OVERLOADED, str(error))
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, pb_utils.TritonError.UNAVAILABLE))
 
     def _windows(self, request: pb_utils.InferenceRequest) -> pb_utils.InferenceResponse:
         begin = time.monotonic_ns()

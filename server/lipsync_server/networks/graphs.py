@@ -15,7 +15,7 @@ import onnx.compose
 import onnx.parser
 from onnx import TensorProto, numpy_helper
 
-CROP = 320
+from lipsync_composite.geometry import INNER
 
 ENCODER_BACK = """
 back (float[R,512] features, float[R,1] window_mask) => (float[R,512] embedding, float[N,32,16,16] audio_features)
@@ -203,7 +203,7 @@ def served_unet(
     facts = {"length": length, "digit": DIGIT, "key": key, "loop": LOOPS[loop]}
     front = _like(network, RESIDENT_FRONT % facts)
     x, y, width, height = mask
-    visible = np.ones((1, 1, CROP, CROP), np.float32)
+    visible = np.ones((1, 1, INNER, INNER), np.float32)
     visible[:, :, y : y + height, x : x + width] = 0
     planes = np.ascontiguousarray(crops.transpose(0, 3, 1, 2))
     front.graph.initializer.extend([numpy_helper.from_array(planes, "crops"), numpy_helper.from_array(visible, "mask")])

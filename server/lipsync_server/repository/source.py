@@ -15,9 +15,9 @@ import yaml
 from numpy.typing import NDArray
 
 from lipsync_client.errors import LipsyncError
+from lipsync_composite.geometry import CROP, MARGIN
 
 Picture = NDArray[np.uint8]
-CROP, MARGIN = 328, 4  # the box is resized to 328; the network sees its inside, 320
 
 
 class SourceError(LipsyncError):

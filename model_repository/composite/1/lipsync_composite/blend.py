@@ -1,8 +1,4 @@
-"""Putting the network's mouth back into the frame.
-
-Geometry (SyncTalk_2D): the square crop box is resized to 328 x 328, cubic; its inside [4:324, 4:324] is what the
-network sees and returns. So a mouth goes back through the 328 picture; stretching the 320 over the box would shift it.
-"""
+"""Putting the network's mouth back into the frame; `geometry.py` tells where it belongs."""
 
 from __future__ import annotations
 
@@ -14,10 +10,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from lipsync_composite.geometry import CROP, MARGIN
 from lipsync_composite.splice import Rect
 
-INNER, CROP = 320, 328  # pixels: what the network sees, and the crop around it
-MARGIN = (CROP - INNER) // 2
 EDGE = 0.09  # width of the soft edge as a part of the mask's width or height
 BLENDS = ("soft", "reference")
 

@@ -17,8 +17,6 @@ from pathlib import Path
 
 import numpy as np
 
-from lipsync_mel import refusals
-
 SOON = 2_000_000_000  # ns
 QUIET = 10_000_000_000  # ns; where nothing is finished for so long, nothing is being done
 HEAD = 2  # values before the first permit
@@ -68,8 +66,7 @@ class Permits:
             lost = max(lost, now - QUIET)
         free = np.flatnonzero((permits == 0) | (permits < lost))
         if not len(free):
-            sentence = f"{len(permits)} requests are in flight, which is all that this server takes: try again soon"
-            raise Full(refusals.coded(refusals.OVERLOADED, sentence))
+            raise Full(f"{len(permits)} requests are in flight, which is all that this server takes: try again soon")
         permits[free[0]] = now
         return int(free[0]) + HEAD
 

@@ -1,0 +1,104 @@
+"""The house stays as it was drawn: who may import whom, how large a file gets, what a wheel carries."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import tomllib
+
+from checkout import ROOT
+
+ROOMS = ("client", "server", "studio", "scripts", "model_repository", "backends", "examples")
+MAX_LINES, MAX_FUNCTION = 300, 50
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def tracked(*patterns: str) -> list[Path]:
+    listing = subprocess.run(
+        ["git", "ls-files", "-z", *patterns], cwd=ROOT, capture_output=True, text=True, check=False, timeout=30
+    )
+    if listing.returncode:
+        pytest.skip("this is no git checkout")
+    return [ROOT / name for name in listing.stdout.split("\0") if name and (ROOT / name).exists()]
+
+
+def sources() -> list[Path]:
+    return [path for path in tracked(*(f"{room}/**.py" for room in ROOMS)) if not path.is_symlink()]
+
+
+def functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    return (node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)))
+
+
+def test_arrows_run_one_way_and_there_is_no_cycle():
+    command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"]
+    outcome = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    assert outcome.returncode == 0, outcome.stdout[-3000:] + outcome.stderr[-1000:]
+
+
+def test_no_file_and_no_function_is_too_long():
+    found = []
+    for path in sources():
+        text = path.read_text()
+        if (lines := text.count("\n")) > MAX_LINES:
+            found.append(f"{path.relative_to(ROOT)} has {lines} lines")
+        for node in functions(ast.parse(text)):
+            docstring = ast.get_docstring(node, clean=False)
+            length = (node.end_lineno or 0) - node.lineno + 1 - (docstring.count("\n") + 1 if docstring else 0)
+            if length > MAX_FUNCTION:
+                found.append(f"{path.relative_to(ROOT)}: {node.name} has {length} lines")
+    assert not found
+
+
+@pytest.mark.parametrize("trick", ["sys.path", "PYTHONPATH", ".parents["])
+def test_nobody_reaches_out_of_his_package(trick):
+    assert not [str(path.relative_to(ROOT)) for path in sources() if trick in path.read_text()]
+
+
+def test_libraries_raise_and_only_commands_exit():
+    found = []
+    for path in sources():
+        if "cli" in path.parts or path.name == "__main__.py" or "scripts" in path.parts or "examples" in path.parts:
+            continue
+        tree = ast.parse(path.read_text())
+        commands = {id(inner) for node in functions(tree) if node.name == "main" for inner in ast.walk(node)}
+        found += [
+            f"{path.relative_to(ROOT)}:{node.lineno}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Name) and node.id == "SystemExit" and id(node) not in commands
+        ]
+    assert not found
+
+
+def test_the_wheel_carries_what_is_tracked_of_models_and_avatars():
+    listed = PYPROJECT["tool"]["setuptools"]["package-data"]["lipsync_server"]
+    shipped = ROOT / "server" / "lipsync_server"
+    carried = {path.resolve() for pattern in listed for path in shipped.glob(pattern)}
+    packages = ("lipsync_mel", "lipsync_composite", "lipsync_onnx")
+    wanted = {
+        path.resolve()
+        for path in tracked("model_repository", "backends", "avatars", "samples/speech.wav", "server.yaml")
+        if path.name != ".gitkeep" and not any(package in path.parts for package in packages)
+    }
+    assert carried == wanted
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("lipsync_mel.refusals", ("numpy", "scipy")),
+        ("lipsync_mel.timeline", ("scipy",)),
+        ("lipsync_composite.loop", ("numpy", "cv2")),
+        ("lipsync_composite.geometry", ("numpy", "cv2")),
+        ("lipsync_client", ("scipy", "cv2", "onnx", "onnxruntime", "torch", "openvino")),
+    ],
+)
+def test_what_others_import_of_a_stage_brings_nothing_heavy(module, heavy):
+    program = f"import sys, {module}; print(*({set(heavy)!r} & sys.modules.keys()))"
+    outcome = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert outcome.stdout.split() == []
