@@ -1,6 +1,6 @@
 """Writes the rendered avatar's footage.mp4 and boxes.csv.
 
-PYTHONPATH=scripts:model_repository/mel_preprocess/1 python scripts/rendered/footage.py PICTURES avatars/demo
+python scripts/rendered/footage.py PICTURES avatars/demo
 """
 
 from __future__ import annotations

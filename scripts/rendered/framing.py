@@ -1,4 +1,4 @@
-"""What the rendering and the putting together agree on: the camera, and which parts of its picture are rendered again.
+"""Constants that rendering and composing share: the camera, and the parts of its picture that are rendered again.
 
 Lengths in the scene are decimetres, in the picture pixels. A region is x, y, width, height.
 """

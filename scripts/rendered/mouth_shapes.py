@@ -1,4 +1,4 @@
-"""What speech asks of the mouth (`mouth_curves.MOUTH`) -> face units, jaw, teeth and tongue."""
+"""Maps mouth curves (`mouth_curves.MOUTH`) to face units, jaw, teeth and tongue."""
 
 from __future__ import annotations
 

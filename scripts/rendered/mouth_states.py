@@ -1,7 +1,8 @@
-"""Which mouths to render: a few hundred that stand for all that speech asks for, at most a pixel or two from any."""
+"""Selects the mouths to render: a few hundred, such that any mouth of speech is a pixel or two from one of them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -9,17 +10,17 @@ from numpy.typing import NDArray
 
 from framing import PIXELS
 from head_mesh import HeadMesh
-from lipsync_studio.corpus import speech_data
 from lipsync_studio.corpus.mouth_curves import MOUTH, TARGETS, mouth_curves
+from lipsync_studio.corpus.speech_data import load_corpus
 from mouth_shapes import jaw_of, units_of
 
 REST = np.array([0, 0, 0, 0.35, 0, 0, 0], np.float32)
-LIPS = (0.45, -1.2, 5.75, 6.25)  # |x| below, y below, z between: the skin that speaks
+LIPS = (0.45, -1.2, 5.75, 6.25)  # |x| below, y below, z between: the skin that moves with speech
 TONGUE = 6.0  # pixels that the tongue's rise counts as
 
 
-def as_dict(mouth) -> dict[str, float]:
-    """Curves of one moment -> by name."""
+def as_dict(mouth: NDArray[np.float32]) -> dict[str, float]:
+    """The curves of one frame by name."""
     return {name: float(value) for name, value in zip(MOUTH, mouth, strict=True)}
 
 
@@ -36,7 +37,7 @@ class ShapeSpace:
         values, vectors = np.linalg.eigh(gram)
         self.root = vectors * np.sqrt(np.maximum(values, 0))
 
-    def points(self, mouths) -> NDArray[np.float64]:
+    def points(self, mouths: Iterable[NDArray[np.float32]]) -> NDArray[np.float64]:
         """[N,7] curves -> [N,units+2]."""
         found = []
         for mouth in mouths:
@@ -50,7 +51,7 @@ class ShapeSpace:
 
 def choose(corpus: Path, head: HeadMesh, count: int, sentences: int = 160) -> NDArray[np.float32]:
     """`count` mouths [count,7]: rest, the phonemes' own, then always the one farthest from all before."""
-    speeches = speech_data.load_corpus(corpus)
+    speeches = load_corpus(corpus)
     rng = np.random.default_rng(0)
     picked = [speeches[i] for i in rng.permutation(len(speeches))[:sentences]]
     spoken = np.concatenate([mouth_curves(s.phones, s.audio, s.frames)[0] for s in picked])

@@ -1,7 +1,7 @@
-"""The rendered pictures put together: any pose of the head, any state of the lids, any mouth, before a soft background.
+"""Composes the rendered pictures: any pose of the head, any state of the lids, any mouth, before a soft background.
 
-The portrait is one rendering. The head turns by moving its pixels as points in space (their depth is known) about the
-neck; shoulders stay and breathe. Mouths and lids are the portrait's own pixels replaced before the turn.
+The portrait is one rendering. The head turns about the neck: its pixels, whose depth is known, move as points in space.
+The shoulders stay and breathe. Mouths and lids replace the portrait's pixels before the turn.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _part(region: Region) -> tuple[slice, slice]:
 
 
 class Portrait:
-    """`render.py`'s folder, ready to be put together. Pictures inside are float BGR, premultiplied by their alpha."""
+    """The pictures of `render.py`'s folder. Inside they are float BGR, premultiplied by their alpha."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -160,8 +160,8 @@ class Portrait:
             picture[inside] = np.clip(picture[inside] + changed * (lids + shade - picture[inside]), 0, 255)
         return picture
 
-    def nearest(self, mouth) -> int:
-        """Which rendered mouth is nearest to a moment's curves [7]."""
+    def nearest(self, mouth: NDArray[np.float32]) -> int:
+        """Number of the rendered mouth that is nearest to the curves [7] of a frame."""
         return int(np.linalg.norm(self.state_points - self.space.points([mouth]), axis=1).argmin())
 
     def motion(self, pose: Pose) -> Motion:

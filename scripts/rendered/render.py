@@ -1,9 +1,9 @@
-"""Renders what the demo avatar is put together from: one portrait, eyelids, and a few hundred mouths.
+"""Renders the pictures that the demo avatar is composed of: one portrait, eyelids, and a few hundred mouths.
 
-    PYTHONPATH=scripts:model_repository/mel_preprocess/1 python scripts/rendered/render.py CORPUS OUT [--mouths 300]
+    python scripts/rendered/render.py CORPUS OUT [--mouths 300]
 
-CORPUS: see `speech_data.py`. Run again after a stop: pictures that exist are kept. Needs Python 3.11 with bpy and anny,
-see `scene.py`.
+CORPUS comes from `lipsync_scene.corpus.speech_data`. Run it again after a stop: pictures that exist are kept. It needs
+Python 3.11 with bpy and anny, see `scene.py`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rich.progress import track
 
 from framing import EYES_REGION, HEIGHT, LIDS, MOUTH_REGION, WIDTH, Region
 from mouth_states import as_dict, choose
-from scene import Studio
+from scene import BlenderScene
 
 
 def main() -> None:
@@ -28,24 +28,25 @@ def main() -> None:
     options = parser.parse_args()
     out = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    studio = Studio()
+    scene = BlenderScene()
     if not (out / "mouths.npy").exists():
-        np.save(out / "depth.npy", studio.depths())
-        np.save(out / "mouths.npy", choose(options.corpus, studio.head, options.mouths))
+        np.save(out / "depth.npy", scene.depths())
+        np.save(out / "mouths.npy", choose(options.corpus, scene.head, options.mouths))
 
     def picture(name: str, samples: int, region: Region = (0, 0, WIDTH, HEIGHT)) -> None:
         if not (out / f"{name}.png").exists():
-            studio.render(str(out / "partial.png"), samples, region)
+            scene.render(str(out / "partial.png"), samples, region)
             (out / "partial.png").replace(out / f"{name}.png")
 
     picture("portrait", options.samples)
-    # Hair does not move with mouth or lids and is slow to render: the pictures below lack it, and are used as changes.
-    studio.show_hair(False)
+    # Hair does not move with mouth or lids, and it is slow to render. The pictures below have none; only their changes
+    # are used.
+    scene.show_hair(False)
     for number, blink in enumerate(LIDS):
-        studio.pose({}, blink)
+        scene.pose({}, blink)
         picture(f"lids_{number}", options.samples, EYES_REGION)
     for number, mouth in enumerate(track(np.load(out / "mouths.npy"), description="mouths")):
-        studio.pose(as_dict(mouth), 0.0)
+        scene.pose(as_dict(mouth), 0.0)
         picture(f"mouth_{number:03d}", max(1, options.samples // 2), MOUTH_REGION)
 
 

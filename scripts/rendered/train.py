@@ -1,10 +1,9 @@
-"""Trains the rendered avatar's U-Net: any moment of its footage with any moment of speech.
+"""Trains the rendered avatar's U-Net: any frame of its footage with any frame of speech.
 
-    PYTHONPATH=scripts python scripts/rendered/train.py \
-        PICTURES AVATAR CORPUS ENCODER.pt WORK [--samples 20000] [--hold-out awb]
+    python scripts/rendered/train.py PICTURES AVATAR CORPUS ENCODER.pt WORK [--samples 20000] [--hold-out awb]
 
-PICTURES: from `render.py`; AVATAR: footage.mp4 and boxes.csv, from `footage.py`; ENCODER.pt and WORK: see
-`training/unet_training.py`.
+PICTURES comes from `render.py`; AVATAR has footage.mp4 and boxes.csv, from `footage.py`; for ENCODER.pt and WORK see
+`lipsync_studio.training.unet_training`.
 """
 
 from __future__ import annotations
@@ -19,23 +18,23 @@ from footage import read_footage
 from lipsync_server.repository.source import face_crop
 from lipsync_studio.corpus.features import SpokenFrames
 from lipsync_studio.training import unet_training
-from lipsync_studio.training.unet_examples import Example, Places
+from lipsync_studio.training.unet_examples import Example, FaceRegions
 from portrait import FRAMES, Portrait, pose_at
 
-MOMENTS = 3  # of speech for each face
-PLACES = Places(
+SPOKEN_FRAMES = 3  # for each face
+REGIONS = FaceRegions(
     mouth=(slice(88, 224), slice(80, 240)),
     chin=(slice(84, 280), slice(64, 256)),
-    middle=(152.0, 160.0),
-    reach=(60.0, 60.0),
+    centre=(152.0, 160.0),
+    radius=(60.0, 60.0),
     mask=(28, 56, 264, 244),  # as in avatars/demo/avatar.yaml: nose, most hair and the jumper stay the footage's own
 )
 
 
 class RenderedSource:
-    """Implements `unet_examples.Source`."""
+    """A `unet_examples.Source`: the portrait in any pose, with any rendered mouth."""
 
-    places = PLACES
+    regions = REGIONS
 
     def __init__(self, portrait: Portrait, avatar: Path, spoken: SpokenFrames) -> None:
         frames, self.boxes = read_footage(avatar)
@@ -56,7 +55,7 @@ class RenderedSource:
             self.mouths[first : first + 2000] = away.argmin(1)
 
     def example(self, rng: np.random.Generator) -> Example:
-        return self.example_of([self.spoken.pick(rng) for _ in range(MOMENTS)], int(rng.integers(FRAMES)))
+        return self.example_of([self.spoken.pick(rng) for _ in range(SPOKEN_FRAMES)], int(rng.integers(FRAMES)))
 
     def example_of(self, spoken: list[int], pose: int) -> Example:
         """The footage's frame `pose`, speaking these spoken frames."""

@@ -1,31 +1,34 @@
-"""The rendered avatar as it should look, for measuring it:
+"""Evaluates the demo avatar against the truth: pictures rendered with the mouth that the phonemes ask for.
 
-    PICTURES=WORK/pictures PYTHONPATH=scripts/rendered python scripts/evaluate_avatar.py demo --truth truth:open_truth
+    python scripts/rendered/truth.py PICTURES [--speech a.wav b.wav] [--out evaluation]
 
-PICTURES is the folder that `render.py` wrote.
+PICTURES is the folder that `render.py` wrote. The metrics: docs/evaluation.md.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
+import argparse
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lipsync_server import home
 from lipsync_server.repository.source import AvatarSource, face_crop
+from lipsync_studio.evaluation.evaluate import evaluate
+from lipsync_studio.evaluation.recording import Truth
 from portrait import Portrait, pose_at
 
 
-def open_truth(folder: Path) -> Callable[[int, NDArray[np.float32]], NDArray[np.uint8]]:
-    """What gives the face crop, BGR uint8 [320,320,3], of a footage frame with the mouth of seven curves.
+def open_truth(folder: Path, pictures: Path) -> Truth:
+    """A function that gives the face crop, BGR uint8 [320,320,3], of a footage frame with the mouth of seven curves.
 
     Args:
         folder: the avatar's source, whose footage `footage.py` wrote.
+        pictures: the folder that `render.py` wrote.
     """
     source = AvatarSource.read(folder)
-    boxes, portrait = source.read_boxes(), Portrait(Path(os.environ["PICTURES"]))
+    boxes, portrait = source.read_boxes(), Portrait(pictures)
     frames = list(source.frames())
 
     def truth(frame: int, curves: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -36,3 +39,17 @@ def open_truth(folder: Path) -> Callable[[int, NDArray[np.float32]], NDArray[np.
         return face_crop(portrait.speaking(frames[frame][inside], motion, portrait.nearest(curves)), (0, 0, size))
 
     return truth
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pictures", type=Path)
+    parser.add_argument("--speech", type=Path, nargs="*", default=[], help="phonemes in a .json beside it are used")
+    parser.add_argument("--out", type=Path, default=Path("evaluation"))
+    options = parser.parse_args()
+    truth = open_truth(home.AVATARS / "demo", options.pictures)
+    evaluate(speech=options.speech, out=options.out, truth=truth)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,13 +1,13 @@
-"""A network's checkpoint -> plain ONNX with a dynamic batch.
+"""Exports a network's checkpoint as plain ONNX with a dynamic batch.
 
-    python scripts/export_onnx.py encoder CHECKPOINT OUT.onnx [--half-storage]
-    python scripts/export_onnx.py unet CHECKPOINT OUT.onnx [--half-storage]
+    python -m lipsync_studio.export encoder CHECKPOINT OUT.onnx [--half-storage]
+    python -m lipsync_studio.export unet CHECKPOINT OUT.onnx [--half-storage]
 
     encoder: mel [N,1,80,16] -> features [N,512]
     unet:    input [N,6,320,320], audio [N,32,16,16] -> output [N,3,320,320]
 
-BatchNorm is folded into the convolutions. With --half-storage the weights are stored as FP16 with a Cast behind each:
-half the file, the arithmetic stays FP32 (a runtime folds the casts away when it loads the model).
+Batch norm is folded into the convolutions. With --half-storage the weights are stored as FP16, each followed by a Cast:
+the file has half the size, and the arithmetic stays FP32 (a runtime folds the casts when it loads the model).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SMALLEST_CAST = 256  # values; smaller tensors stay FP32
 
 
 def _export(network: torch.nn.Module, inputs: dict[str, torch.Tensor], output: str) -> onnx.ModelProto:
-    """Trace the network. The legacy exporter: its graph is plain and its batch norms are folded while it traces."""
+    """Trace the network with the legacy exporter, whose graph is plain and which folds batch norms while it traces."""
     names = list(inputs)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -65,7 +65,7 @@ def store_half(model: onnx.ModelProto) -> onnx.ModelProto:
     """The same model with its larger weights stored as FP16, each followed by a Cast to FP32.
 
     Raises:
-        ValueError: a weight that FP16 cannot hold.
+        ValueError: a weight is too large for FP16.
     """
     result = onnx.ModelProto()
     result.CopyFrom(model)

@@ -1,4 +1,4 @@
-"""The two networks of the pipeline, in PyTorch, with SyncTalk_2D's module names: its checkpoints load strictly.
+"""The two networks of the pipeline in PyTorch. Modules have SyncTalk_2D's names, so its checkpoints load strictly.
 
 mel window [N,1,80,16] -> AudioEncoder -> features [N,512]
 crops [N,6,320,320] and 16 rows of features [N,32,16,16] -> UNet -> the speaking crop [N,3,320,320]
@@ -13,12 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lipsync_client.errors import LipsyncError
+
 WIDTHS = {"full": (32, 64, 128, 256, 512), "half": (16, 32, 64, 128, 256)}
 AUDIO_CHANNELS = 32  # 16 rows x 512 features, reshaped to 32 x 16 x 16
 
 
-class CheckpointError(ValueError):
-    """A file that is not a checkpoint of the network it was given for."""
+class CheckpointError(LipsyncError):
+    """A file is not a checkpoint of the wanted network; the message says what is wrong with it."""
 
 
 class EncoderBlock(nn.Module):
@@ -67,7 +69,8 @@ class AudioEncoder(nn.Module):
         )
 
     def forward(self, mel: Tensor) -> Tensor:
-        return self.audio_encoder(mel).flatten(1)
+        features: Tensor = self.audio_encoder(mel)
+        return features.flatten(1)
 
 
 class InvertedResidual(nn.Module):
@@ -89,7 +92,8 @@ class InvertedResidual(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv(x) if self.residual else self.conv(x)
+        y: Tensor = self.conv(x)
+        return x + y if self.residual else y
 
 
 class DoubleConv(nn.Module):
@@ -103,29 +107,36 @@ class DoubleConv(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.double_conv(x)
+        y: Tensor = self.double_conv(x)
+        return y
 
 
 class InConv(nn.Module):
+    """The U-Net's first stage: an inverted residual at full size."""
+
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
         self.inconv = nn.Sequential(InvertedResidual(channels_in, channels_out, 1, False))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.inconv(x)
+        y: Tensor = self.inconv(x)
+        return y
 
 
 class Down(nn.Module):
+    """Half the size."""
+
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
         self.maxpool_conv = nn.Sequential(DoubleConv(channels_in, channels_out, 2))  # strided; the name is historical
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.maxpool_conv(x)
+        y: Tensor = self.maxpool_conv(x)
+        return y
 
 
 class Up(nn.Module):
-    """Twice the size, joined with the skip of that size. 320 halves evenly five times, so sizes always meet."""
+    """Twice the size, joined with the skip connection of that size. 320 halves evenly five times, so sizes match."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
@@ -133,16 +144,20 @@ class Up(nn.Module):
         self.conv = DoubleConv(channels_in, channels_out, 1)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        return self.conv(torch.cat([self.up(x), skip], dim=1))
+        y: Tensor = self.conv(torch.cat([self.up(x), skip], dim=1))
+        return y
 
 
 class OutConv(nn.Module):
+    """A 1x1 convolution to the picture's channels."""
+
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels_in, channels_out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x)
+        y: Tensor = self.conv(x)
+        return y
 
 
 class AudioBranch(nn.Module):
@@ -163,7 +178,8 @@ class AudioBranch(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = functional.relu(self.bn3(self.conv3(self.conv2(self.conv1(x)))))
         x = functional.relu(self.bn5(self.conv5(self.conv4(x))))
-        return self.conv7(self.conv6(x))
+        y: Tensor = self.conv7(self.conv6(x))
+        return y
 
 
 class UNet(nn.Module):
@@ -207,10 +223,10 @@ class UNet(nn.Module):
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by name, in FP32; nothing in the file is run.
+    """The tensors of a checkpoint by name, in FP32. No code in the file is run.
 
     Raises:
-        CheckpointError: it is none.
+        CheckpointError: the file is not a checkpoint.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -222,7 +238,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise CheckpointError(f"{path}: holds no state dict of tensors")
-    several_gpus = "module."  # the prefix that training on several of them leaves
+    several_gpus = "module."  # the prefix that training on several GPUs leaves
     return {k.removeprefix(several_gpus): v.float() if v.is_floating_point() else v for k, v in state.items()}
 
 
@@ -247,7 +263,7 @@ def load_encoder_checkpoint(path: str | Path) -> AudioEncoder:
     """The audio encoder of a checkpoint, ready for inference; keys with or without the prefix `audio_encoder.`.
 
     Raises:
-        CheckpointError: another network's file; one sentence says which keys are wrong.
+        CheckpointError: it is another network's file; the message names the wrong keys.
     """
     path, prefix = Path(path), "audio_encoder."
     state = {k if k.startswith(prefix) else prefix + k: v for k, v in read_state(path).items()}
@@ -260,7 +276,7 @@ def load_unet_checkpoint(path: str | Path) -> UNet:
     """The U-Net of a checkpoint, ready for inference; its widths are read from the file's shapes.
 
     Raises:
-        CheckpointError: another network's file; one sentence says which keys are wrong.
+        CheckpointError: it is another network's file; the message names the wrong keys.
     """
     path = Path(path)
     state = read_state(path)

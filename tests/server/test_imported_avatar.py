@@ -12,13 +12,13 @@ from conftest import infer
 from lipsync_client.control.control import KEY_HEADER
 from lipsync_server.repository.source import AvatarSource
 
-torch = pytest.importorskip("torch", reason="checkpoints need the train extra")
+torch = pytest.importorskip("torch", reason="checkpoints need the extra studio")
 from test_served_networks import settled  # noqa: E402
 
 from lipsync_server.pipeline import LocalPipeline  # noqa: E402
 from lipsync_server.repository.package import package_avatar  # noqa: E402
 from lipsync_server.repository.source import face_crop  # noqa: E402
-from lipsync_studio.importing.importer import import_avatar  # noqa: E402
+from lipsync_studio.importing.importer import ImportOptions, import_avatar  # noqa: E402
 from lipsync_studio.networks import AudioEncoder, UNet  # noqa: E402
 from synctalk_dataset import BOX, FRAMES, write_dataset  # noqa: E402
 
@@ -38,7 +38,7 @@ def source(networks, repository, server, client, tmp_path_factory):
     for name, network in networks.items():
         torch.save(network.state_dict(), folder / f"{name}.pth")
     dataset, target = write_dataset(folder / "dataset"), folder / "avatars" / "imported"
-    import_avatar(folder / "unet.pth", dataset, target, encoder=folder / "encoder.pth", mask="reference")
+    import_avatar(folder / "unet.pth", dataset, target, ImportOptions(encoder=folder / "encoder.pth", mask="reference"))
     package_avatar(AvatarSource.read(target), repository)
     headers = {KEY_HEADER: server.control_key}
     client.load_model("imported", headers=headers)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="exporting needs the train extra")
+torch = pytest.importorskip("torch", reason="exporting needs the extra studio")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 from lipsync_studio.export import export_encoder, export_unet, store_half  # noqa: E402

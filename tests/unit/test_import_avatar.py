@@ -1,4 +1,4 @@
-"""Imported avatars speak as SyncTalk_2D made them speak; a wrong file says what is wrong with it."""
+"""Imported avatars look as in SyncTalk_2D. For a wrong file the error says what is wrong with it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from onnx import numpy_helper
 from typer.testing import CliRunner
 
-torch = pytest.importorskip("torch", reason="checkpoints need the train extra")
+torch = pytest.importorskip("torch", reason="checkpoints need the extra studio")
 
 from test_export import realistic  # noqa: E402
 from test_package_avatar import TOY_ENCODER, TOY_UNET, hearing_repository  # noqa: E402
@@ -28,7 +28,7 @@ from lipsync_server.pipeline import LocalPipeline  # noqa: E402
 from lipsync_server.repository.package import package_avatar  # noqa: E402
 from lipsync_server.repository.source import AvatarSource, SourceError, face_crop  # noqa: E402
 from lipsync_studio.export import export_encoder, export_unet  # noqa: E402
-from lipsync_studio.importing.importer import import_avatar  # noqa: E402
+from lipsync_studio.importing.importer import ImportOptions, import_avatar  # noqa: E402
 from lipsync_studio.importing.mask import MASKS, detect_mask  # noqa: E402
 from lipsync_studio.importing.network_file import read_encoder, read_unet  # noqa: E402
 from lipsync_studio.networks import AudioEncoder, UNet  # noqa: E402
@@ -56,9 +56,7 @@ def imported(trained, tmp_path_factory) -> Path:
         trained / "unet.pth",
         trained / "dataset",
         target,
-        encoder=trained / "ave.pth",
-        mask="reference",
-        blend="reference",
+        ImportOptions(encoder=trained / "ave.pth", mask="reference", blend="reference"),
     )
     return target
 
@@ -148,7 +146,7 @@ def test_packed_folders_have_the_same_boxes(trained, tmp_path):
     np.testing.assert_array_equal(next(read_dataset(cached).frames(2)), next(read_dataset(listed).frames(2)))
 
 
-def test_exports_are_recognised_by_their_shapes_and_freed_from_a_fixed_batch(tmp_path):
+def test_exports_are_recognised_by_shape_and_get_a_dynamic_batch(tmp_path):
     torch.manual_seed(1)
     network = realistic(UNet("half"))
     model = export_unet(network)
@@ -188,7 +186,7 @@ def wrong_files(folder: Path) -> dict[str, tuple[Path, str]]:
         "encoder": (AudioEncoder().state_dict(), "is an audio encoder: give it with --encoder"),
         "sync": ({"face_encoder.0.weight": torch.zeros(1)}, "is the sync network, which only training uses"),
         "small": (small, "is the 160-pixel U-Net"),
-        "wenet": (wenet, "hears audio mode wenet"),
+        "wenet": (wenet, "was trained with audio mode wenet"),
         "cut": ({k: v for k, v in unet.items() if k != "outc.conv.bias"}, r"missing: 1 \(outc\.conv\.bias\)"),
         "whole": (None, "not a PyTorch checkpoint"),
     }
@@ -223,7 +221,7 @@ def test_a_wrong_file_says_what_is_wrong_and_nothing_in_it_runs(tmp_path):
     torch.load(tmp_path / "whole.pth", weights_only=False)
     assert (tmp_path / "evil").exists()  # it would have run
     torch.save(UNet("half").state_dict(), tmp_path / "unet.pth")
-    with pytest.raises(SourceError, match="is a U-Net: --encoder wants"):
+    with pytest.raises(SourceError, match="is a U-Net: --encoder must be"):
         read_encoder(tmp_path / "unet.pth")
     with pytest.raises(SourceError, match="audio mode hubert: only `ave`"):
         read_unet(tmp_path / "unet.pth", "hubert")
@@ -269,7 +267,12 @@ def test_broken_footage_is_refused_and_nothing_is_written(tmp_path, case):
     onnx.save(onnx.parser.parse_model(unit_range), tmp_path / "toy.onnx")
     sentence = broken(write_dataset(tmp_path / "dataset"), case)
     with pytest.raises(SourceError, match=sentence):
-        import_avatar(tmp_path / "toy.onnx", tmp_path / "dataset", tmp_path / "avatars" / "anna", mask="reference")
+        import_avatar(
+            tmp_path / "toy.onnx",
+            tmp_path / "dataset",
+            tmp_path / "avatars" / "anna",
+            ImportOptions(mask="reference"),
+        )
     assert not (tmp_path / "avatars").exists()
 
 
@@ -309,7 +312,7 @@ def knowing(mask: tuple[int, int, int, int]) -> onnx.ModelProto:
     return model
 
 
-def test_the_network_tells_which_mask_it_was_trained_with():
+def test_the_mask_is_detected_from_the_network():
     source = AvatarSource.read(home.AVATARS / "demo")
     frames = [frame for frame, _ in zip(source.frames(), range(4), strict=False)]
     crops = np.stack([face_crop(f, b) for f, b in zip(frames, source.read_boxes(), strict=False)])
@@ -366,7 +369,7 @@ toy (float[N,6,320,320] input, float[N,32,16,16] audio) => (float[N,3,320,320] o
     assert detect_mask(model, crops) == "corners"
 
 
-def test_a_mask_a_blend_or_a_part_that_is_none_is_refused(trained, tmp_path):
+def test_an_unknown_mask_or_blend_or_part_is_refused(trained, tmp_path):
     for wrong, sentence in (
         ({"mask": "x"}, "must be reference or corners"),
         ({"blend": "hard"}, "must be soft or reference"),
@@ -376,5 +379,5 @@ def test_a_mask_a_blend_or_a_part_that_is_none_is_refused(trained, tmp_path):
         ({"mask": "reference", "frames": 0}, "frames is 0: it must be at least 50"),
     ):
         with pytest.raises(SourceError, match=sentence):
-            import_avatar(trained / "unet.pth", trained / "dataset", tmp_path / "anna", **wrong)
+            import_avatar(trained / "unet.pth", trained / "dataset", tmp_path / "anna", ImportOptions(**wrong))
     assert not (tmp_path / "anna").exists()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="the networks' definition needs the train extra")
+torch = pytest.importorskip("torch", reason="the networks' definition needs the extra studio")
 
 from lipsync_studio.networks import (  # noqa: E402
     AudioEncoder,

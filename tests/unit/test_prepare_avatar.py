@@ -1,4 +1,4 @@
-"""Footage of a person becomes what training needs, whatever the file; what is wrong with it is said in plain words."""
+"""Preparation of footage from any file: frames, sound, crop boxes, idle loop, and findings on what is wrong."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ from typer.testing import CliRunner
 from lipsync_client.cli.main import app
 from lipsync_server import home
 from lipsync_server.repository.source import AvatarSource, SourceError, face_crop
-from lipsync_studio.evaluation.measures import envelope
+from lipsync_studio.evaluation.metrics import envelope
 from lipsync_studio.faces import finder as faces
 from lipsync_studio.faces import landmarks
 from lipsync_studio.faces.wheel_file import cached_file
-from lipsync_studio.prepare import watch
-from lipsync_studio.prepare.boxes import BRIDGE_TOP, LEFT, NOSE_TIP, RIGHT, raw_boxes, smooth_boxes
+from lipsync_studio.prepare.avatar_folder import Attribution, write_footage
 from lipsync_studio.prepare.checks import (
     offset_findings,
     offset_of,
@@ -33,10 +32,10 @@ from lipsync_studio.prepare.checks import (
     speech_findings,
     usable_frames,
 )
+from lipsync_studio.prepare.crop_boxes import BRIDGE_TOP, LEFT, NOSE_TIP, RIGHT, raw_boxes, smooth_boxes
+from lipsync_studio.prepare.idle_loop import choose_loop, look
 from lipsync_studio.prepare.inputs import open_input
-from lipsync_studio.prepare.loop import choose_loop, look
-from lipsync_studio.prepare.prepare import Said, prepare_avatar
-from lipsync_studio.prepare.source_folder import write_footage
+from lipsync_studio.prepare.prepare import prepare_avatar
 from lipsync_studio.prepare.training_folder import Frames, read_clips
 from lipsync_studio.prepare.video import frames_of, sound_of, upright
 from synctalk_dataset import FRAMES, write_dataset
@@ -82,7 +81,7 @@ def test_every_frame_is_the_videos_nearest_at_25_a_second(tmp_path):
     assert levels_of(uneven) == [50, 100, 100, 150, 150, 200]
 
 
-def test_frames_are_upright_square_pixelled_even_and_not_larger_than_needed():
+def test_frames_are_upright_with_square_pixels_even_and_not_too_large():
     def decoded(picture: np.ndarray, rotation: int = 0) -> SimpleNamespace:
         return SimpleNamespace(to_ndarray=lambda format: picture, rotation=rotation)
 
@@ -122,7 +121,7 @@ def head(left: float, top: float, width: float) -> np.ndarray:
     return points
 
 
-def test_boxes_are_steady_and_neither_spikes_nor_gaps_nor_cuts_move_them():
+def test_boxes_are_steady_across_spikes_gaps_and_cuts():
     rng = np.random.default_rng(0)
     points = np.stack([head(100 + 0.5 * i, 60, 150) for i in range(80)] + [head(300, 90, 150) for _ in range(40)])
     trembling = points + rng.normal(0, 1.0, points.shape)
@@ -159,7 +158,7 @@ def frames(count: int = 300, faces: int = 1, box=(60, 40, 170), size=(360, 288))
     )
 
 
-def test_what_is_wrong_with_the_pictures_is_said_with_the_frames():
+def test_picture_findings_name_the_frames():
     good = frames()
     assert picture_findings("a", good) == [] and size_findings(good.boxes[:, 2]) == []
     hidden = frames()
@@ -177,10 +176,10 @@ def test_what_is_wrong_with_the_pictures_is_said_with_the_frames():
         in picture_findings("a", hidden._replace(points=np.full_like(hidden.points, np.nan)))[0]
     )
     assert "too small: 50 pixels" in size_findings(frames(box=(60, 40, 50)).boxes[:, 2])[0]
-    assert "looks soft" in size_findings(frames(box=(60, 40, 100)).boxes[:, 2])[0]
+    assert "look blurred" in size_findings(frames(box=(60, 40, 100)).boxes[:, 2])[0]
 
 
-def test_too_little_speech_is_said():
+def test_too_little_speech_is_a_finding():
     assert "no sound" in speech_findings(0, 0)[0]
     assert "too little speech: 7 s" in speech_findings(60, 7)[0]
     assert "little speech: 80 s" in speech_findings(80, 80)[0]
@@ -188,7 +187,7 @@ def test_too_little_speech_is_said():
 
 
 @pytest.mark.parametrize("late", [-5, 0, 8])
-def test_sound_that_is_late_or_early_is_noticed_and_told_how_to_mend(late):
+def test_late_or_early_sound_is_a_finding_that_says_the_offset(late):
     speech, rate = np.zeros(30 * 16_000, np.float32), 16_000
     rng = np.random.default_rng(1)
     for begin in np.sort(rng.uniform(0.5, 29, 110)):  # syllables
@@ -196,8 +195,8 @@ def test_sound_that_is_late_or_early_is_noticed_and_told_how_to_mend(late):
         piece = np.hanning(4800)[: len(speech) - at]
         speech[at : at + len(piece)] += (piece * rng.normal(0, 0.3, len(piece))).astype(np.float32)
     lips = 0.3 * envelope(speech, 750) + rng.normal(0, 0.02, 750)
-    heard = np.roll(speech, late * 640)
-    offset = offset_of([lips], [heard])
+    sound = np.roll(speech, late * 640)
+    offset = offset_of([lips], [sound])
     assert offset is not None and abs(offset.frames - late) < 0.5
     said = offset_findings(offset)
     if late:
@@ -211,7 +210,7 @@ def test_sound_that_is_late_or_early_is_noticed_and_told_how_to_mend(late):
 needs_faces = pytest.mark.skipif(
     importlib.util.find_spec("ai_edge_litert") is None
     or not (landmarks.cached_file().is_file() and cached_file(faces.MEMBER).is_file()),
-    reason="the networks that find faces are not here: scripts/prepare_avatar.py fetches them the first time",
+    reason="the face networks are not in the cache: lipsync avatars prepare downloads them the first time",
 )
 COUNT = 60
 
@@ -272,56 +271,56 @@ def test_a_film_becomes_crops_boxes_sound_and_an_idle_loop(film, prepared):
 
 
 @needs_faces
-def test_preparing_again_looks_at_nothing_twice_and_keeps_the_network_and_what_is_stated(film, prepared, monkeypatch):
+def test_preparing_again_detects_nothing_and_keeps_network_and_facts(film, prepared, monkeypatch):
     target, work, findings = prepared
     (target / "unet.onnx").write_bytes(b"trained")
     facts = yaml.safe_load((target / "avatar.yaml").read_text())
     stated = {"licence": "agreed on paper", "provenance": "Anna, in May", "preset": "exact", "jpeg_quality": 90}
     (target / "avatar.yaml").write_text(yaml.safe_dump(facts | stated))
-    with pytest.raises(SourceError, match="is there already"):
+    with pytest.raises(SourceError, match="exists already"):
         prepare_avatar([film], target, work)
-    monkeypatch.setattr(watch, "_see_all", lambda *_: pytest.fail("looked at the film again"))
-    said = Said(provenance="Anna, in June")
-    assert prepare_avatar([film], target, work, said=said, replace=True) == findings
+    monkeypatch.setattr(faces.FaceFinder, "detect", lambda *_: pytest.fail("tracked the face again"))
+    attribution = Attribution(provenance="Anna, in June")
+    assert prepare_avatar([film], target, work, attribution=attribution, replace=True) == findings
     assert (target / "unet.onnx").read_bytes() == b"trained"
     again = yaml.safe_load((target / "avatar.yaml").read_text())
     assert again == facts | stated | {"provenance": "Anna, in June"}
 
 
 @needs_faces
-def test_the_same_command_goes_on_when_it_was_stopped_at_the_preview(film, prepared, tmp_path, monkeypatch):
+def test_the_same_command_continues_after_a_stop_at_the_preview(film, prepared, tmp_path, monkeypatch):
     work = Path(shutil.copytree(prepared[1], tmp_path / "work"))
 
     def interrupted(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("prepare_avatar.preview", interrupted)
+        patch.setattr("lipsync_studio.prepare.prepare.preview", interrupted)
         prepare_avatar([film], tmp_path / "anna", work)
     prepare_avatar([film], tmp_path / "anna", work)
     assert (tmp_path / "anna" / "avatar.yaml").is_file() and (work / "prepared.yaml").is_file()
 
 
 @needs_faces
-def test_an_interrupted_look_goes_on_where_it_was(film, tmp_path, monkeypatch):
+def test_interrupted_face_tracking_continues(film, tmp_path, monkeypatch):
     target, work, seen = tmp_path / "anna", tmp_path / "work", []
-    see = faces.FaceFinder.see
+    detect = faces.FaceFinder.detect
 
     def interrupted(self, picture):
         seen.append(1)
         if len(seen) == 31:
             raise KeyboardInterrupt
-        return see(self, picture)
+        return detect(self, picture)
 
-    monkeypatch.setattr(faces.FaceFinder, "see", interrupted)
+    monkeypatch.setattr(faces.FaceFinder, "detect", interrupted)
     with pytest.raises(KeyboardInterrupt):
         prepare_avatar([film], target, work)
     prepare_avatar([film], target, work)
-    assert len(seen) == COUNT + 1  # the one that was interrupted is seen again
+    assert len(seen) == COUNT + 1  # the interrupted frame is detected again
 
 
 @needs_faces
-def test_a_dataset_with_its_own_boxes_is_prepared_with_these(tmp_path):
+def test_a_dataset_is_prepared_with_its_own_boxes(tmp_path):
     demo = home.AVATARS / "demo"
     dataset = tmp_path / "dataset"
     dataset.mkdir()
@@ -335,7 +334,7 @@ def test_a_dataset_with_its_own_boxes_is_prepared_with_these(tmp_path):
     assert any("no sound" in finding for finding in findings)
 
 
-def test_what_is_no_film_is_refused_and_nothing_is_written(tmp_path):
+def test_a_file_that_is_not_a_video_is_refused_and_nothing_is_written(tmp_path):
     (tmp_path / "text.mp4").write_text("no")
     for path, sentence in (
         (tmp_path / "text.mp4", "cannot be read as a video"),
@@ -360,7 +359,7 @@ def test_an_id_that_leads_elsewhere_replaces_no_folder(tmp_path, avatar_id):
     assert (tmp_path / "avatars" / "ben").is_dir()
 
 
-def test_a_look_tells_a_moved_head_from_a_still_one():
+def test_a_look_differs_for_a_moved_head():
     picture = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
     picture = cv2.GaussianBlur(picture, None, 4)
     here, moved = look(picture, (50, 60, 80)), look(picture, (58, 60, 80))

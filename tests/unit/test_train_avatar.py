@@ -1,4 +1,4 @@
-"""A prepared avatar is trained on what the person said and showed, goes on where it was stopped, and ends complete."""
+"""Training on a person's own video: examples, pretraining, a stop that continues, and a complete avatar at the end."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import onnxruntime
 import pytest
 from rich.console import Console
 
-torch = pytest.importorskip("torch", reason="training needs the train extra")
+torch = pytest.importorskip("torch", reason="training needs the extra studio")
 
 from lipsync_server.networks.graphs import expand_weights  # noqa: E402
 from lipsync_server.repository.source import AvatarSource, SourceError  # noqa: E402
 from lipsync_studio.faces.landmarks import CORNERS, EYES, UNDER_LIP, UNDER_NOSE  # noqa: E402
-from lipsync_studio.prepare.boxes import LEFT, RIGHT  # noqa: E402
-from lipsync_studio.prepare.source_folder import write_boxes, write_facts, write_footage  # noqa: E402
+from lipsync_studio.prepare.avatar_folder import write_boxes, write_facts, write_footage  # noqa: E402
+from lipsync_studio.prepare.crop_boxes import LEFT, RIGHT  # noqa: E402
 from lipsync_studio.prepare.training_folder import Frames, crop_file, write_frames, write_sound  # noqa: E402
 from lipsync_studio.training import avatar as training  # noqa: E402
 from lipsync_studio.training.runs import steps_with_progress  # noqa: E402
@@ -77,7 +77,7 @@ def source(prepared) -> VideoSource:
     return VideoSource(training.read_clips(prepared[0]), [part.astype(np.float16) for part in rows], hold_out=1.0)
 
 
-def test_an_example_is_a_frame_with_its_own_sound_and_another_face_of_its_shot(source):
+def test_an_example_is_a_frame_with_its_audio_and_another_of_its_shot(source):
     rng, seen = np.random.default_rng(0), set()
     for _ in range(200):
         example = source.example(rng)
@@ -87,45 +87,45 @@ def test_an_example_is_a_frame_with_its_own_sound_and_another_face_of_its_shot(s
         assert frame // COUNT == other // COUNT and (frame // COUNT or (frame >= CUT) == (other >= CUT))
         at, number = divmod(frame, COUNT)
         rows = np.arange((COUNT + 15) * 512).reshape(-1, 512)[number : number + 16] % 997 + 1 + at
-        heard = example.audio.reshape(16, 512)
-        begin = int((heard[:, 0] == 0).sum())  # of a few, the beginning of a speech is made
-        assert begin <= 8 and (heard[:begin] == 0).all()
-        np.testing.assert_array_equal(heard[begin:], rows[begin:].astype(np.float16))
+        audio = example.audio.reshape(16, 512)
+        begin = int((audio[:, 0] == 0).sum())  # a few become the beginning of a speech
+        assert begin <= 8 and (audio[:begin] == 0).all()
+        np.testing.assert_array_equal(audio[begin:], rows[begin:].astype(np.float16))
     assert len(seen) > 80 and max(seen) < 2 * COUNT - 25 and not seen & {5, 105}
     assert source.held_out.tolist() == list(range(2 * COUNT - 25, 2 * COUNT))
 
 
-def test_the_mouth_is_masked_in_what_the_network_is_shown_of_the_moment(source):
+def test_the_mouth_is_masked_in_the_current_frame(source):
     pictures, audio, targets = batch_of(
-        [source.example(np.random.default_rng(1)) for _ in range(3)], source.places.mask
+        [source.example(np.random.default_rng(1)) for _ in range(3)], source.regions.mask
     )
     assert pictures.shape == (3, 6, 320, 320) and audio.shape == (3, 32, 16, 16) and targets.shape == (3, 3, 320, 320)
     assert (pictures[:, 3:, 5:310, 5:315] == 0).all() and (pictures[:, 3:, :5] > 0).all()
 
 
-def test_landmarks_tell_where_the_face_speaks_and_how_far_it_is_open(source):
-    rows, columns = source.places.mouth
+def test_landmarks_give_the_face_regions_and_the_opening(source):
+    rows, columns = source.regions.mouth
     assert rows.start <= 160 and 240 <= rows.stop <= 260 and 100 <= columns.start <= 120 and 200 <= columns.stop <= 220
-    assert source.places.chin[0].stop >= 300
-    assert np.abs(np.array(source.places.middle) - (200, 160)).max() < 3
+    assert source.regions.chin[0].stop >= 300
+    assert np.abs(np.array(source.regions.centre) - (200, 160)).max() < 3
     opening = source.spoken.curves[:, 0]
     expected = 1 + np.sin(np.delete(np.arange(COUNT), 5))
     assert np.corrcoef(opening[: COUNT - 1], expected)[0, 1] > 0.95
 
 
-def test_too_little_to_learn_from_is_said(prepared):
+def test_too_few_frames_are_refused(prepared):
     clips = training.read_clips(prepared[0])
     rows = [np.zeros((COUNT + 15, 512), np.float16)] * 2
-    with pytest.raises(ValueError, match="0 frames are left to train on: film more, or hold out less"):
+    with pytest.raises(SourceError, match="0 frames are left to train on: film more, or hold out less"):
         VideoSource(clips, rows, hold_out=60)
 
 
-def test_training_stops_goes_on_and_leaves_an_avatar(prepared, monkeypatch):
+def test_training_stops_continues_and_leaves_an_avatar(prepared, monkeypatch):
     work, avatars = prepared
-    for name, steps in (("LISTENING", 2), ("COARSE", 1)):
+    for name, steps in (("AUDIO_PRETRAINING", 2), ("LOW_RESOLUTION_PRETRAINING", 1)):
         monkeypatch.setattr(training, name, steps)
-    monkeypatch.setattr("lipsync_studio.training.listen_first.BATCH", 4)
-    monkeypatch.setattr("lipsync_studio.training.coarse_first.FACES", 1)
+    monkeypatch.setattr("lipsync_studio.training.audio_branch_pretraining.BATCH", 4)
+    monkeypatch.setattr("lipsync_studio.training.low_resolution_pretraining.FACES", 1)
     monkeypatch.setitem(training.FACES, "cpu", 1)
     measured, handler = [], signal.getsignal(signal.SIGINT)
 
@@ -137,7 +137,7 @@ def test_training_stops_goes_on_and_leaves_an_avatar(prepared, monkeypatch):
     training.train_avatar(work, samples=2, hold_out=1, device="cpu", avatars=avatars)
     first = torch.load(work / "unet.pt", weights_only=True)
     assert first["step"] == 2
-    monkeypatch.setattr(training, "coarse_first", lambda *_: pytest.fail("began anew"))
+    monkeypatch.setattr(training, "pretrain_low_resolution", lambda *_: pytest.fail("began again"))
     training.train_avatar(work, samples=3, hold_out=1, device="cpu", avatars=avatars)
     state = torch.load(work / "unet.pt", weights_only=True)
     assert state["step"] == 3 and any((state["state_dict"][k] != v).any() for k, v in first["state_dict"].items())
@@ -158,38 +158,38 @@ def test_training_stops_goes_on_and_leaves_an_avatar(prepared, monkeypatch):
     got = onnxruntime.InferenceSession(model.SerializeToString()).run(["output"], inputs)[0]
     np.testing.assert_allclose(got, expected, atol=5e-3, rtol=0)  # weights are stored as FP16
 
-    with pytest.raises(SourceError, match="does not have full width: say the other one, or remove it"):
+    with pytest.raises(SourceError, match="does not have full width: give the other --width, or remove"):
         training.train_avatar(work, width="full", samples=4, device="cpu", hold_out=1, avatars=avatars)
 
 
-def test_what_is_held_out_is_not_shown_in_training_either(source):
+def test_held_out_frames_are_not_the_other_frame_of_trained_ones(source):
     rng, trained = np.random.default_rng(0), range(2 * COUNT - 75, 2 * COUNT - 25)
     others = {int(source.example_of(frame, rng).reference[0, 0, 0]) for frame in trained for _ in range(3)}
     assert len(others) > 25 and max(others) < 2 * COUNT - 25
 
 
-def test_ctrl_c_in_the_head_start_ends_it_and_says_that_nothing_is_saved(prepared, source, tmp_path, monkeypatch):
-    def listen(branch, spoken, steps, stop) -> None:
+def test_ctrl_c_in_the_pretraining_ends_it_and_says_it_is_not_saved(prepared, source, tmp_path, monkeypatch):
+    def pretrain(branch, spoken, steps, stop) -> None:
         for step in steps_with_progress(0, steps, {"curves": 0.0}, stop):
             if step == 1:
                 signal.getsignal(signal.SIGINT)(signal.SIGINT, None)
 
     shown, handler = Console(file=StringIO(), width=100), signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr(training, "listen_first", listen)
-    monkeypatch.setattr(training, "LISTENING", 300)
-    monkeypatch.setattr(training, "coarse_first", lambda *_: pytest.fail("went on"))
+    monkeypatch.setattr(training, "pretrain_audio_branch", pretrain)
+    monkeypatch.setattr(training, "AUDIO_PRETRAINING", 300)
+    monkeypatch.setattr(training, "pretrain_low_resolution", lambda *_: pytest.fail("went on"))
     for module in ("lipsync_studio.training.avatar", "lipsync_studio.training.runs"):
         monkeypatch.setattr(f"{module}.console", shown)
     with training.Stop() as stop:
         assert training.train_network(source, "half", 8, tmp_path, torch.device("cpu"), stop) is None
     assert signal.getsignal(signal.SIGINT) is handler  # so that Ctrl-C ends what comes after the training
     said = shown.file.getvalue()
-    assert "stopped at step 2 of 300" in said and "go on" not in said
-    assert "This head start is not saved: run again to begin anew" in said and not list(tmp_path.iterdir())
+    assert "stopped at step 2 of 300" in said and "continues" not in said
+    assert "The pretraining is not saved. The same command begins again." in said and not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_was_not_prepared_is_refused(tmp_path):
-    with pytest.raises(SourceError, match=r"prepared\.yaml is missing: run prepare_avatar\.py, to its end"):
+    with pytest.raises(SourceError, match=r"prepared\.yaml is missing: run lipsync avatars prepare"):
         training.train_avatar(tmp_path)
     with pytest.raises(SourceError, match="width is 'quarter': it must be full or half"):
         training.train_avatar(tmp_path, width="quarter")

@@ -1,4 +1,4 @@
-"""What networks are trained on: mouths that follow phonemes, pictures that follow mouths, rows that match the clock."""
+"""Training data: mouth curves follow phonemes, pictures follow mouths, feature rows match the timeline."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ import onnxruntime
 import pytest
 import scipy.sparse
 
-torch = pytest.importorskip("torch", reason="training needs the train extra")
+torch = pytest.importorskip("torch", reason="training needs the extra studio")
 
 from lipsync_mel import mel, timeline  # noqa: E402
 from lipsync_server import home  # noqa: E402
 from lipsync_server.repository.source import AvatarSource  # noqa: E402
-from lipsync_studio.corpus import speech_data  # noqa: E402
+from lipsync_studio.corpus import augmentation  # noqa: E402
 from lipsync_studio.corpus.espeak_voices import VOICES, Espeak  # noqa: E402
 from lipsync_studio.corpus.features import SpokenFrames, encode, spoken_frames  # noqa: E402
 from lipsync_studio.corpus.mouth_curves import MOUTH, mouth_curves, phones_from_ipa  # noqa: E402
 from lipsync_studio.corpus.sentences import sentences  # noqa: E402
+from lipsync_studio.corpus.speech_data import Speech  # noqa: E402
 from lipsync_studio.networks import UNet  # noqa: E402
-from lipsync_studio.training.encoder import closed  # noqa: E402
-from lipsync_studio.training.heard import as_heard, of_each_frame  # noqa: E402
-from lipsync_studio.training.shipped_encoder import FOLDER, read_encoder, read_listener  # noqa: E402
-from lipsync_studio.training.unet_examples import WHOLE, Places  # noqa: E402
-from lipsync_studio.training.unet_training import speak  # noqa: E402
+from lipsync_studio.training.articulation_probe import quantile_matched_targets, rows_of_frames  # noqa: E402
+from lipsync_studio.training.encoder_validation import closures_reached  # noqa: E402
+from lipsync_studio.training.shipped_encoder import FOLDER, read_encoder, read_probe  # noqa: E402
+from lipsync_studio.training.unet_examples import WHOLE, FaceRegions  # noqa: E402
+from lipsync_studio.training.unet_training import forward_window  # noqa: E402
 from mouth_shapes import units_of  # noqa: E402
 from mouth_states import as_dict  # noqa: E402
 from portrait import FRAMES, pose_at  # noqa: E402
-from train import PLACES as DEMO_PLACES  # noqa: E402
+from train import REGIONS as DEMO_REGIONS  # noqa: E402
 
 LOUD = np.full(32_000, 0.3, np.float32)
 
@@ -54,10 +55,10 @@ def test_lips_close_for_a_short_closure_between_vowels(sound):
     shut, wide = units_of(as_dict(curves[11])), units_of(as_dict(curves[6]))  # at 0.44 and 0.24 s
     assert shut["jawOpen"] - shut["mouthClose"] < 0.03
     assert wide["jawOpen"] - wide["mouthClose"] > 0.4
-    assert all(closed(curves, tuple(phones)))
+    assert all(closures_reached(curves, tuple(phones)))
 
 
-def test_rounding_spreads_to_sounds_that_do_not_care():
+def test_rounding_spreads_to_weak_phonemes():
     assert curve([("uw", 0.4), ("k", 0.48), ("uw", 0.8), ("pau", 2)], "round", 0.44) > 0.6
     assert curve([("iy", 0.4), ("k", 0.48), ("iy", 0.8), ("pau", 2)], "round", 0.44) < 0.2
 
@@ -97,36 +98,38 @@ class RowNumber(torch.nn.Module):
 def test_a_frames_audio_is_the_rows_from_8_before_to_7_after():
     bank = scipy.sparse.csr_matrix(np.random.default_rng(0).random((80, 401)))
     audio = np.random.default_rng(1).standard_normal(32_000).astype(np.float32) * 0.1
-    speech = speech_data.Speech("x", audio, (("aa", 2.0),))
+    speech = Speech("x", audio, (("aa", 2.0),))
     rows = encode(RowNumber(), bank, audio)
     assert not rows[:8].any() and rows[8].any()  # rows before the list are zeros
     assert np.array_equal(rows[8], rows[9])  # row 0 repeats window 0
-    frames = spoken_frames([speech], RowNumber(), bank, count=1, seed=0, rough=0.0)
+    frames = spoken_frames([speech], RowNumber(), bank, count=1, seed=0, augmented=0.0)
     assert len(frames.curves) == len(frames.first_row) == len(frames.silent)
     assert not frames.audio(0)[:16].any() and frames.audio(0)[16:].any()  # 8 of 16 rows, two channels each
     assert np.array_equal(frames.audio(5).reshape(16, 512), frames.rows[5:21].astype(np.float32))
 
 
 def test_a_changed_speed_moves_phonemes_with_the_sound():
-    speech = speech_data.Speech("x", LOUD, (("aa", 1.0), ("pau", 2.0)))
-    faster = speech_data.add_silence(speech_data.change_speed(speech, 1.25), 0.5, 0.25)
+    speech = Speech("x", LOUD, (("aa", 1.0), ("pau", 2.0)))
+    faster = augmentation.add_silence(augmentation.change_speed(speech, 1.25), 0.5, 0.25)
     assert [end for _, end in faster.phones[:3]] == pytest.approx([0.5, 1.3, 2.1])
     assert len(faster.audio) == pytest.approx(16_000 * (0.5 + 1.6 + 0.25), abs=2)
 
 
-def test_another_throat_moves_formants_and_another_timbre_keeps_silence_silent():
+def test_vocal_tract_moves_formants_and_timbre_keeps_silence_silent():
     windows = np.full((2, 1, 80, 16), -4, np.float32)
     windows[:, :, 20] = windows[:, :, 60] = 1
-    longer = speech_data.other_throat(windows, 1.25)[0, 0, :, 0]
+    longer = augmentation.perturb_vocal_tract(windows, 1.25)[0, 0, :, 0]
     assert longer[[16, 48]] == pytest.approx([1, 1]) and longer[[20, 60]] == pytest.approx([-4, -4])
-    accent = speech_data.other_throat(windows, 1.0, 1.25)[0, 0, :, 0]  # the low one stays nearly, the high one moves
+    accent = augmentation.perturb_vocal_tract(windows, 1.0, 1.25)[
+        0, 0, :, 0
+    ]  # the low one stays nearly, the high one moves
     assert 17 <= accent.argmax() <= 19 and accent[50:54].max() > -2
-    timbre = speech_data.other_timbre(windows, np.random.default_rng(0))
+    timbre = augmentation.perturb_timbre(windows, np.random.default_rng(0))
     assert np.array_equal(timbre > -4, windows > -4)
     assert 0.01 < np.abs(timbre - windows).max() <= 6 * 0.08 + 1e-6
 
 
-def test_espeak_tells_what_it_says_when():
+def test_espeak_reports_its_phonemes_times():
     try:
         engine = Espeak()
     except OSError as error:
@@ -147,8 +150,8 @@ def test_espeak_tells_what_it_says_when():
         engine.speak("xx-nowhere", 150, "Hello.")
 
 
-def test_training_shows_starts_of_speeches_far_more_often_than_they_come():
-    """There the feature list begins with rows of zeros, and a network that never saw them twitches."""
+def test_training_picks_starts_of_speeches_more_often_than_they_occur():
+    """There the feature list begins with rows of zeros. A network that was not trained with them twitches."""
     rows = np.ones((10 + 1000 + 15, 512), np.float16)
     rows[:8] = 0
     silent = np.zeros(1000, bool)
@@ -161,22 +164,22 @@ def test_training_shows_starts_of_speeches_far_more_often_than_they_come():
 
 
 def test_the_demo_is_trained_with_the_mask_that_it_is_served_with():
-    assert AvatarSource.read(home.AVATARS / "demo").mask == DEMO_PLACES.mask
+    assert AvatarSource.read(home.AVATARS / "demo").mask == DEMO_REGIONS.mask
 
 
-def test_what_moves_as_the_demo_speaks_is_under_its_mask_and_all_of_that_is_learnt():
-    (top, left), places = (side.start for side in DEMO_PLACES.covered), DEMO_PLACES
-    x, y, width, height = places.mask
-    assert (top, left) == (y - 2, x - 2)  # the outermost two pixels of a window are not right
-    for rows, columns in (places.mouth, places.chin):
+def test_the_demos_moving_regions_are_under_its_mask_and_are_trained():
+    (top, left), regions = (side.start for side in DEMO_REGIONS.covered), DEMO_REGIONS
+    x, y, width, height = regions.mask
+    assert (top, left) == (y - 2, x - 2)  # the outermost two pixels of a window are not exact
+    for rows, columns in (regions.mouth, regions.chin):
         assert y < rows.start and rows.stop < y + height
         assert x < columns.start and columns.stop < x + width
-    assert places.covered in places.turns
+    assert regions.covered in regions.schedule
 
 
-def test_breaths_are_heard_in_pauses_and_change_no_sound_of_speech():
-    speech = speech_data.Speech("x", LOUD, (("pau", 0.7), ("aa", 1.3), ("pau", 2.0)))
-    breathing = [speech_data.add_breaths(speech, np.random.default_rng(seed)) for seed in range(20)]
+def test_breaths_are_in_pauses_only_and_leave_speech_unchanged():
+    speech = Speech("x", LOUD, (("pau", 0.7), ("aa", 1.3), ("pau", 2.0)))
+    breathing = [augmentation.add_breaths(speech, np.random.default_rng(seed)) for seed in range(20)]
     added = np.abs([taken.audio - LOUD for taken in breathing])
     assert not added[:, 11_200:20_800].any()
     assert 0.25 < np.mean(added[:, :11_200].max(1) > 0) < 0.75  # about every second pause
@@ -192,28 +195,30 @@ def test_the_loop_closes_and_motion_is_gentle():
     assert max(p.lids for p in poses) == 4 and np.mean([p.lids > 0 for p in poses]) < 0.15
 
 
-def test_training_computes_what_the_network_computes():
+def test_a_window_has_the_values_of_the_whole_forward_pass():
     torch.manual_seed(0)
     network = UNet("half").eval()
     pictures, audio = torch.rand(2, 6, 320, 320), torch.rand(4, 32, 16, 16)
     with torch.no_grad():
         expected = network(pictures.repeat_interleave(2, 0), audio)
-        whole = speak(network, pictures, audio, (slice(0, 320), slice(0, 320)))
-        part = speak(network, pictures, audio, (slice(92, 284), slice(64, 256)))
+        whole = forward_window(network, pictures, audio, (slice(0, 320), slice(0, 320)))
+        part = forward_window(network, pictures, audio, (slice(92, 284), slice(64, 256)))
     assert expected.std() > 0.001
     torch.testing.assert_close(whole, expected, atol=1e-5, rtol=0)
     inner = part[:, :, 4:-4, 4:-4]  # at the window's edge the convolutions see zeros
     torch.testing.assert_close(inner, expected[:, :, 96:280, 68:252], atol=1e-5, rtol=0)
 
 
-def test_errors_count_most_where_the_source_says_the_face_speaks():
-    places = Places((slice(10, 90), slice(20, 120)), (slice(0, 200), slice(0, 200)), (50.0, 70.0), (20.0, 30.0))
-    weights = places.weights().numpy()
+def test_errors_count_most_in_the_mouth_region():
+    regions = FaceRegions((slice(10, 90), slice(20, 120)), (slice(0, 200), slice(0, 200)), (50.0, 70.0), (20.0, 30.0))
+    weights = regions.weights().numpy()
     assert weights.shape == (320, 320)
     assert np.unravel_index(int(weights.argmax()), weights.shape) == (50, 70)
     assert weights[50, 70] == pytest.approx(9.5) and weights[200, 70] == pytest.approx(2.5, abs=1e-3)
     assert weights[50 + 20, 70] == pytest.approx(weights[50, 70 + 30], abs=1e-4)  # one reach down, one across
-    assert set(map(str, places.turns)) == {str(part) for part in (places.covered, places.mouth, places.chin, WHOLE)}
+    assert set(map(str, regions.schedule)) == {
+        str(part) for part in (regions.covered, regions.mouth, regions.chin, WHOLE)
+    }
 
 
 def test_the_shipped_encoder_reads_back_to_what_is_served():
@@ -225,19 +230,19 @@ def test_the_shipped_encoder_reads_back_to_what_is_served():
     np.testing.assert_allclose(read, served, atol=1e-3 * np.abs(served).max())
 
 
-def test_the_shipped_listener_hears_silence_and_open_mouths(tmp_path):
-    """The listener that U-Nets are trained with belongs to the encoder that is served."""
-    encoder, listener, bank, heard = read_encoder(), read_listener(), mel.load_filterbank(), []
+def test_the_shipped_probe_predicts_silence_and_open_mouths():
+    """The probe that U-Nets are trained with belongs to the encoder that is served."""
+    encoder, probe, bank, predicted = read_encoder(), read_probe(), mel.load_filterbank(), []
     for audio in (np.zeros(32_000, np.float32), home.read_sample()):
         rows = torch.from_numpy(encode(encoder, bank, audio))
         with torch.no_grad():
-            heard.append(listener(of_each_frame(rows))[:, MOUTH.index("open")].numpy())
-    assert heard[0].max() < 0.1  # the first frames too, which see rows of zeros
-    assert heard[1].max() > 0.5
+            predicted.append(probe(rows_of_frames(rows))[:, MOUTH.index("open")].numpy())
+    assert predicted[0].max() < 0.1  # the first frames too, which read rows of zeros
+    assert predicted[1].max() > 0.5
 
 
-def test_what_is_heard_is_told_for_the_same_frames_and_as_often_as_it_is_meant():
-    """Row by row, the listener gets what the U-Net gets; its curves are spread like the true ones."""
+def test_targets_are_predicted_curves_with_the_true_distribution():
+    """The probe reads the same rows as the U-Net. Its curves get the distribution of the true ones."""
     rng = np.random.default_rng(0)
     rows = rng.random((115, 512)).astype(np.float16)
     frames = SpokenFrames(rows, np.arange(100), rng.random((100, 7)).astype(np.float32), np.zeros(100, bool))
@@ -246,17 +251,17 @@ def test_what_is_heard_is_told_for_the_same_frames_and_as_often_as_it_is_meant()
         def forward(self, audio):
             return audio[:, 0, :7] * 0.2
 
-    each = of_each_frame(torch.from_numpy(rows.astype(np.float32)))
+    each = rows_of_frames(torch.from_numpy(rows.astype(np.float32)))
     np.testing.assert_array_equal(each[37].reshape(32, 16, 16).numpy(), frames.audio(37))
-    heard = as_heard(frames, FirstValue(), batch=33).curves
-    assert (np.argsort(heard[:, 0]) == np.argsort(rows[:100, 0])).all()
-    often = [np.quantile(curves[:, 0], [0.1, 0.5, 0.9]) for curves in (heard, frames.curves)]
+    matched = quantile_matched_targets(frames, FirstValue(), batch=33).curves
+    assert (np.argsort(matched[:, 0]) == np.argsort(rows[:100, 0])).all()
+    often = [np.quantile(curves[:, 0], [0.1, 0.5, 0.9]) for curves in (matched, frames.curves)]
     np.testing.assert_allclose(*often, atol=0.03)
     silent = np.arange(100) > 80
     frames = replace(
         frames, silent=silent, curves=frames.curves * np.where(silent, 0.01, 1)[:, None].astype(np.float32)
     )
-    resting = as_heard(frames, FirstValue(), batch=33).curves
-    np.testing.assert_array_equal(resting[silent], frames.curves[silent])  # in silence it is not asked
+    resting = quantile_matched_targets(frames, FirstValue(), batch=33).curves
+    np.testing.assert_array_equal(resting[silent], frames.curves[silent])  # silent frames keep their curves
     often = [np.quantile(curves[~silent, 0], [0.1, 0.5, 0.9]) for curves in (resting, frames.curves)]
-    np.testing.assert_allclose(*often, atol=0.03)  # and how long it lasts changes nothing
+    np.testing.assert_allclose(*often, atol=0.03)  # the amount of silence does not change the others

@@ -18,8 +18,6 @@ def evaluate(
     voice: Annotated[str, typer.Option(help="flite voice with known phonemes; '' for none.")] = "awb",
     count: Annotated[int, typer.Option("--sentences", help="of that voice")] = 8,
     seconds: Annotated[float, typer.Option(help="of each speech file")] = 30.0,
-    truth: Annotated[str, typer.Option(help="MODULE:FUNCTION, called with the source folder: true pictures.")] = "",
-    avatars: Annotated[Path, typer.Option(help="Sources of avatars, for --truth.")] = Path("avatars"),
 ) -> None:
     """Measure an avatar: a table on the screen and in OUT/table.md, contact sheets beside it."""
     evaluation.evaluate(
@@ -30,6 +28,4 @@ def evaluate(
         voice=voice,
         count=count,
         seconds=seconds,
-        truth=truth,
-        avatars=avatars,
     )

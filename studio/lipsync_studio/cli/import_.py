@@ -9,9 +9,10 @@ import typer
 
 from lipsync_client.console import note
 from lipsync_server.repository.package import check_avatar_id
-from lipsync_studio.importing.importer import import_avatar
+from lipsync_studio.importing.importer import ImportOptions, import_avatar
 from lipsync_studio.importing.network_file import SUPPORTED
-from lipsync_studio.prepare.loop import LONGEST
+from lipsync_studio.prepare.avatar_folder import Attribution
+from lipsync_studio.prepare.idle_loop import LONGEST
 
 
 def import_(
@@ -39,15 +40,8 @@ def import_(
         unet,
         footage,
         avatars / avatar_id,
-        encoder=encoder,
-        mask=mask,
-        audio_mode=audio_mode,
-        blend=blend,
-        first=first,
-        frames=frames,
-        name=name,
-        licence=licence,
-        provenance=provenance,
+        ImportOptions(encoder, mask, audio_mode, blend, first, frames),
+        attribution=Attribution(name, licence, provenance),
         replace=replace,
     )
     for line in found:

@@ -9,7 +9,8 @@ import typer
 
 from lipsync_client.console import note
 from lipsync_server.repository.package import check_avatar_id
-from lipsync_studio.prepare.prepare import Said, prepare_avatar
+from lipsync_studio.prepare.avatar_folder import Attribution
+from lipsync_studio.prepare.prepare import prepare_avatar
 
 
 def prepare(
@@ -36,7 +37,7 @@ def prepare(
         videos,
         avatars / avatar_id,
         folder,
-        said=Said(name, licence, provenance),
+        attribution=Attribution(name, licence, provenance),
         sound_offset=sound_offset,
         replace=replace,
     )

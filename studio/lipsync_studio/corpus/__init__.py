@@ -1,1 +1,1 @@
-"""Speech with phoneme times, and the mouth curves that it asks for: what the audio encoder learns from."""
+"""The training corpus: speech with phoneme times, its augmentation, and the mouth curves of phonemes."""

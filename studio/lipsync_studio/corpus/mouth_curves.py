@@ -1,7 +1,8 @@
-"""Phonemes with their times -> smooth curves of what the mouth does, sampled at the video's 25 frames a second.
+"""Mouth curves: phonemes with their times -> the mouth's shape over time, sampled at the video's 25 frames a second.
 
-Each phoneme names where it wants the mouth, and how strongly it insists. A curve is the strength-weighted mean of
-these targets under a Gaussian: sounds that do not care (h, k) take the shape of their neighbours, lips (m, f) insist.
+Each phoneme has targets for the mouth, and strengths. A curve is the strength-weighted mean of the targets under a
+Gaussian, which models coarticulation: weak phonemes (h, k) take the shape of their neighbours, strong ones (m, f) do
+not.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
 from lipsync_mel.timeline import FPS, SAMPLE_RATE
@@ -55,63 +57,30 @@ SAME |= {"jh": "sh", "g": "k", "ng": "k", "nx": "k", "axr": "er", "el": "l", "en
 DIPHTHONGS = {"ay": ("aa", "ih"), "aw": ("aa", "uh"), "ey": ("eh", "iy"), "ow": ("o", "uw"), "oy": ("ao", "iy")}
 
 # One character of eSpeak's IPA -> ARPAbet (diphthongs come as two characters).
-IPA = dict(
-    zip(
-        "əɐʌɑæɛeɪiɔoʊuʉɜɚaɒ",
-        ["ax", "ax", "ah", "aa", "ae", "eh", "eh", "ih", "iy", "ao", "o", "uh", "uw", "uw", "er", "er", "aa", "ao"],
-        strict=True,
-    )
+IPA_VOWELS = "ə:ax ɐ:ax ʌ:ah ɑ:aa æ:ae ɛ:eh e:eh ɪ:ih i:iy ɔ:ao o:o ʊ:uh u:uw ʉ:uw ɜ:er ɚ:er a:aa ɒ:ao ᵻ:ih"
+IPA_CONSONANTS = (
+    "ɹ:r ɾ:d r:r ð:dh θ:th ʃ:sh ʒ:zh t:t d:d k:k ɡ:g p:p b:b m:m n:n ŋ:ng f:f v:v s:s z:z h:hh w:w ʍ:w j:y l:l ɫ:l ʔ:t"
 )
-IPA |= dict(
-    zip(
-        "ɹrɾðθʃʒtdkɡpbmnŋfvszhwʍjlʔᵻɫ",
-        [
-            "r",
-            "r",
-            "d",
-            "dh",
-            "th",
-            "sh",
-            "zh",
-            "t",
-            "d",
-            "k",
-            "g",
-            "p",
-            "b",
-            "m",
-            "n",
-            "ng",
-            "f",
-            "v",
-            "s",
-            "z",
-            "hh",
-            "w",
-            "w",
-            "y",
-            "l",
-            "t",
-            "ih",
-            "l",
-        ],
-        strict=True,
-    )
-)
+IPA = {pair[0]: pair[2:] for pair in f"{IPA_VOWELS} {IPA_CONSONANTS}".split()}
 
 
 def classes() -> list[str]:
-    """The distinct mouth classes, "pau" among them."""
+    """The names of the mouth classes (visemes), "pau" among them."""
     return list(TARGETS)
 
 
 def phones_from_ipa(marks: Sequence[tuple[str, float]]) -> list[Phone]:
     """eSpeak IPA characters with durations (s) -> phonemes with end times.
 
-    A stress mark's time belongs to the sound after it, a length mark's to the one before; a gap between words is a
-    pause only if it lasts.
+    A stress mark's time is added to the phoneme after it, a length mark's to the one before. A gap between words is a
+    pause from `LONGEST_GAP` on.
     """
-    units: list[list] = []  # [name or "gap", duration]
+    return _with_end_times(_merged_marks(marks))
+
+
+def _merged_marks(marks: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
+    """Phonemes and gaps ("gap") with their durations, stress and length marks added to them."""
+    units: list[tuple[str, float]] = []
     waiting = 0.0
     for mark, duration in marks:
         name = "gap" if mark in " ^$,.;:?!-—" else IPA.get(mark)
@@ -119,10 +88,14 @@ def phones_from_ipa(marks: Sequence[tuple[str, float]]) -> list[Phone]:
             waiting += duration
         elif name is None or (name == "gap" and units and units[-1][0] == "gap"):
             if units:
-                units[-1][1] += duration
+                units[-1] = (units[-1][0], units[-1][1] + duration)
         else:
-            units.append([name, duration + (waiting if name != "gap" else 0.0)])
+            units.append((name, duration + (waiting if name != "gap" else 0.0)))
             waiting = waiting if name == "gap" else 0.0
+    return units
+
+
+def _with_end_times(units: Sequence[tuple[str, float]]) -> list[Phone]:
     phones: list[Phone] = []
     now = 0.0
     for number, (name, duration) in enumerate(units):
@@ -131,13 +104,15 @@ def phones_from_ipa(marks: Sequence[tuple[str, float]]) -> list[Phone]:
             phones.append((name, now))
         elif duration >= LONGEST_GAP or number in (0, len(units) - 1):
             phones.append(("pau", now))
-        else:  # no pause: half of it belongs to the sound before, the rest to the one after
+        else:  # no pause: half of it belongs to the phoneme before, the rest to the one after
             phones[-1] = (phones[-1][0], now - duration / 2)
     return phones
 
 
 def _segments(phones: Sequence[Phone]) -> list[tuple[str, float, float]]:
-    result, begin = [], 0.0
+    """Mouth classes with begin and end in seconds. A diphthong becomes two."""
+    result: list[tuple[str, float, float]] = []
+    begin = 0.0
     for name, end in phones:
         parts = DIPHTHONGS.get(name, (SAME.get(name, name),))
         step = (end - begin) / len(parts)
@@ -146,23 +121,25 @@ def _segments(phones: Sequence[Phone]) -> list[tuple[str, float, float]]:
     return result
 
 
-def _loudness(audio: np.ndarray, ticks: int) -> np.ndarray:
-    """Local level against the speech's own loud parts, 0..1: stressed vowels open the mouth further."""
+def _loudness(audio: NDArray[np.float32], ticks: int) -> NDArray[np.float64]:
+    """Local level relative to the speech's loud parts, 0..1: stressed vowels open the mouth further."""
     power = np.zeros(ticks)
     step = SAMPLE_RATE // RATE
     blocks = np.square(audio[: len(audio) // step * step].reshape(-1, step).astype(np.float64)).mean(1)[:ticks]
     power[: len(blocks)] = blocks
     level = np.sqrt(gaussian_filter1d(power, 0.03 * RATE))
-    return np.sqrt(np.clip(level / max(float(np.percentile(level, 95)), 1e-6), 0, 1))
+    return np.asarray(np.sqrt(np.clip(level / max(float(np.percentile(level, 95)), 1e-6), 0, 1)))
 
 
-def mouth_curves(phones: Sequence[Phone], audio: np.ndarray, frames: int) -> tuple[np.ndarray, np.ndarray]:
-    """What the mouth does at the times i/25 s.
+def mouth_curves(
+    phones: Sequence[Phone], audio: NDArray[np.float32], frames: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The mouth's shape at the times i/25 s.
 
     Args:
         phones: phonemes of the speech in order, with end times.
-        audio: the speech itself, clean, 16 kHz: louder sounds are spoken with a wider open mouth.
-        frames: how many video frames.
+        audio: the clean speech, FP32, 16 kHz: louder sounds are spoken with a wider open mouth.
+        frames: number of video frames.
 
     Returns:
         FP32 [frames, 7] in 0..1, columns as in `MOUTH`, and INT64 [frames], the mouth class (index in `classes()`).

@@ -1,10 +1,12 @@
-"""Speaks sentences with Pico's English voices and finds out what was said when. In an environment of its own:
+"""Speaks sentences with Pico's English voices and aligns their phonemes. Runs in a Python environment of its own:
 
 pip install 'setuptools<80' && pip install --no-build-isolation ttspico pocketsphinx
-python scripts/training/pico_voices.py SENTENCES.txt OUT_DIR
 
-Pico (Apache-2.0) does not tell its sounds' times: PocketSphinx (BSD, with its own model in the wheel) aligns the text
-to them, in steps of 10 ms. What it cannot align is left out.
+`speech_data.py --pico PYTHON` hands this source to that environment's interpreter, with the arguments SENTENCES.txt
+OUT_DIR. So it imports nothing of this project.
+
+Pico (Apache-2.0) does not report its phonemes' times. PocketSphinx (BSD, with its own model in the wheel) aligns the
+text with the sound, in steps of 10 ms. Sentences that it cannot align are left out.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ VOICES = {"picous": "en-US", "picogb": "en-GB"}
 
 
 def align(decoder: Decoder, text: str, audio: bytes) -> list[tuple[str, float]]:
-    """ARPAbet phonemes with end times in seconds, empty if the text does not fit."""
+    """ARPAbet phonemes with end times in seconds; empty if the text cannot be aligned with the audio."""
     decoder.set_align_text(" ".join(re.findall(r"[a-z']+", text.lower())))
     for second_pass in (False, True):
         if second_pass:
@@ -46,7 +48,7 @@ def main(texts: Path, out: Path) -> None:
             audio = engine.speak(text)
             try:
                 phones = align(decoder, text, audio)
-            except RuntimeError:  # a word that is not in its dictionary, or sounds that do not fit
+            except RuntimeError:  # a word that is not in its dictionary, or a failed alignment
                 phones = []
             if not phones:
                 print(f"not aligned: {text}")

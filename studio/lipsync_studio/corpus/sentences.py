@@ -1,4 +1,4 @@
-"""Sentences to train on: everyday words put together by a small grammar, so that sounds meet each other freely."""
+"""Training sentences: everyday words combined by a small grammar, so that all phonemes meet each other."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What `scripts/evaluate_avatar.py` measures, and how."""
+"""Evaluation of an avatar: metrics of its lips against speech, and of its pictures. See docs/evaluation.md."""

@@ -1,15 +1,13 @@
-"""Measures an avatar: lets it speak, looks at the frames that are sent, writes a table and contact sheets.
+"""Evaluates an avatar: renders speech in one process, measures every frame, writes a table and contact sheets.
 
-    python scripts/evaluate_avatar.py demo --out OUT
-    python scripts/evaluate_avatar.py demo --speech a.wav --speech b.wav
+    lipsync avatars evaluate demo --out OUT
+    lipsync avatars evaluate demo --speech a.wav --speech b.wav
 
-needs the extra `evaluate`; `flite` for a voice with known phonemes. What is measured, and how: docs/evaluation.md.
+It uses `flite`, if it is installed, for a voice with known phonemes. The metrics: docs/evaluation.md.
 """
 
 from __future__ import annotations
 
-import importlib
-import json
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -20,60 +18,59 @@ from rich.console import Console
 
 from lipsync_client.media.audio import read_audio
 from lipsync_composite.assets import key_name
+from lipsync_mel.timeline import SAMPLE_RATE
 from lipsync_server import home
 from lipsync_server.pipeline import LocalPipeline
-from lipsync_studio.corpus.mouth_curves import phones_from_ipa
 from lipsync_studio.corpus.sentences import sentences
-from lipsync_studio.corpus.speech_data import read_wav, speak_with_flite
-from lipsync_studio.evaluation.mouth import MouthMeter
-from lipsync_studio.evaluation.patch import Footage
-from lipsync_studio.evaluation.recording import Recording, Studio, Talk, Truth, joined
-from lipsync_studio.evaluation.report import picture_lines, speech_lines, write_sheets, write_tables
+from lipsync_studio.corpus.speech_data import read_phones, read_wav, speak_with_flite
+from lipsync_studio.evaluation.contact_sheets import write_sheets
+from lipsync_studio.evaluation.metric_tables import picture_rows, speech_rows, write_tables
+from lipsync_studio.evaluation.mouth_meter import MouthMeter
+from lipsync_studio.evaluation.patch_metrics import Footage
+from lipsync_studio.evaluation.recording import Recording, RenderedSpeech, Truth, joined
+from lipsync_studio.evaluation.session import EvaluationSession
 from lipsync_studio.faces.landmarks import FaceMesh
 
-SAMPLE_RATE = 16_000
-NEW_SENTENCES = 1000  # seed: none of the training's
+NEW_SENTENCES = 1000  # seed: no sentences of the training
 NOISE = 1e-3  # RMS of the low noise, -60 dB of full scale
-LEARNED = 36  # footage frames that show the mouth at rest
+REST_FRAMES = 36  # footage frames from which the mouth at rest is learned
 
 console = Console()
 
 
-def silences(seconds: float = 10.0) -> list[Talk]:
-    """Digital silence, and noise as quiet as that of a quiet room's microphone."""
+def silences(seconds: float = 10.0) -> list[RenderedSpeech]:
+    """Digital silence, and noise as of a microphone in a quiet room."""
     count = round(seconds * SAMPLE_RATE)
     noise = NOISE * np.random.default_rng(0).standard_normal(count)
-    return [Talk("silence", np.zeros(count, np.float32)), Talk("noise-60dB", noise.astype(np.float32))]
+    return [
+        RenderedSpeech("silence", np.zeros(count, np.float32)),
+        RenderedSpeech("noise-60dB", noise.astype(np.float32)),
+    ]
 
 
-def read_talk(path: Path, seconds: float) -> Talk:
-    """The first seconds of a speech; phonemes from the .json beside it, if there is one (see speech_data.py)."""
+def read_speech(path: Path, seconds: float) -> RenderedSpeech:
+    """The first seconds of a speech. Phonemes come from the .json beside it, if there is one, see `speech_data`."""
     audio = read_audio(path)[: round(seconds * SAMPLE_RATE)]
-    notes_path = path.with_suffix(".json")
-    if not notes_path.exists():
-        return Talk(path.stem, audio)
-    notes = json.loads(notes_path.read_text())
-    phones = phones_from_ipa(notes["ipa"]) if "ipa" in notes else [(name, end) for name, end in notes["phones"]]
-    return Talk(path.stem, audio, tuple(phones))
+    phones = path.with_suffix(".json")
+    return RenderedSpeech(path.stem, audio, read_phones(phones) if phones.exists() else ())
 
 
-def flite_talk(voice: str, count: int) -> Talk:
-    """New sentences spoken by one of flite's voices."""
-    talks = []
+def flite_speech(voice: str, count: int) -> RenderedSpeech:
+    """New sentences, spoken by one of flite's voices."""
+    speeches = []
     with tempfile.TemporaryDirectory() as folder:
         for number, text in enumerate(sentences(count, seed=NEW_SENTENCES)):
             path = Path(folder) / f"{number}.wav"
             speak_with_flite(voice, text, path)
-            phones = json.loads(path.with_suffix(".json").read_text())["phones"]
-            talks.append(Talk(path.stem, read_wav(path), tuple((name, end) for name, end in phones)))
-    return joined(f"flite-{voice}", talks)
+            speeches.append(RenderedSpeech(path.stem, read_wav(path), read_phones(path.with_suffix(".json"))))
+    return joined(f"flite-{voice}", speeches)
 
 
-def open_studio(pipeline: LocalPipeline, truth: Truth | None) -> tuple[Studio, list[str]]:
-    """The studio, and what it learned of the avatar."""
+def open_session(pipeline: LocalPipeline, truth: Truth | None) -> tuple[EvaluationSession, list[str]]:
+    """A session, and sentences about the avatar."""
     footage = Footage(pipeline.folder, pipeline.avatar)
     facts = footage.facts
-    chosen = np.unique(np.linspace(0, facts.frames - 1, LEARNED).astype(int)).tolist()
+    chosen = np.unique(np.linspace(0, facts.frames - 1, REST_FRAMES).astype(int)).tolist()
     frames, boxes = [footage.frame(i) for i in chosen], [footage.box(i) for i in chosen]
     meter = MouthMeter(FaceMesh(), frames, boxes)
     still = [meter.measure(frame, box) for frame, box in zip(frames, boxes, strict=True)]
@@ -83,7 +80,7 @@ def open_studio(pipeline: LocalPipeline, truth: Truth | None) -> tuple[Studio, l
         f"plain footage the opening beyond that is {min(s.opening for s in still):.2f} to "
         f"{max(s.opening for s in still):.2f} %, the gap at most {max(s.gap for s in still):.2f} %.",
     ]
-    return Studio(pipeline, footage, meter, truth), notes
+    return EvaluationSession(pipeline, footage, meter, truth), notes
 
 
 def evaluate(
@@ -95,10 +92,9 @@ def evaluate(
     voice: str = "awb",
     count: int = 8,
     seconds: float = 30.0,
-    truth: str = "",
-    avatars: Path = Path("avatars"),
+    truth: Truth | None = None,
 ) -> None:
-    """Measure an avatar: a table on the screen and in OUT/table.md, contact sheets beside it.
+    """Evaluate an avatar: a table on the screen and in OUT/table.md, contact sheets beside it.
 
     Args:
         avatar: its id.
@@ -108,35 +104,31 @@ def evaluate(
         voice: flite voice with known phonemes; "" for none.
         count: sentences of that voice.
         seconds: of each speech file.
-        truth: MODULE:FUNCTION, called with the source folder: true pictures.
-        avatars: sources of avatars, for `truth`.
+        truth: gives the picture that should have come out for a footage frame and mouth curves.
+
+    Raises:
+        ValueError: the repository has no such avatar, or no face is found in its footage.
+        AudioError: a speech file cannot be read.
+        DownloadError: the landmark network could not be downloaded.
     """
-    talks = [read_talk(path, seconds) for path in speech or [home.SAMPLE]]
+    speeches = [read_speech(path, seconds) for path in speech or [home.SAMPLE]]
     if voice and shutil.which("flite"):
-        talks.append(flite_talk(voice, count))
-    pipeline = LocalPipeline(repository, avatar)
-    studio, notes = open_studio(pipeline, _open_truth(truth, avatars / avatar))
+        speeches.append(flite_speech(voice, count))
+    session, notes = open_session(LocalPipeline(repository, avatar), truth)
     if voice and not shutil.which("flite"):
-        console.print("no flite here: nothing is measured against known phonemes")
+        console.print("flite is not installed, so no speech has known phonemes.")
     out.mkdir(parents=True, exist_ok=True)
-    spoken = [_record(studio, talk, out) for talk in talks]
-    quiet = [_record(studio, talk, out) for talk in silences()]
+    spoken = [_record(session, one, out) for one in speeches]
+    quiet = [_record(session, one, out) for one in silences()]
     parts = [
-        ("Speech", spoken, speech_lines(spoken)),
-        ("Pictures", [*quiet, *spoken], picture_lines([*quiet, *spoken])),
+        ("Speech", spoken, speech_rows(spoken)),
+        ("Pictures", [*quiet, *spoken], picture_rows([*quiet, *spoken])),
     ]
     write_tables(parts, notes, out / "table.md", console)
     console.print(*notes, f"written: {out}/table.md and its pictures", sep="\n")
 
 
-def _record(studio: Studio, talk: Talk, out: Path) -> Recording:
-    recording = studio.record(talk)
+def _record(session: EvaluationSession, speech: RenderedSpeech, out: Path) -> Recording:
+    recording = session.record(speech)
     write_sheets(recording, out)
     return recording
-
-
-def _open_truth(named: str, source: Path) -> Truth | None:
-    if not named:
-        return None
-    module, _, function = named.partition(":")
-    return getattr(importlib.import_module(module), function)(source)

@@ -1,1 +1,1 @@
-"""Finding faces and their landmarks in pictures."""
+"""Face detection and landmarks."""

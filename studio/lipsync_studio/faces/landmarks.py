@@ -1,7 +1,7 @@
-"""Face landmarks of a picture whose face is known to be in a box: MediaPipe's face mesh, run by LiteRT.
+"""Face landmarks: MediaPipe's face mesh, run by LiteRT.
 
-The network is `face_landmark.tflite` (Apache-2.0) from MediaPipe's wheel; it is fetched once, with pip, into the cache
-folder: the wheel itself cannot be installed beside this project, which needs a newer protobuf.
+The network is `face_landmark.tflite` (Apache-2.0) from MediaPipe's wheel. pip downloads the wheel once, and the file is
+kept in the cache folder. The wheel cannot be installed beside this project, which needs a newer protobuf.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from lipsync_studio.faces import wheel_file
 WHEEL = "mediapipe==0.10.21"
 MEMBER = "mediapipe/modules/face_landmark/face_landmark.tflite"
 SIDE = 192  # pixels of the network's input
-MARGIN = 1.5  # the region's side in faces, as MediaPipe tracks
-FACE = 3.0  # logit of "there is a face" from which the points mean something (95 %)
+MARGIN = 1.5  # the region's side relative to the face, as in MediaPipe
+FACE = 3.0  # logit of "there is a face" from which the landmarks are reliable (95 %)
 
 # Points of the face mesh (MediaPipe's canonical face model).
 EYES = (33, 263)  # outer corners
@@ -31,7 +31,7 @@ Points = NDArray[np.float64]  # [468,2], pixels of the picture
 
 
 class Region(NamedTuple):
-    """The square that the network looks at: centre, side in pixels, turn in degrees."""
+    """The square of a picture that is the network's input: centre, side in pixels, rotation in degrees."""
 
     x: float
     y: float
@@ -39,13 +39,25 @@ class Region(NamedTuple):
     turn: float
 
 
+def region_of(points: Points) -> Region:
+    """The region around a face with these landmarks."""
+    low, high = points.min(0), points.max(0)
+    centre, eyes = (low + high) / 2, points[EYES[1]] - points[EYES[0]]
+    turn = float(np.degrees(np.arctan2(eyes[1], eyes[0])))
+    return Region(float(centre[0]), float(centre[1]), MARGIN * float((high - low).max()), turn)
+
+
 def cached_file() -> Path:
-    """Where the network's file is kept."""
+    """The network's file in the cache folder."""
     return wheel_file.cached_file(MEMBER)
 
 
 class FaceMesh:
-    """The landmark network."""
+    """The landmark network.
+
+    Raises:
+        DownloadError: its file could not be downloaded.
+    """
 
     def __init__(self) -> None:
         from ai_edge_litert.interpreter import Interpreter
@@ -68,7 +80,7 @@ class FaceMesh:
         return flat @ back[:, :2].T + back[:, 2], float(self._network.get_tensor(self._score).item())
 
     def find(self, picture: NDArray[np.uint8], box: tuple[int, int, int]) -> tuple[Points, Region]:
-        """The face whose crop box (x, y, size: from between the eyes to under the chin) is known.
+        """Landmarks and region of the face in a crop box (x, y, size).
 
         Raises:
             ValueError: there is no face.
@@ -77,17 +89,14 @@ class FaceMesh:
         region, score = Region(x + size / 2, y + size / 4, 1.9 * size, 0.0), 0.0
         for _ in range(3):
             points, score = self.points(picture, region)
-            low, high = points.min(0), points.max(0)
-            centre, eyes = (low + high) / 2, points[EYES[1]] - points[EYES[0]]
-            turn = float(np.degrees(np.arctan2(eyes[1], eyes[0])))
-            region = Region(float(centre[0]), float(centre[1]), MARGIN * float((high - low).max()), turn)
+            region = region_of(points)
         if score < FACE:
             raise ValueError(f"no face found at the crop box {box}: logit {score:.1f}, needed {FACE}")
         return points, region
 
 
 def distance(points: Points, pair: tuple[int, int]) -> float:
-    """Between two landmarks, pixels."""
+    """Distance of two landmarks, pixels."""
     return float(np.linalg.norm(points[pair[0]] - points[pair[1]]))
 
 

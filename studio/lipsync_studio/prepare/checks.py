@@ -1,4 +1,4 @@
-"""What is wrong with footage, in plain words."""
+"""Checks of footage. Each finding is a sentence that says what is wrong and what to do."""
 
 from __future__ import annotations
 
@@ -8,37 +8,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipsync_mel.timeline import FPS, frame_total
-from lipsync_studio.evaluation.measures import QUIET, best_lag, envelope, level
+from lipsync_studio.evaluation.metrics import QUIET, best_lag, envelope, level
 from lipsync_studio.faces.landmarks import CORNERS, EYES, INNER_LIPS
-from lipsync_studio.prepare.plain import spans_text
+from lipsync_studio.prepare.frame_ranges import frame_ranges
 from lipsync_studio.prepare.training_folder import Frames
 
-SMALL, TOO_SMALL = 160, 64  # pixels of the crop box: soft beside sharp footage; nothing to learn from
+SMALL, TOO_SMALL = 160, 64  # pixels of the crop box: looks blurred in sharp footage; too small for training
 LITTLE, WANTED = 20.0, 120.0  # seconds of speech
-MEASURABLE = 15.0  # seconds of speech for which an offset can be told
-REACH = 25  # frames of offset that are searched
-OFF, PLAIN = 1.5, 0.25  # frames of offset that are reported, correlation from which it is believed
+MEASURABLE = 15.0  # seconds of speech from which an offset can be measured
+MAX_OFFSET = 25  # frames that are searched
+REPORTED, RELIABLE = 1.5, 0.25  # frames of offset that are reported, correlation from which it is reliable
 
 
 class Shapes(NamedTuple):
-    """Of each frame: opening of the lips and width of the mouth, in parts of the eyes' distance; NaN without a face."""
+    """Opening of the lips and width of the mouth per frame, in units of the eyes' distance; NaN without a face."""
 
     opening: NDArray[np.float64]
     width: NDArray[np.float64]
 
 
 def shapes_of(points: NDArray[np.float32]) -> Shapes:
-    """Of landmarks [n,468,2]."""
+    """Mouth shapes from landmarks [n,468,2]."""
 
-    def apart(pair: tuple[int, int]) -> NDArray[np.float64]:
-        return np.linalg.norm(points[:, pair[0]] - points[:, pair[1]], axis=1).astype(np.float64)
+    def distances(pair: tuple[int, int]) -> NDArray[np.float64]:
+        return np.asarray(np.linalg.norm(points[:, pair[0]] - points[:, pair[1]], axis=1), np.float64)
 
-    eyes = apart(EYES)
-    return Shapes(np.mean([apart(pair) for pair in INNER_LIPS], axis=0) / eyes, apart(CORNERS) / eyes)
+    eyes = distances(EYES)
+    return Shapes(np.mean([distances(pair) for pair in INNER_LIPS], axis=0) / eyes, distances(CORNERS) / eyes)
 
 
 def speech_frames(sound: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Frames in which somebody speaks, of a clip's sound: not much quieter than the loud parts."""
+    """Frames with speech, of a clip's sound: those that are not much quieter than the loud parts."""
     frames = frame_total(len(sound))
     return level(sound, frames) > QUIET if np.any(sound) else np.zeros(frames, bool)
 
@@ -50,24 +50,28 @@ def usable_frames(
     size: NDArray[np.int64],
     given: bool = False,
 ) -> NDArray[np.bool_]:
-    """Frames with one whole face that is large enough.
+    """Frames with exactly one whole face that is large enough.
 
     Args:
         size: width and height of the frames.
-        given: the boxes came with the footage, so the faces are where these are.
+        given: the boxes came with the footage, so a face is in each of them.
     """
     large = inside(boxes, size) & (boxes[:, 2] >= TOO_SMALL)
     return large if given else large & (faces == 1) & np.isfinite(points).all((1, 2))
 
 
 def inside(boxes: NDArray[np.int64], size: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether crop boxes are within their frames of a width and height."""
+    """Whether crop boxes are inside frames of a width and height."""
     corners = boxes[:, :2] + boxes[:, 2:]
-    return (boxes[:, :2] >= 0).all(1) & (corners <= size).all(1)
+    return np.asarray((boxes[:, :2] >= 0).all(1) & (corners <= size).all(1))
 
 
 def picture_findings(name: str, frames: Frames, given: bool = False) -> list[str]:
-    """Sentences on one clip's pictures; none if all is well."""
+    """Findings on one clip's pictures.
+
+    Args:
+        given: the boxes came with the footage.
+    """
     found = np.isfinite(frames.points).all((1, 2)) | given
     if not found.any():
         return [
@@ -76,86 +80,91 @@ def picture_findings(name: str, frames: Frames, given: bool = False) -> list[str
         ]
     sentences = []
     if not found.all():
-        sentences.append(f"{name}: no face in {spans_text(np.flatnonzero(~found).tolist())}; left out")
+        sentences.append(f"{name}: no face in {frame_ranges(np.flatnonzero(~found).tolist())}; left out")
     several = np.flatnonzero((frames.faces > 1) & (not given)).tolist()
     if several:
-        sentences.append(f"{name}: more than one face in {spans_text(several)}; left out. Film one person alone")
+        sentences.append(f"{name}: more than one face in {frame_ranges(several)}; left out. Film one person alone")
     cut = np.flatnonzero(found & ~inside(frames.boxes, frames.size)).tolist()
     if cut:
         sentences.append(
-            f"{name}: the picture's edge cuts the face in {spans_text(cut)}; left out. Chin and both ears must be seen"
+            f"{name}: the picture's edge cuts the face in {frame_ranges(cut)}; left out. Chin and both ears must be in "
+            "the picture"
         )
     return sentences
 
 
 def size_findings(sizes: NDArray[np.int64]) -> list[str]:
-    """A sentence on how large the faces are, from the sizes of all crop boxes that hold one."""
+    """A finding on the size of the faces, from the sizes of all crop boxes with a face."""
     if not len(sizes):
         return []
     size = int(np.median(sizes))
     if size < TOO_SMALL:
         return [f"the face is too small: {size} pixels wide, at least {TOO_SMALL} are needed. Go closer"]
     if size < SMALL:
-        return [f"the face is {size} pixels wide: that works, but looks soft; from {SMALL} on it looks sharp"]
+        return [f"the face is {size} pixels wide: it will look blurred. From {SMALL} pixels on it looks sharp"]
     return []
 
 
 def speech_findings(seconds: float, usable: float) -> list[str]:
-    """Sentences on how much speech there is, in seconds: in all, and in usable frames."""
+    """A finding on the amount of speech, in seconds: in all, and in usable frames."""
     if seconds == 0:
-        return ["there is no sound: the network learns from speech"]
+        return ["there is no sound: the network is trained with speech"]
     if usable < LITTLE:
-        return [
-            f"too little speech: {usable:.0f} s; below {LITTLE:.0f} s no mouth can be learnt, {WANTED:.0f} s are good"
-        ]
+        return [f"too little speech: {usable:.0f} s. At least {LITTLE:.0f} s are needed, {WANTED:.0f} s are good"]
     if usable < WANTED:
-        return [f"little speech: {usable:.0f} s; {WANTED:.0f} s and more are better, 3 to 5 minutes are best"]
+        return [f"little speech: {usable:.0f} s. {WANTED:.0f} s and more are better, 3 to 5 minutes are best"]
     return []
 
 
 class Offset(NamedTuple):
-    """How many frames the sound comes later than the lips; `r`: correlation of lips and loudness if that is undone."""
+    """By how many frames the sound is later than the lips; `r`: correlation of lips and loudness at that offset."""
 
     frames: float
     r: float
 
 
 def offset_of(openings: list[NDArray[np.float64]], sounds: list[NDArray[np.float32]]) -> Offset | None:
-    """Estimate the offset between sound and picture from lips and loudness; None if there is too little to tell.
+    """Estimate the offset between sound and picture from lips and loudness; None if there is too little speech.
 
-    Clips of one recording are joined with gaps that no shift reaches across.
+    Args:
+        openings: of each clip, the opening of the lips, [frames].
+        sounds: of each clip, FP32 [640 * frames].
     """
     lips, loud, speech = [], [], 0
-    gap = np.zeros(2 * REACH + 1)
+    gap = np.zeros(2 * MAX_OFFSET + 1)  # between clips: longer than any shift
     for opening, sound in zip(openings, sounds, strict=True):
         known = np.isfinite(opening)
         if not known.any():
             continue
         filled = np.interp(np.arange(len(opening)), np.flatnonzero(known), opening[known])
-        heard = envelope(sound, len(opening))
+        loudness = envelope(sound, len(opening))
         speech += int(speech_frames(sound).sum())
         lips += [filled - filled.mean(), gap]
-        loud += [heard - heard.mean(), gap]
+        loud += [loudness - loudness.mean(), gap]
     if speech < MEASURABLE * FPS:
         return None
-    r, lag, _ = best_lag(np.concatenate(lips), np.concatenate(loud), REACH)
+    r, lag, _ = best_lag(np.concatenate(lips), np.concatenate(loud), MAX_OFFSET)
     return Offset(-lag, r)  # lips that come later than the sound: a sound that is early
 
 
 def offset_findings(offset: Offset | None, late: float = 0.0) -> list[str]:
-    """Sentences on sound that is out of sync although it was moved by `late` seconds."""
+    """A finding on sound that is out of sync.
+
+    Args:
+        late: seconds by which the sound was moved already.
+    """
     if offset is None:
         return []
-    if offset.r < PLAIN:
+    if offset.r < RELIABLE:
         return [
-            f"lips and sound hardly go together (correlation {offset.r:.2f}, usual is 0.5): is it this person who "
-            f"speaks, within {REACH / FPS:.0f} s of the picture?"
+            f"lips and sound hardly correlate ({offset.r:.2f}, usual is 0.5). Check that this person speaks, and that "
+            f"the sound is less than {MAX_OFFSET / FPS:.0f} s from the picture"
         ]
-    if abs(offset.frames) < OFF:
+    if abs(offset.frames) < REPORTED:
         return []
     still = offset.frames / FPS
     size = f"{abs(still) * 1000:.0f} ms {'late' if still > 0 else 'early'}"
     return [
         f"sound and picture are out of sync: the sound is about {size} (correlation {offset.r:.2f}). Run the same "
-        f"again with --sound-offset {late + still:.2f} --replace"
+        f"command with --sound-offset {late + still:.2f} --replace"
     ]

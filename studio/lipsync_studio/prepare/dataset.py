@@ -1,4 +1,4 @@
-"""Footage whose crop boxes are known already: folders of SyncTalk_2D, and what others packed out of them.
+"""Datasets: folders with frames and their crop boxes, of SyncTalk_2D or packed from one.
 
 | folder | frames | boxes |
 |---|---|---|
@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 
 from lipsync_server.repository.source import Picture, SourceError
-from lipsync_studio.prepare.plain import spans_text
+from lipsync_studio.prepare.frame_ranges import frame_ranges
 
 Box = tuple[int, int, int]  # x, y, size
 LEFT, BRIDGE, RIGHT, POINTS = 1, 52, 31, 110  # landmarks that make the box, and how many there are (PFLD's order)
@@ -37,9 +37,9 @@ class Dataset:
 
     Attributes:
         boxes: x, y, size of each frame.
-        pictures: the frames' files in order; empty if they are in `video`.
-        sound: the speech of these frames, if it is there.
-        rows: `aud_ave.npy`, the speech as its own audio encoder hears it, if it is there.
+        pictures: the frames' files in order; empty if the frames are in `video`.
+        sound: the file with the speech of these frames, if there is one.
+        rows: `aud_ave.npy`, the audio features of SyncTalk_2D's own encoder, if the folder has it.
     """
 
     folder: Path
@@ -50,7 +50,7 @@ class Dataset:
     rows: Path | None = None
 
     def frames(self, first: int = 0, count: int | None = None) -> Iterator[Picture]:
-        """BGR UINT8 [height,width,3] of some frames, or of all that have a box.
+        """Some frames, or all that have a box: BGR UINT8 [height,width,3].
 
         Raises:
             SourceError: a picture cannot be read, or the video is shorter than its list of boxes.
@@ -74,7 +74,7 @@ class Dataset:
 
 
 def is_dataset(folder: Path) -> bool:
-    """Whether a folder looks like one of these."""
+    """Whether a folder looks like a dataset."""
     return folder.is_dir() and any((folder / name).exists() for name in (*RECTS, "landmarks", "boxes.csv"))
 
 
@@ -82,11 +82,11 @@ def read_dataset(folder: Path) -> Dataset:
     """Find the frames and boxes of a folder.
 
     Raises:
-        SourceError: something is missing or contradicts itself; the message says what.
+        SourceError: something is missing or inconsistent; the message says what.
     """
     if not folder.is_dir():
         raise SourceError(
-            f"{folder} is no folder: give a SyncTalk_2D dataset (full_body_img, landmarks) or a packed one"
+            f"{folder} is not a folder: give a SyncTalk_2D dataset (full_body_img, landmarks) or a packed one"
         )
     sound = next((folder / name for name in SOUNDS if (folder / name).is_file()), None)
     rows = folder / "aud_ave.npy" if (folder / "aud_ave.npy").is_file() else None
@@ -94,24 +94,24 @@ def read_dataset(folder: Path) -> Dataset:
     video = None if pictures else next((folder / n for n in VIDEOS if (folder / n).is_file()), None)
     if not pictures and video is None:
         raise SourceError(f"{folder} has no frames: there must be {' or '.join((*PICTURES, *VIDEOS))}")
-    found = _boxes_of(folder)
-    if not found:
+    boxes = _boxes_of(folder)
+    if not boxes:
         raise SourceError(
             f"{folder} has no crop boxes: there must be landmarks/*.lms, {' or '.join(RECTS)} or boxes.csv"
         )
-    count = len(pictures) or len(found)
-    numbers = sorted(pictures) or sorted(found)
-    missing = [number for number in numbers if number not in found]
-    if missing and missing[0] < max(found):  # frames after the last box are left out; holes are a mistake
-        raise SourceError(f"{folder}: {spans_text(missing)} of {count} have no crop box")
-    numbers = [number for number in numbers if number in found]
+    count = len(pictures) or len(boxes)
+    numbers = sorted(pictures) or sorted(boxes)
+    missing = [number for number in numbers if number not in boxes]
+    if missing and missing[0] < max(boxes):  # frames after the last box are left out; a gap is an error
+        raise SourceError(f"{folder}: {frame_ranges(missing)} of {count} have no crop box")
+    numbers = [number for number in numbers if number in boxes]
     if not numbers:
         raise SourceError(
-            f"{folder}: no frame has a crop box: frames are numbered from {min(pictures)}, boxes from {min(found)}"
+            f"{folder}: no frame has a crop box: frames are numbered from {min(pictures)}, boxes from {min(boxes)}"
         )
     return Dataset(
         folder,
-        [found[number] for number in numbers],
+        [boxes[number] for number in numbers],
         tuple(pictures[number] for number in numbers) if pictures else (),
         video,
         sound,
@@ -135,10 +135,10 @@ def _boxes_of(folder: Path) -> dict[int, Box]:
 
 
 def box_of_landmarks(path: Path) -> Box:
-    """The crop box of a .lms file, as the reference computes it: coordinates truncated to whole pixels first.
+    """The crop box of a .lms file, as the reference computes it: from coordinates truncated to whole pixels.
 
     Raises:
-        SourceError: it does not hold 110 points.
+        SourceError: the file does not have 110 points.
     """
     try:
         points = np.loadtxt(path, dtype=np.float32, ndmin=2)

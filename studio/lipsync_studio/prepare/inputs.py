@@ -1,4 +1,4 @@
-"""What can be prepared: videos, and folders whose crop boxes are known already (see `dataset.py`)."""
+"""Inputs of the preparation: videos, and datasets with crop boxes of their own (see `dataset.py`)."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from numpy.typing import NDArray
 from lipsync_mel.timeline import SAMPLES_PER_FRAME
 from lipsync_server.repository.source import Picture, SourceError
 from lipsync_studio.prepare.dataset import Box, is_dataset, read_dataset
-from lipsync_studio.prepare.video import count_of, even, frames_of, open_video, sound_of
+from lipsync_studio.prepare.video import even, frame_estimate, frames_of, open_video, sound_of
 
 
 class Video:
-    """A video file. `boxes` is None: they are to be found."""
+    """A video file. `boxes` is None: it has no crop boxes yet."""
 
     boxes: list[Box] | None = None
 
     def __init__(self, path: Path) -> None:
         open_video(path).close()
         self.path = path
-        self.count = count_of(path)  # about, or None
+        self.count = frame_estimate(path)
 
     def frames(self) -> Iterator[Picture]:
-        """BGR, 25 a second."""
+        """BGR, 25 per second."""
         return frames_of(self.path)
 
     def sound(self, frames: int, late: float) -> NDArray[np.float32]:
@@ -34,6 +34,7 @@ class Video:
         return sound_of(self.path, frames, late)
 
     def findings(self) -> list[str]:
+        """Sentences on what is wrong with the file itself."""
         return []
 
 
@@ -47,7 +48,7 @@ class Folder:
         self.count: int | None = len(self._data.boxes)
 
     def frames(self) -> Iterator[Picture]:
-        """BGR, with even sides, as `Video` gives them."""
+        """BGR, with even width and height, as `Video.frames`."""
         return map(even, self._data.frames())
 
     def sound(self, frames: int, late: float) -> NDArray[np.float32]:
@@ -55,13 +56,13 @@ class Folder:
         return sound_of(source, frames, late) if source else np.zeros(frames * SAMPLES_PER_FRAME, np.float32)
 
     def findings(self) -> list[str]:
-        """Whether the features that lie beside the pictures are of their speech."""
+        """A finding if the folder's audio features do not have the pictures' length."""
         rows = len(np.load(self._data.rows, mmap_mode="r")) if self._data.rows else None
         frames = len(self._data.boxes)
         if rows is None or abs(rows - frames) <= 2 * 25:
             return []
         return [
-            f"{self.path}: aud_ave.npy has {rows} rows, but there are {frames} frames: one of them is not of this clip"
+            f"{self.path}: aud_ave.npy has {rows} rows, but there are {frames} frames. They are not of the same clip"
         ]
 
 
@@ -69,10 +70,10 @@ Input = Video | Folder
 
 
 def open_input(path: Path) -> Input:
-    """Whatever it is.
+    """A video or a dataset.
 
     Raises:
-        SourceError: neither a video nor such a folder.
+        SourceError: the path is neither.
     """
     if is_dataset(path):
         return Folder(path)
@@ -81,8 +82,8 @@ def open_input(path: Path) -> Input:
     return Video(path)
 
 
-def key_of(source: Input) -> str:
-    """Changes when the file or folder is another one."""
+def fingerprint(source: Input) -> str:
+    """A hash of the input's path, size and time of change."""
     stat = source.path.stat()
     facts = f"{source.path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
     return hashlib.sha256(facts.encode()).hexdigest()[:12]

@@ -1,12 +1,12 @@
-"""Makes everything that training an avatar needs out of videos of a person who agreed to it.
+"""Prepares the training of an avatar from videos of a person who has agreed to it.
 
-    python scripts/prepare_avatar.py VIDEO [VIDEO ..] --id anna
-    python scripts/train_avatar.py work/anna
+    lipsync avatars prepare VIDEO [VIDEO ..] --id anna
+    lipsync avatars train work/anna
 
-VIDEO: any video file, or a folder with SyncTalk_2D's dataset (full_body_img/, landmarks/*.lms, aud.wav) or a packed one
-(crop_rects.json or cache/crop_rectangles.json, with frames or a video). Leaves avatars/anna, in which only the network
-is missing, and the training folder work/anna with preview.png: look at it. Run again after an interruption, it goes on.
-How to film, and the whole way to a served avatar: docs/your-avatar.md. Needs the extras `server` and `evaluate`.
+VIDEO is a video file, a SyncTalk_2D dataset (full_body_img/, landmarks/*.lms, aud.wav), or a packed one
+(crop_rects.json or cache/crop_rectangles.json, with frames or a video). The preparation writes avatars/anna, in which
+only the networks are missing, and the training folder work/anna with preview.png for a person to look at. The same
+command continues an interrupted preparation. All steps from filming to a served avatar: docs/your-avatar.md.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import shutil
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -26,6 +25,14 @@ from lipsync_mel.timeline import FPS
 from lipsync_server.repository.package import check_avatar_id
 from lipsync_server.repository.source import Picture, SourceError, read_facts
 from lipsync_studio.faces.finder import FaceFinder
+from lipsync_studio.prepare.avatar_folder import (
+    Attribution,
+    refuse_existing,
+    write_boxes,
+    write_facts,
+    write_folder,
+    write_footage,
+)
 from lipsync_studio.prepare.checks import (
     offset_findings,
     offset_of,
@@ -35,22 +42,13 @@ from lipsync_studio.prepare.checks import (
     speech_findings,
     speech_frames,
 )
+from lipsync_studio.prepare.face_tracking import track_faces
+from lipsync_studio.prepare.idle_loop import Loop, choose_loop
 from lipsync_studio.prepare.inputs import Input, clip_names, open_input
-from lipsync_studio.prepare.loop import Loop, choose_loop
 from lipsync_studio.prepare.preview import preview
-from lipsync_studio.prepare.source_folder import write_boxes, write_facts, write_folder, write_footage
 from lipsync_studio.prepare.training_folder import Clip, write_sound
-from lipsync_studio.prepare.watch import watch
 
 TRAINED = ("unet.onnx", "encoder.onnx")
-
-
-class Said(NamedTuple):
-    """What is written in avatar.yaml because somebody said so."""
-
-    name: str = ""
-    licence: str = ""
-    provenance: str = ""
 
 
 def prepare_avatar(
@@ -58,7 +56,7 @@ def prepare_avatar(
     target: Path,
     work: Path,
     *,
-    said: Said | None = None,
+    attribution: Attribution | None = None,
     sound_offset: float = 0.0,
     replace: bool = False,
 ) -> list[str]:
@@ -67,23 +65,24 @@ def prepare_avatar(
     Args:
         paths: videos or dataset folders of one person.
         sound_offset: seconds by which the sound is later than the lips.
-        replace: over an earlier `target`; its network is kept, and what its avatar.yaml states where `said` is silent.
+        attribution: what avatar.yaml states about the avatar.
+        replace: replace an earlier `target`. Its networks are kept, and so is all that its avatar.yaml states, except
+            for what `attribution` states.
 
     Returns:
-        what is wrong with the footage, in sentences; none if all is well.
+        findings: sentences on what is wrong with the footage.
 
     Raises:
-        SourceError: nothing can be made of it.
+        SourceError: the input cannot be used, or `target` exists and `replace` is false.
     """
     check_avatar_id(target.name)
-    if target.exists() and not replace:
-        raise SourceError(f"{target} is there already: choose another id, or say --replace")
+    refuse_existing(target, replace)
     stated = read_facts(target / "avatar.yaml") if (target / "avatar.yaml").exists() else {}
-    stated |= {key: text for key, text in (said or Said())._asdict().items() if text} | {"id": target.name}
+    stated |= (attribution or Attribution()).stated() | {"id": target.name}
     inputs = [open_input(path) for path in paths]
     names = clip_names(list(paths))
-    (work / "prepared.yaml").unlink(missing_ok=True)  # only once all is done it is there again
-    clips = _watch_all(inputs, names, work)
+    (work / "prepared.yaml").unlink(missing_ok=True)  # written again when all is done
+    clips = _track_all(inputs, names, work)
     for source, clip in zip(inputs, clips, strict=True):
         write_sound(clip.folder, source.sound(len(clip.frames.boxes), sound_offset))
     findings = _findings(inputs, clips, sound_offset)
@@ -92,25 +91,27 @@ def prepare_avatar(
     at, loop = _choose(clips)
     if not cv2.imwrite(str(work / "preview.png"), preview(inputs, clips, at, loop)):
         raise SourceError(f"{work / 'preview.png'} cannot be written")
-    _write_source(target, inputs[at], clips[at], loop, stated, replace)  # until then the same command goes on
+    _write_source(target, inputs[at], clips[at], loop, stated, replace)  # last, so that the same command can continue
     facts = {"id": target.name, "clips": names, "findings": findings}
     (work / "prepared.yaml").write_text(yaml.safe_dump(facts, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return findings
 
 
-def _watch_all(inputs: Sequence[Input], names: Sequence[str], work: Path) -> list[Clip]:
+def _track_all(inputs: Sequence[Input], names: Sequence[str], work: Path) -> list[Clip]:
+    """The clips of all inputs, with a progress bar."""
     finder, clips = FaceFinder(), []
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, transient=True) as bar:
-        total = sum(source.count or 0 for source in inputs) * 2  # each is seen twice: for the boxes, for the crops
-        task = bar.add_task("looking for the face", total=total or None)
+        total = sum(source.count or 0 for source in inputs) * 2  # each is read twice: for the boxes, for the crops
+        task = bar.add_task("tracking the face", total=total or None)
         for source, name in zip(inputs, names, strict=True):
-            bar.update(task, description=f"looking at {name}")
-            clips.append(watch(source, work / "clips" / name, finder, lambda: bar.advance(task)))
+            bar.update(task, description=f"tracking the face in {name}")
+            clips.append(track_faces(source, work / "clips" / name, finder, lambda: bar.advance(task)))
     return clips
 
 
 def _findings(inputs: Sequence[Input], clips: Sequence[Clip], sound_offset: float) -> list[str]:
+    """See `checks`."""
     result = []
     for source, clip in zip(inputs, clips, strict=True):
         result += [*source.findings(), *picture_findings(clip.name, clip.frames, source.boxes is not None)]
@@ -125,7 +126,7 @@ def _findings(inputs: Sequence[Input], clips: Sequence[Clip], sound_offset: floa
 
 
 def _choose(clips: Sequence[Clip]) -> tuple[int, Loop]:
-    """The stretch of one clip to idle with: nobody speaks, the lips are closed and the end meets the beginning."""
+    """The number of a clip and its idle loop, in which nobody speaks and the lips are closed."""
     openings = [shapes_of(clip.frames.points).opening for clip in clips]
     known = np.concatenate(openings)
     known = known[np.isfinite(known)]
@@ -135,7 +136,7 @@ def _choose(clips: Sequence[Clip]) -> tuple[int, Loop]:
         open_ = np.nan_to_num((opening - low) / max(high - low, 1e-6), nan=0.0).clip(0, 1)
         looks += [clip.frames.looks, np.full((1, clip.frames.looks.shape[1]), np.nan, np.float32)]
         unrest += [(open_ + speech_frames(clip.sound)) / 2, np.ones(1)]
-        usable += [clip.frames.usable, np.zeros(1, bool)]  # no loop goes across the border of two clips
+        usable += [clip.frames.usable, np.zeros(1, bool)]  # no loop contains the border of two clips
         starts.append(begin)
         begin += len(opening) + 1
     loop = choose_loop(np.concatenate(looks), np.concatenate(unrest), np.concatenate(usable))
@@ -168,7 +169,7 @@ def _write_source(
             "loop": loop.kind,
         }
         write_facts(
-            folder / "avatar.yaml", facts, "Written by scripts/prepare_avatar.py; the two networks come from training"
+            folder / "avatar.yaml", facts, "Written by lipsync avatars prepare; the two networks come from training"
         )
 
     write_folder(target, fill, replace)

@@ -1,4 +1,4 @@
-"""The preview sheet: what a person should look at before training for hours."""
+"""The preview sheet, which a person should look at before a training of hours."""
 
 from __future__ import annotations
 
@@ -12,31 +12,37 @@ from lipsync_mel.timeline import FPS
 from lipsync_server.repository.source import Picture
 from lipsync_studio.faces.landmarks import CORNERS, EYES, INNER_LIPS
 from lipsync_studio.prepare.checks import shapes_of, speech_frames
+from lipsync_studio.prepare.idle_loop import Loop
 from lipsync_studio.prepare.inputs import Input
-from lipsync_studio.prepare.loop import Loop
 from lipsync_studio.prepare.training_folder import Clip
 
 PICTURES, SIDE = 6, 240  # in a row, pixels of each
 WIDTH = PICTURES * SIDE
 SHOWN = 30  # seconds of curves
 GREEN, ORANGE, BLUE, GREY = (80, 200, 80), (60, 160, 255), (220, 140, 40), (150, 150, 150)
-Place = tuple[int, int]  # clip, frame
+FrameId = tuple[int, int]  # clip, frame
 
 
 class Row(NamedTuple):
+    """A row of pictures with a title."""
+
     title: str
     pictures: list[Picture]
 
 
 def preview(inputs: Sequence[Input], clips: Sequence[Clip], loop_clip: int, loop: Loop) -> Picture:
-    """Whole frames with boxes, face crops of the extremes, the idle loop, and lips against loudness."""
+    """A sheet of whole frames with boxes, face crops of the extremes, the idle loop, and lips with speech.
+
+    Args:
+        loop_clip: number of the clip that has the idle loop.
+    """
     usable = [(c, int(f)) for c, clip in enumerate(clips) for f in np.flatnonzero(clip.frames.usable)]
     spread = [usable[i] for i in np.linspace(0, len(usable) - 1, PICTURES).astype(int)]
     idle = [(loop_clip, int(f)) for f in np.linspace(loop.first, loop.first + loop.frames - 1, PICTURES)]
     titles = ("widest open", "most closed", "furthest left", "furthest right", "smallest", "largest")
     rows = [
         Row(
-            "All over the footage: is the box around the face, from the eyes to under the chin?",
+            "The whole footage: is the box around the face, from the eyes to under the chin?",
             _marked(inputs, clips, spread),
         ),
         Row("Extremes: " + ", ".join(titles), [_small(clips[c].crop(f)) for c, f in _extremes(clips, usable)]),
@@ -51,7 +57,7 @@ def preview(inputs: Sequence[Input], clips: Sequence[Clip], loop_clip: int, loop
     return np.vstack([*parts, _title(legend), curves])
 
 
-def _extremes(clips: Sequence[Clip], usable: list[Place]) -> list[Place]:
+def _extremes(clips: Sequence[Clip], usable: list[FrameId]) -> list[FrameId]:
     boxes = np.array([clips[c].frames.boxes[f] for c, f in usable])
     shapes = [shapes_of(clip.frames.points).opening for clip in clips]
     opening = np.array([shapes[c][f] for c, f in usable])
@@ -69,17 +75,17 @@ def _extremes(clips: Sequence[Clip], usable: list[Place]) -> list[Place]:
     return [usable[int(i)] for i in chosen]
 
 
-def _marked(inputs: Sequence[Input], clips: Sequence[Clip], places: list[Place]) -> list[Picture]:
+def _marked(inputs: Sequence[Input], clips: Sequence[Clip], wanted: list[FrameId]) -> list[Picture]:
     """Whole frames with crop box, and the points of eyes and lips."""
-    found: dict[Place, Picture] = {}
-    for clip in sorted({c for c, _ in places}):
-        wanted = {f for c, f in places if c == clip}
+    marked: dict[FrameId, Picture] = {}
+    for clip in sorted({c for c, _ in wanted}):
+        numbers = {f for c, f in wanted if c == clip}
         for number, picture in enumerate(inputs[clip].frames()):
-            if number in wanted:
-                found[clip, number] = _mark(picture, clips[clip], number)
-            if number >= max(wanted):
+            if number in numbers:
+                marked[clip, number] = _mark(picture, clips[clip], number)
+            if number >= max(numbers):
                 break
-    return [found[place] for place in places]
+    return [marked[frame] for frame in wanted]
 
 
 def _mark(picture: Picture, clip: Clip, number: int) -> Picture:
@@ -108,7 +114,7 @@ def _title(text: str) -> Picture:
 
 
 def _curves(clips: Sequence[Clip], height: int = 120) -> Picture:
-    """Lips over the frames in which somebody speaks; clips follow each other, with grey lines between."""
+    """Opening of the lips above the frames with speech. Clips follow each other, with grey lines between them."""
     opening, speech, ends, count = [], [], [], 0
     for clip in clips:
         opening.append(shapes_of(clip.frames.points).opening)

@@ -1,14 +1,15 @@
-"""The training folder: what `prepare_avatar.py` leaves for `train_avatar.py`, and how it is read.
+"""The training folder: the preparation writes it, the training reads it.
 
-    <folder>/                  work/<id> unless told otherwise
+    <folder>/                  by default work/<id>
       prepared.yaml            id; clips: the names of the folders below, in the order given; findings: what is wrong
-      preview.png              to be looked at
+      preview.png              for a person to look at
       clips/<name>/            one for each video or dataset; frame i of a clip is shown at i/25 s
         frames.npz             see `Frames`
-        crops/00000.jpg, ..    `avatar_source.face_crop` of the usable frames, 320x320, named after the frame's number
-        sound.wav              16 kHz, mono, 16 bit: sample 640*i belongs to frame i. Silence if the clip has no sound
+        crops/00000.jpg, ..    face crops of the usable frames, 320x320, named after the frame's number
+        sound.wav              16 kHz, mono, 16 bit: sample 640*i is at frame i. Silence if the clip has no sound
 
-The avatar's own folder, avatars/<id>, is what docs/avatars.md says; only `unet.onnx`, which training makes, is missing.
+The avatar's source folder, avatars/<id>, is described in docs/avatars.md. Its networks, unet.onnx and encoder.onnx,
+come from the training.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ from lipsync_server.repository.source import Picture, SourceError
 
 
 class Frames(NamedTuple):
-    """What is known of a clip's n frames. Coordinates are pixels of the upright frame."""
+    """Boxes, landmarks and descriptors of a clip's n frames. Coordinates are pixels of the upright frame."""
 
     boxes: NDArray[np.int64]  # [n,3]: x, y, size of the square crop box, smoothed
     points: NDArray[np.float32]  # [n,468,2]: landmarks of MediaPipe's face mesh; NaN where no face was found
-    faces: NDArray[np.int64]  # [n]: how many faces of note
+    faces: NDArray[np.int64]  # [n]: number of faces, without small ones in the background
     usable: NDArray[np.bool_]  # [n]: one whole face, large enough. Only these have a crop
-    looks: NDArray[np.float32]  # [n,k]: see `loop.look`
+    looks: NDArray[np.float32]  # [n,k]: see `idle_loop.look`; NaN where not usable
     size: NDArray[np.int64]  # [2]: width and height of the frames
 
 
@@ -64,16 +65,17 @@ class Clip:
         """The face crop of a usable frame, BGR UINT8 [320,320,3].
 
         Raises:
-            SourceError: there is none.
+            SourceError: the file is missing or broken.
         """
         path = crop_file(self.folder, frame)
         picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
         if picture is None:
-            raise SourceError(f"{path} is missing or no picture: prepare the avatar again")
+            raise SourceError(f"{path} is missing or is not a picture: prepare the avatar again")
         return np.asarray(picture, np.uint8)
 
 
 def crop_file(folder: Path, frame: int) -> Path:
+    """The file of a frame's face crop in a clip's folder."""
     return folder / "crops" / f"{frame:05}.jpg"
 
 
@@ -81,20 +83,21 @@ def read_clips(folder: Path) -> list[Clip]:
     """The clips of a training folder.
 
     Raises:
-        SourceError: it is none, or its preparation was not finished.
+        SourceError: it is not a training folder, or its preparation did not finish.
     """
     path = folder / "prepared.yaml"
     if not path.is_file():
-        raise SourceError(f"{path} is missing: run prepare_avatar.py, to its end")
+        raise SourceError(f"{path} is missing: run lipsync avatars prepare until it is done")
     return [Clip(folder / "clips" / name) for name in yaml.safe_load(path.read_text(encoding="utf-8"))["clips"]]
 
 
 def write_frames(folder: Path, frames: Frames) -> None:
+    """Write a clip's frames.npz."""
     np.savez(folder / "frames.npz", **frames._asdict())
 
 
 def write_sound(folder: Path, sound: NDArray[np.float32]) -> None:
-    """See the module's table."""
+    """Write a clip's sound.wav from FP32 samples at 16 kHz."""
     with wave.open(str(folder / "sound.wav"), "w") as file:
         file.setnchannels(1)
         file.setsampwidth(2)

@@ -1,4 +1,4 @@
-"""A video as the product's clock wants it: 25 frames a second, upright, and the sound of the same moments at 16 kHz."""
+"""Reads a video on the product's timeline: 25 upright frames per second, and their sound at 16 kHz."""
 
 from __future__ import annotations
 
@@ -16,11 +16,15 @@ from lipsync_client.media.audio import read_audio
 from lipsync_mel.timeline import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from lipsync_server.repository.source import Picture, SourceError
 
-LONGEST_SIDE = 1920  # pixels: larger frames cost time in every request, and the mouth is made with 320
+LONGEST_SIDE = 1920  # pixels: larger frames cost time in every request, and the network's picture has only 320
 
 
 def open_video(path: Path) -> Any:
-    """The container. Raises SourceError if it is no video."""
+    """The container.
+
+    Raises:
+        SourceError: the file is not a video.
+    """
     if not path.is_file():
         raise SourceError(f"there is no file {path}")
     try:
@@ -34,10 +38,10 @@ def open_video(path: Path) -> Any:
 
 
 def frames_of(path: Path) -> Iterator[Picture]:
-    """Frame i is the one of the video that is nearest to i/25 s after its first: BGR, as `upright` makes them.
+    """The video at 25 frames per second: frame i is the nearest one to i/25 s after the first. BGR, see `upright`.
 
     Raises:
-        SourceError: it cannot be read.
+        SourceError: the video cannot be read.
     """
     number, last, last_time, step = 0, None, 0.0, 1 / FPS
     with open_video(path) as container:
@@ -49,7 +53,7 @@ def frames_of(path: Path) -> Iterator[Picture]:
             time -= start
             if last is not None:
                 if time <= last_time:
-                    continue  # a clock that jumps back: players skip such a frame
+                    continue  # a time stamp before the last one: players skip such a frame
                 step = time - last_time
                 shown = None
                 while number / FPS < (last_time + time) / 2:
@@ -62,8 +66,8 @@ def frames_of(path: Path) -> Iterator[Picture]:
             number += 1
 
 
-def count_of(path: Path) -> int | None:
-    """About how many frames `frames_of` gives; None if the file does not tell."""
+def frame_estimate(path: Path) -> int | None:
+    """About how many frames `frames_of` gives; None if the file does not state its duration."""
     with open_video(path) as container:
         stream = container.streams.video[0]
         if stream.duration and stream.time_base:
@@ -80,10 +84,10 @@ def _decoded(container: Any, path: Path) -> Iterator[Any]:
 
 
 def upright(frame: Any, pixel: float = 1.0) -> Picture:
-    """A decoded frame as people see it: turned as its metadata say, at most 1920 pixels long, with even sides.
+    """A decoded frame as a player shows it: rotated by its metadata, at most 1920 pixels long, with even sides.
 
     Args:
-        pixel: width of a stored pixel over its height.
+        pixel: the sample aspect ratio, width of a stored pixel over its height.
     """
     picture = frame.to_ndarray(format="bgr24")
     height, width = picture.shape[:2]
@@ -95,19 +99,19 @@ def upright(frame: Any, pixel: float = 1.0) -> Picture:
 
 
 def even(picture: Picture) -> Picture:
-    """Without the last row and column where their number is odd: video has colours for pairs of pixels only."""
+    """The picture without its last row or column if their number is odd: video stores colours for pairs of pixels."""
     height, width = picture.shape[:2]
     return np.ascontiguousarray(picture[: height // 2 * 2, : width // 2 * 2])
 
 
 def sound_of(path: Path, frames: int, late: float = 0.0) -> NDArray[np.float32]:
-    """The sound of `frames` frames, FP32 [640 * frames] in [-1, 1]: sample 0 belongs to the first frame's time.
+    """The sound of `frames` frames, FP32 [640 * frames] in [-1, 1]; sample 0 is at the first frame's time.
 
-    Silence where there is none.
+    Silence if the file has no sound, or where it ends earlier.
 
     Args:
         path: a video, or a sound file that begins with the first frame.
-        late: seconds by which the sound is later than the lips; it is moved by so much.
+        late: seconds by which the sound is later than the lips; it is moved to an earlier time by as much.
     """
     try:
         sound = read_audio(path)
@@ -123,7 +127,7 @@ def sound_of(path: Path, frames: int, late: float = 0.0) -> NDArray[np.float32]:
 
 
 def _first_time(path: Path, kind: str) -> float:
-    """When the first frame of a track is played, seconds."""
+    """Presentation time of a track's first frame, seconds."""
     with open_video(path) as container:
         for frame in container.decode(**{kind: 0}):
             if frame.time is not None:

@@ -1,1 +1,1 @@
-"""Speech with known mouth movements, and what the training runs share."""
+"""Training of the audio encoder and of avatars' U-Nets."""

@@ -1,11 +1,11 @@
-"""Trains the U-Net of an avatar that prepare_avatar.py made, with the shipped audio encoder; measures it at the end.
+"""Trains the U-Net of a prepared avatar with the shipped audio encoder, and evaluates it at the end.
 
-    python scripts/train_avatar.py work/anna [--width half] [--samples 60000] [--device cuda]
+    lipsync avatars train work/anna [--width half] [--samples 60000] [--device cuda]
 
-Run again to go on; Ctrl-C saves first, but for the head start. WORK/sheet_*.png shows moments that are never trained
-on: above what the face did, below what it does. To end early, say --samples of what is done. Leaves avatars/anna
-complete, and WORK/evaluation/ with the table and pictures of evaluate_avatar.py. Needs the extras `train` and
-`evaluate`. The whole way: docs/your-avatar.md.
+The same command continues an interrupted training. Ctrl-C saves first; only the pretraining stages are not saved.
+WORK/sheet_*.png shows held-out frames: the video above, the network's pictures below. To end early, give --samples the
+number that is done. The training completes the folder avatars/anna, and leaves WORK/evaluation/ (docs/evaluation.md).
+All steps from a video to a served avatar: docs/your-avatar.md.
 """
 
 from __future__ import annotations
@@ -27,29 +27,30 @@ from lipsync_server import home
 from lipsync_server.repository.build import build
 from lipsync_server.repository.package import package_avatar
 from lipsync_server.repository.source import AvatarSource, SourceError
-from lipsync_studio.corpus import speech_data
+from lipsync_studio.corpus.speech_data import encoder_rows
 from lipsync_studio.evaluation.evaluate import evaluate
 from lipsync_studio.export import export_unet, store_half
 from lipsync_studio.networks import WIDTHS, UNet
 from lipsync_studio.prepare.training_folder import Clip, read_clips, write_sound
-from lipsync_studio.training.coarse_first import coarse_first
-from lipsync_studio.training.listen_first import listen_first
+from lipsync_studio.training.audio_branch_pretraining import pretrain_audio_branch
+from lipsync_studio.training.low_resolution_pretraining import pretrain_low_resolution
 from lipsync_studio.training.runs import Stop, console, load_checkpoint
 from lipsync_studio.training.shipped_encoder import FOLDER as ENCODER
 from lipsync_studio.training.shipped_encoder import read_encoder
-from lipsync_studio.training.unet_training import COARSE, LISTENING, train
+from lipsync_studio.training.unet_training import AUDIO_PRETRAINING, LOW_RESOLUTION_PRETRAINING, train
 from lipsync_studio.training.video_source import VideoSource
 
 FACES = {"cpu": 4, "cuda": 16}  # examples in a step
-SHOWN = 8  # moments on a sheet
-WINDOWS = 512  # heard at once
+SHEET = 8  # frames on a contact sheet
+WINDOWS = 512  # encoded at once
 
 
 @torch.no_grad()
-def hear(clips: list[Clip], work: Path) -> list[NDArray[np.float16]]:
-    """What the encoder WORK/encoder.onnx makes of each clip's sound, [frames + 15, 512]; kept in WORK.
+def encode_clips(clips: list[Clip], work: Path) -> list[NDArray[np.float16]]:
+    """The audio features of each clip, [frames + 15, 512], stored in WORK.
 
-    The first time the shipped encoder is copied there: a network only ever understands the one it was trained with.
+    The encoder is WORK/encoder.onnx, a copy of the shipped one from the first run: a U-Net works only with the encoder
+    that it was trained with.
     """
     own = work / "encoder.onnx"
     if not own.exists():
@@ -57,14 +58,14 @@ def hear(clips: list[Clip], work: Path) -> list[NDArray[np.float16]]:
     digest = sha256(own.read_bytes())
     for clip in clips:
         digest.update(clip.sound.tobytes())
-    path = work / f"heard-{digest.hexdigest()[:12]}.npz"
+    path = work / f"features-{digest.hexdigest()[:12]}.npz"
     if not path.exists():
-        encoder, filterbank, heard = read_encoder(own), mel.load_filterbank(), []
-        for clip in track(clips, "listening", console=console, transient=True):
-            windows, inside = speech_data.encoder_rows(filterbank, clip.sound)
-            rows = torch.cat([encoder(part) for part in torch.from_numpy(windows).split(WINDOWS)])
-            heard.append((rows * torch.from_numpy(inside)).numpy().astype(np.float16))
-        np.savez(path, *heard)
+        encoder, filterbank, features = read_encoder(own), mel.load_filterbank(), []
+        for clip in track(clips, "encoding the speech", console=console, transient=True):
+            windows, inside = encoder_rows(filterbank, clip.sound)
+            rows = torch.cat([encoder(part) for part in torch.split(torch.from_numpy(windows), WINDOWS)])
+            features.append((rows * torch.from_numpy(inside)).numpy().astype(np.float16))
+        np.savez(path, *features)
     with np.load(path) as stored:
         return [stored[f"arr_{i}"] for i in range(len(clips))]
 
@@ -72,7 +73,7 @@ def hear(clips: list[Clip], work: Path) -> list[NDArray[np.float16]]:
 def train_network(
     source: VideoSource, width: str, samples: int, work: Path, device: torch.device, stop: Stop
 ) -> UNet | None:
-    """The U-Net after so many samples; None if it was stopped before.
+    """The U-Net after `samples` samples; None if it was stopped before.
 
     Raises:
         SourceError: WORK holds a network of another width.
@@ -81,28 +82,28 @@ def train_network(
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     state = load_checkpoint(work / "unet.pt")
     if state and state["state_dict"]["outc.conv.weight"].shape != network.outc.conv.weight.shape:
-        raise SourceError(f"{work / 'unet.pt'} does not have {width} width: say the other one, or remove it")
+        raise SourceError(f"{work / 'unet.pt'} does not have {width} width: give the other --width, or remove the file")
     if not state:
-        listen_first(network.audio_model, source.spoken, LISTENING, stop)
+        pretrain_audio_branch(network.audio_model, source.spoken, AUDIO_PRETRAINING, stop)
         if not stop:
-            coarse_first(network, source, COARSE, stop)
+            pretrain_low_resolution(network, source, LOW_RESOLUTION_PRETRAINING, stop)
         if stop:
-            console.print("This head start is not saved: run again to begin anew")
+            console.print("The pretraining is not saved. The same command begins again.")
             return None
     rng = np.random.default_rng(0)
     chosen = (
-        source.held_out[np.linspace(0, len(source.held_out) - 1, SHOWN).astype(int)] if len(source.held_out) else []
+        source.held_out[np.linspace(0, len(source.held_out) - 1, SHEET).astype(int)] if len(source.held_out) else []
     )
-    shown = [source.example_of(int(frame), rng) for frame in chosen]
-    train(network, source, samples, work, stop, faces=FACES[device.type], shown=shown)
+    sheet = [source.example_of(int(frame), rng) for frame in chosen]
+    train(network, source, samples, work, stop, faces=FACES[device.type], sheet=sheet)
     if stop:
-        console.print(f"Saved in {work / 'unet.pt'}: run again to go on")
+        console.print(f"Saved in {work / 'unet.pt'}. The same command continues.")
         return None
     return network.eval()
 
 
 def held_out_sound(clips: list[Clip], source: VideoSource, work: Path) -> list[Path]:
-    """The sound of what was not trained on, as a file; none if nothing was held out."""
+    """The held-out speech as a file; none if nothing was held out."""
     if not len(source.held_out):
         return []
     whole = np.concatenate([clip.sound for clip in clips])
@@ -133,20 +134,27 @@ def train_avatar(
     device: str = "auto",
     avatars: Path = Path("avatars"),
 ) -> None:
-    """See the module.
+    """Train the avatar that the training folder `work` was prepared for, or continue.
+
+    Args:
+        width: of the U-Net, a name of `networks.WIDTHS`.
+        samples: training samples in all, each one frame with its speech.
+        hold_out: seconds at the end of the footage that only the evaluation uses.
+        device: `cpu`, `cuda` or `auto`.
+        avatars: the folder that holds the avatar's source folder.
 
     Raises:
-        SourceError, ValueError: something is missing or does not fit.
+        SourceError: an option is wrong, `work` was not prepared, or it has too little speech.
     """
     if width not in WIDTHS:
         raise SourceError(f"width is {width!r}: it must be {' or '.join(WIDTHS)}")
     clips = read_clips(work)
     target = avatars / yaml.safe_load((work / "prepared.yaml").read_text(encoding="utf-8"))["id"]
     if not (target / "avatar.yaml").is_file():
-        raise SourceError(f"{target / 'avatar.yaml'} is missing: prepare the avatar again, or say --avatars")
+        raise SourceError(f"{target / 'avatar.yaml'} is missing: prepare the avatar again, or give --avatars")
     torch.manual_seed(0)
-    source = VideoSource(clips, hear(clips, work), hold_out)
-    with Stop() as stop:  # in the measuring after it, Ctrl-C means now
+    source = VideoSource(clips, encode_clips(clips, work), hold_out)
+    with Stop() as stop:  # during the evaluation after it, Ctrl-C ends the command at once
         network = train_network(source, width, samples, work, _chosen(device), stop)
     if network is None:
         return
@@ -154,11 +162,11 @@ def train_avatar(
     shutil.copyfile(work / "encoder.onnx", target / "encoder.onnx")
     console.print(f"written: {target / 'unet.onnx'}")
     measure(AvatarSource.read(target), held_out_sound(clips, source, work), work)
-    console.print(f"Look at {work / 'evaluation'}. Next: python scripts/package_avatar.py {target}")
+    console.print(f"Look at {work / 'evaluation'}. Next: lipsync avatars add {target}")
 
 
 def _chosen(device: str) -> torch.device:
     available = ["cpu"] + ["cuda"] * torch.cuda.is_available()
     if device not in ("auto", *available):
-        raise SourceError(f"device is {device!r}: here it can be auto or {' or '.join(available)}")
+        raise SourceError(f"device is {device!r}: on this machine it must be auto or {' or '.join(available)}")
     return torch.device(available[-1] if device == "auto" else device)

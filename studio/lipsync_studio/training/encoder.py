@@ -1,146 +1,193 @@
-"""Trains the audio encoder, once for all avatars: a listener must tell from its features what the mouth does.
+"""Trains the audio encoder, once for all avatars: an articulation probe must predict mouth curves from its features.
 
-    python scripts/train_encoder.py CORPUS WORK [--steps 4000] [--hold-out awb] [--listen REAL.wav ..] [--from-shipped]
+    python -m lipsync_studio.training.encoder CORPUS WORK [--steps 4000] [--hold-out awb] [--test REAL.wav ..]
 
-The U-Net's training needs the listener once more (`training/heard.py`). Run again to go on from the last checkpoint in
-WORK; when done, `scripts/export_onnx.py encoder` makes the ONNX model from WORK/encoder.pt, and
-`training.shipped_encoder` keeps the listener beside it.
+CORPUS comes from `lipsync_studio.corpus.speech_data`. Run it again to continue from the last checkpoint in WORK. Then
+`python -m lipsync_studio.export encoder WORK/encoder.pt OUT.onnx` makes the ONNX model, and
+`python -m lipsync_studio.training.shipped_encoder --keep WORK/encoder.pt` stores the probe, which U-Net training needs
+(see `articulation_probe.py`).
 """
 
 from __future__ import annotations
 
 import argparse
-import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 from torch.nn import functional
 
 from lipsync_mel import mel
 from lipsync_mel.timeline import ROWS_BEFORE, ROWS_PER_FRAME
-from lipsync_studio.corpus import speech_data
-from lipsync_studio.corpus.mouth_curves import MOUTH, Phone, classes, mouth_curves
+from lipsync_studio.corpus import augmentation
+from lipsync_studio.corpus.mouth_curves import MOUTH, classes, mouth_curves
+from lipsync_studio.corpus.speech_data import Speech, encoder_rows, load_corpus, voices_of
 from lipsync_studio.networks import AudioEncoder
-from lipsync_studio.training.heard import Listener, of_each_frame
+from lipsync_studio.training.articulation_probe import STATE_KEY, ArticulationProbe, rows_of_frames
+from lipsync_studio.training.encoder_validation import validation_summary
 from lipsync_studio.training.runs import (
     Stop,
     console,
     learning_rate,
     load_checkpoint,
+    optimize,
     save_checkpoint,
     steps_with_progress,
 )
-from lipsync_studio.training.shipped_encoder import read_encoder, read_listener
+from lipsync_studio.training.shipped_encoder import read_encoder, read_probe
 
-SPEECHES, STRETCH = 5, 14  # in a step: so many frames in a row of a few speeches
-STARTS = 0.15  # of the stretches begin where the speech does, with rows before the feature list
-LIPS = 0.5  # of the others hold a p, b, m, f or v: rare, and noticed at once where they are missed
+SPEECHES, STRETCH = 5, 14  # in a step: so many consecutive frames of a few speeches
+STARTS = 0.15  # of the stretches begin with the speech, with rows before the feature list
+LIPS = 0.5  # of the others hold a p, b, m, f or v: these are rare, and an error is seen at once
 PEAK = 2e-3
-WARM_UP = 200  # steps: until the listener has learnt something, its errors say little about the encoder
+WARM_UP = 200  # steps: until the probe has learnt something, its errors say little about the encoder
 EVERY = 250  # steps between checkpoints
-GENTLY = 0.5  # the rate of what has been trained before, relative to what begins from nothing
-SEES = ROWS_BEFORE - 1  # a row's window sees the frame of this many numbers less in its middle
-CURVE_WEIGHTS = torch.tensor([2.0, 1.0, 1.5, 3.0, 2.5, 0.7, 0.7])  # as in MOUTH; what is seen from afar counts more
+FINE_TUNING = 0.5  # of the rate, for an encoder that is trained already
+AUXILIARY = "auxiliary_head"  # key of the checkpoint
+CENTRE = ROWS_BEFORE - 1  # row i + CENTRE has frame i in the middle of its window
+CURVE_WEIGHTS = torch.tensor([2.0, 1.0, 1.5, 3.0, 2.5, 0.7, 0.7])  # as in MOUTH; the more visible, the more weight
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]  # windows [B,R,1,80,16], inside [B,R,1], curves [B,F,7], classes [B,F]
+Arrays = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]
 
 
-def example(filterbank, corpus: list[speech_data.Speech], rng: np.random.Generator) -> list[np.ndarray]:
-    """`STRETCH` frames of a random speech in random circumstances, and the windows that they read."""
+def example(filterbank: csr_matrix, corpus: Sequence[Speech], rng: np.random.Generator) -> Arrays:
+    """`STRETCH` frames of a random, augmented speech: windows, inside, curves and classes as in `Batch`, without B."""
     speech = corpus[rng.integers(len(corpus))]
-    speech = speech_data.change_speed(speech, rng.uniform(0.82, 1.22))
-    speech = speech_data.add_silence(speech, rng.uniform(0, 0.7), rng.uniform(0.1, 0.7))
+    speech = augmentation.change_speed(speech, rng.uniform(0.82, 1.22))
+    speech = augmentation.add_silence(speech, rng.uniform(0, 0.7), rng.uniform(0.1, 0.7))
     curves, kind = mouth_curves(speech.phones, speech.audio, speech.frames)
-    audio = speech_data.add_breaths(speech, rng).audio if rng.random() < 0.6 else speech.audio
-    audio = speech_data.roughen(audio, rng) if rng.random() < 0.9 else audio
-    windows, inside = speech_data.encoder_rows(filterbank, audio)
-    windows = speech_data.other_throat(windows, *(rng.uniform(0.88, 1.14) * rng.uniform(0.93, 1.07, 4)))
+    audio = augmentation.add_breaths(speech, rng).audio if rng.random() < 0.6 else speech.audio
+    audio = augmentation.add_noise_and_channel(audio, rng) if rng.random() < 0.9 else audio
+    windows, inside = encoder_rows(filterbank, audio)
+    windows = augmentation.perturb_vocal_tract(windows, *(rng.uniform(0.88, 1.14) * rng.uniform(0.93, 1.07, 4)))
     if rng.random() < 0.7:
-        windows = speech_data.other_timbre(windows, rng)
+        windows = augmentation.perturb_timbre(windows, rng)
     first = 0 if rng.random() < STARTS else int(rng.integers(speech.frames - STRETCH + 1))
-    lips = np.flatnonzero(lips_count(curves))
+    lips = np.flatnonzero(lips_meet(torch.from_numpy(curves)).numpy())
     if first and len(lips) and rng.random() < LIPS:
         first = int(np.clip(rng.choice(lips) - rng.integers(STRETCH), 0, speech.frames - STRETCH))
     rows, frames = slice(first, first + STRETCH + ROWS_PER_FRAME - 1), slice(first, first + STRETCH)
-    return [windows[rows], inside[rows], curves[frames], kind[frames]]
+    return windows[rows], inside[rows], curves[frames], kind[frames]
 
 
-def lips_count(curves):
-    """Where lips are pressed or bitten, of an array or a tensor [..,7]."""
+def lips_meet(curves: Tensor) -> Tensor:
+    """Where lips are pressed or bitten, BOOL [..], of curves [..,7]."""
     return (curves[..., MOUTH.index("press")] > 0.6) | (curves[..., MOUTH.index("bite")] > 0.6)
 
 
-def batch_of(filterbank, corpus: list[speech_data.Speech], rng: np.random.Generator) -> Batch:
-    parts = zip(*(example(filterbank, corpus, rng) for _ in range(SPEECHES)), strict=True)
-    windows, inside, curves, kind = (torch.from_numpy(np.stack(part)) for part in parts)
+def batch_of(filterbank: csr_matrix, corpus: Sequence[Speech], rng: np.random.Generator) -> Batch:
+    examples = [example(filterbank, corpus, rng) for _ in range(SPEECHES)]
+    windows, inside, curves, kind = (torch.from_numpy(np.stack(part)) for part in zip(*examples, strict=True))
     return windows, inside, curves, kind
 
 
-def losses(network: AudioEncoder, listener: Listener, teller: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """Of curves told by the listener from all rows, and (a help at first) by `teller` from each row alone."""
-    windows, inside, curves, kind = batch
-    with torch.autocast("cpu", torch.bfloat16):  # twice as fast
-        features = network(windows.flatten(0, 1)).float().unflatten(0, windows.shape[:2]) * inside
-    heard = listener(torch.cat([of_each_frame(rows) for rows in features])).unflatten(0, curves.shape[:2])
-    told = teller(features[:, SEES : SEES + STRETCH])
-    weights = CURVE_WEIGHTS * (1 + 2 * lips_count(curves)[..., None])
-    change = (features[:, 1:] - features[:, :-1]).square().mean() / features.var().clamp_min(1e-6)
-    return {
-        "curves": ((heard - curves).square() * weights).mean(),
-        "alone": 0.5 * ((told[..., : len(MOUTH)].sigmoid() - curves).square() * weights).mean(),
-        "classes": 0.03 * functional.cross_entropy(told[..., len(MOUTH) :].flatten(0, 1), kind.flatten()),
-        "scale": 0.01 * (features.square().mean() - 1).square(),  # the U-Net's input stays near unit power
-        "smooth": 0.01 * change,
-    }
+class EncoderTraining:
+    """The networks and the optimizer of one training.
+
+    The auxiliary head predicts curves and mouth classes from each single row. It guides the encoder at the beginning,
+    when the probe has not learnt anything yet.
+
+    Args:
+        fine_tune: begin with the shipped encoder and probe.
+    """
+
+    def __init__(self, fine_tune: bool) -> None:
+        self.fine_tune = fine_tune
+        self.network = read_encoder() if fine_tune else AudioEncoder()
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.probe = read_probe() if fine_tune else ArticulationProbe()
+        self.auxiliary_head = nn.Sequential(nn.Dropout(0.1), nn.Linear(512, len(MOUTH) + len(classes())))
+        new = [*self.probe.parameters(), *self.auxiliary_head.parameters()]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": [*self.network.parameters()]}, {"params": new}], weight_decay=0.02
+        )
+
+    def load(self, path: Path) -> int:
+        """Continue from a checkpoint, if there is one. Returns the number of steps done."""
+        state = load_checkpoint(path)
+        if not state:
+            return 0
+        self.network.load_state_dict(state["state_dict"])
+        self.probe.load_state_dict(state[STATE_KEY])
+        self.auxiliary_head.load_state_dict(state[AUXILIARY])
+        self.optimizer.load_state_dict(state["optimizer"])
+        return int(state["step"])
+
+    def save(self, path: Path, step: int) -> None:
+        state = {
+            "state_dict": self.network.state_dict(),
+            STATE_KEY: self.probe.state_dict(),
+            AUXILIARY: self.auxiliary_head.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": step,
+        }
+        save_checkpoint(path, state)
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The parts of the loss by name."""
+        windows, inside, curves, kind = batch
+        with torch.autocast("cpu", torch.bfloat16):  # twice as fast
+            features = self.network(windows.flatten(0, 1)).float().unflatten(0, windows.shape[:2]) * inside
+        predicted = self.probe(torch.cat([rows_of_frames(rows) for rows in features])).unflatten(0, curves.shape[:2])
+        single = self.auxiliary_head(features[:, CENTRE : CENTRE + STRETCH])
+        weights = CURVE_WEIGHTS * (1 + 2 * lips_meet(curves)[..., None])
+        change = (features[:, 1:] - features[:, :-1]).square().mean() / features.var().clamp_min(1e-6)
+        return {
+            "curves": ((predicted - curves).square() * weights).mean(),
+            "auxiliary": 0.5 * ((single[..., : len(MOUTH)].sigmoid() - curves).square() * weights).mean(),
+            "classes": 0.03 * functional.cross_entropy(single[..., len(MOUTH) :].flatten(0, 1), kind.flatten()),
+            "scale": 0.01 * (features.square().mean() - 1).square(),  # the U-Net's input stays near unit power
+            "smooth": 0.01 * change,
+        }
+
+    def train_step(self, batch: Batch, rate: float) -> dict[str, float]:
+        """One step; the parts of its loss by name."""
+        self.network.train(not self.fine_tune)  # the shipped encoder's batch norm is folded into its convolutions
+        self.probe.train()
+        parts = self.losses(batch)
+        encoder_rate = (FINE_TUNING if self.fine_tune else 1.0) * rate
+        optimize(self.optimizer, torch.stack(list(parts.values())).sum(), [encoder_rate, rate])
+        return {name: value.item() for name, value in parts.items()}
 
 
-@torch.no_grad()
-def predict(network: AudioEncoder, listener: Listener, filterbank, audio: np.ndarray) -> np.ndarray:
-    """The listener's curves for a speech, FP32 [frames, 7]."""
-    network.eval(), listener.eval()
-    windows, inside = speech_data.encoder_rows(filterbank, audio)
-    features = network(torch.from_numpy(windows)) * torch.from_numpy(inside)
-    return listener(of_each_frame(features)).numpy()
+def train_encoder(
+    corpus_folder: Path,
+    work: Path,
+    *,
+    steps: int = 4000,
+    hold_out: str = "awb",
+    real: Sequence[Path] = (),
+    fine_tune: bool = False,
+) -> None:
+    """Train to WORK/encoder.pt, or continue.
 
-
-def closed(curves: np.ndarray, phones: tuple[Phone, ...]) -> list[bool]:
-    """Whether the lips are pressed at some time of each p, b and m."""
-    begins = [0.0, *(end for _, end in phones)]
-    spans = [(b, end) for b, (name, end) in zip(begins, phones, strict=False) if name in ("p", "b", "m")]
-    return [bool(curves[int(b * 25) : math.ceil(end * 25) + 1, MOUTH.index("press")].max() > 0.5) for b, end in spans]
-
-
-def envelope(audio: np.ndarray, frames: int) -> np.ndarray:
-    """Loudness of a speech around each frame's time, dB relative to its loud parts, FP64 [frames]."""
-    at = np.arange(frames) * 640
-    padded = np.pad(audio.astype(np.float64), 800)
-    power = np.array([np.square(padded[i + 320 : i + 1280]).mean() for i in at])
-    return 10 * np.log10(power / np.percentile(power, 95) + 1e-5)
-
-
-def correlation_with_envelope(opening: np.ndarray, audio: np.ndarray) -> tuple[float, float]:
-    """(r of the opening with the speech envelope, mean opening in pauses longer than 0.3 s, nan if there are none)."""
-    level = envelope(audio, len(opening))
-    quiet = level < -30
-    runs = np.convolve(quiet, np.ones(8), "same") > 7.5
-    rest = float(opening[runs].mean()) if runs.any() else math.nan
-    return float(np.corrcoef(opening, np.sqrt(10 ** (np.clip(level, -40, 3) / 20)))[0, 1]), rest
-
-
-def evaluate(network, listener, filterbank, held_out: list[speech_data.Speech], real: list[Path]) -> str:
-    """Correlation of each curve on a voice never trained on; opening against the envelope on real speech."""
-    got = [predict(network, listener, filterbank, s.audio) for s in held_out]
-    want = [mouth_curves(s.phones, s.audio, s.frames)[0] for s in held_out]
-    lips = [c for curves, s in zip(got, held_out, strict=True) for c in closed(curves, s.phones)]
-    x, y = np.concatenate(got), np.concatenate(want)
-    told = [f"{name} {np.corrcoef(x[:, i], y[:, i])[0, 1]:.2f}" for i, name in enumerate(MOUTH)]
-    told.append(f"pbm {np.mean(lips):.2f}")
-    for path in real:
-        audio = speech_data.read_wav(path)
-        r, rest = correlation_with_envelope(predict(network, listener, filterbank, audio)[:, 0], audio)
-        told.append(f"[{path.stem[-12:]} r {r:.2f} rest {rest:.2f}]")
-    return " ".join(told)
+    Args:
+        hold_out: a voice of the corpus that is only tested on.
+        real: recordings of real speech to test on, 16 kHz mono.
+        fine_tune: begin with the shipped encoder; fewer steps are enough then.
+    """
+    corpus = load_corpus(corpus_folder, voices_of(corpus_folder) - {hold_out})
+    held_out = load_corpus(corpus_folder, {hold_out})[:12]
+    filterbank = mel.load_filterbank()
+    torch.manual_seed(0)
+    training, path = EncoderTraining(fine_tune), work / "encoder.pt"
+    first = training.load(path)
+    shown: dict[str, float] = {}
+    stop, step = Stop(), first - 1
+    for step in steps_with_progress(first, steps, shown, stop):
+        batch = batch_of(filterbank, corpus, np.random.default_rng([7, step]))
+        for name, value in training.train_step(batch, learning_rate(step, steps, PEAK, WARM_UP)).items():
+            shown[name] = 0.98 * shown.get(name, value) + 0.02 * value
+        if step % EVERY == EVERY - 1:
+            training.save(path, step + 1)
+            validated = validation_summary(training.network, training.probe, filterbank, held_out, real)
+            losses = " ".join(f"{name} {value:.4f}" for name, value in shown.items())
+            console.print(f"step {step + 1}: {losses} | {validated}", markup=False)
+    training.save(path, step + 1)
 
 
 def main() -> None:
@@ -149,55 +196,17 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--hold-out", default="awb", help="a voice of the corpus to test on")
-    parser.add_argument("--listen", type=Path, nargs="*", default=[], help="real speech to test on, 16 kHz mono")
-    parser.add_argument(
-        "--from-shipped", action="store_true", help="go on from the shipped encoder: fewer steps will do"
-    )
+    parser.add_argument("--test", type=Path, nargs="*", default=[], help="real speech to test on, 16 kHz mono")
+    parser.add_argument("--from-shipped", action="store_true", help="begin with the shipped encoder, with fewer steps")
     options = parser.parse_args()
-    voices = {path.stem.split("_")[0] for path in options.corpus.glob("*.json")}
-    corpus = speech_data.load_corpus(options.corpus, voices - {options.hold_out})
-    held_out = speech_data.load_corpus(options.corpus, {options.hold_out})[:12]
-    filterbank = mel.load_filterbank()
-
-    torch.manual_seed(0)
-    network = read_encoder() if options.from_shipped else AudioEncoder()
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    listener = read_listener() if options.from_shipped else Listener()
-    teller = nn.Sequential(nn.Dropout(0.1), nn.Linear(512, len(MOUTH) + len(classes())))
-    new = [*listener.parameters(), *teller.parameters()]
-    optimizer = torch.optim.AdamW([{"params": [*network.parameters()]}, {"params": new}], weight_decay=0.02)
-    path, first = options.work / "encoder.pt", 0
-    if state := load_checkpoint(path):
-        network.load_state_dict(state["state_dict"])
-        listener.load_state_dict(state["listener"])
-        teller.load_state_dict(state["teller"])
-        optimizer.load_state_dict(state["optimizer"])
-        first = state["step"]
-
-    def save(step: int) -> None:
-        state = {"listener": listener.state_dict(), "teller": teller.state_dict(), "optimizer": optimizer.state_dict()}
-        save_checkpoint(path, {"state_dict": network.state_dict(), **state, "step": step})
-
-    notes: dict[str, float] = {}
-    stop, step = Stop(), first - 1
-    for step in steps_with_progress(first, options.steps, notes, stop):
-        network.train(not options.from_shipped), listener.train()  # the shipped one's batch norm is in its convolutions
-        parts = losses(network, listener, teller, batch_of(filterbank, corpus, np.random.default_rng([7, step])))
-        for group, share in zip(optimizer.param_groups, (GENTLY if options.from_shipped else 1.0, 1.0), strict=True):
-            group["lr"] = share * learning_rate(step, options.steps, PEAK, WARM_UP)
-        optimizer.zero_grad()
-        torch.stack(list(parts.values())).sum().backward()
-        nn.utils.clip_grad_norm_([*network.parameters(), *new], 1.0)
-        optimizer.step()
-        for name, value in parts.items():
-            notes[name] = 0.98 * notes.get(name, value.item()) + 0.02 * value.item()
-        if step % EVERY == EVERY - 1:
-            save(step + 1)
-            told = evaluate(network, listener, filterbank, held_out, options.listen)
-            console.print(
-                f"step {step + 1}: {' '.join(f'{k} {v:.4f}' for k, v in notes.items())} | {told}", markup=False
-            )
-    save(step + 1)
+    train_encoder(
+        options.corpus,
+        options.work,
+        steps=options.steps,
+        hold_out=options.hold_out,
+        real=options.test,
+        fine_tune=options.from_shipped,
+    )
 
 
 if __name__ == "__main__":

@@ -1,25 +1,26 @@
-"""What every training run here shares: resume, a clean end on Ctrl-C, and a progress bar with the time left."""
+"""Shared by all trainings: checkpoints, a clean end on Ctrl-C, the progress bar, learning rate and optimizer step."""
 
 from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch import nn
+from torch import Tensor, nn
 
 console = Console()
 
 
 class Stop:
-    """True once Ctrl-C or a terminate signal came: the loop then ends after its step.
+    """True once Ctrl-C or a terminate signal came; the training loop then ends after its step.
 
-    The signals mean what they meant before once a `with` block of it ends.
+    A second signal raises KeyboardInterrupt at once. When a `with` block of it ends, the earlier signal handlers are
+    back.
     """
 
     def __init__(self) -> None:
@@ -34,7 +35,7 @@ class Stop:
             signal.signal(number, handler)
 
     def _ask(self, *_: object) -> None:
-        if self.asked:  # the second time: now
+        if self.asked:
             raise KeyboardInterrupt
         self.asked = True
 
@@ -43,7 +44,7 @@ class Stop:
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Whole or not at all: a run killed while saving keeps its last checkpoint."""
+    """Write a checkpoint completely or not at all: a run that is killed while saving keeps its last checkpoint."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     torch.save(state, partial)
@@ -51,36 +52,55 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:
-    """The last checkpoint, None if there is none."""
+    """The last checkpoint; None if there is none."""
     return torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
 
 
-def steps_with_progress(first: int, total: int, notes: dict[str, float], stop: Stop) -> Iterator[int]:
-    """The steps from `first`, with a bar that shows `notes` (kept up to date by the caller) and the time left."""
+def steps_with_progress(first: int, total: int, shown: Mapping[str, float], stop: Stop) -> Iterator[int]:
+    """The step numbers from `first`, with a progress bar.
+
+    Args:
+        shown: named values beside the bar. The caller updates them while it iterates.
+        stop: ends the iteration after the current step.
+    """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console) as bar:
         task = bar.add_task("training", total=total, completed=first)
         for step in range(first, total):
             if stop:
-                if step > first:  # else it was an earlier part of the training that was stopped
+                if step > first:  # else an earlier stage of the training was stopped
                     console.print(f"stopped at step {step} of {total}")
                 return
             yield step
-            bar.update(task, advance=1, description=" ".join(f"{name} {value:.4f}" for name, value in notes.items()))
+            bar.update(task, advance=1, description=" ".join(f"{name} {value:.4f}" for name, value in shown.items()))
 
 
 def device_of(network: nn.Module) -> torch.device:
-    """Where a network is."""
+    """The device of a network's parameters."""
     return next(network.parameters()).device
 
 
-def mixed(device: torch.device) -> torch.autocast:
-    """BF16 where it is good for the speed; FP32 on GPUs older than Ampere."""
+def mixed_precision(device: torch.device) -> torch.autocast:
+    """BF16 where the device computes it fast; FP32 on GPUs older than Ampere."""
     fast = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.autocast(device.type, torch.bfloat16, enabled=fast)
 
 
 def learning_rate(step: int, steps: int, peak: float, warm_up: int = 40) -> float:
-    """Up in a line, then down in half a cosine to 2 % of the peak."""
+    """Linear warm-up, then half a cosine down to 2 % of the peak."""
     done = min(1.0, step / max(1, steps))
     return peak * min(1.0, (step + 1) / warm_up) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def optimize(optimizer: torch.optim.Optimizer, loss: Tensor, rates: Sequence[float]) -> None:
+    """One step with the gradient clipped to a norm of 1.
+
+    Args:
+        rates: learning rate of each of the optimizer's parameter groups.
+    """
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    optimizer.zero_grad()
+    torch.autograd.backward(loss)
+    nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
+    optimizer.step()

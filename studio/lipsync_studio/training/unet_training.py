@@ -1,51 +1,62 @@
 """Trains an avatar's U-Net: (face crop, the same with its mouth masked, 16 rows of audio features) -> speaking face.
 
-Examples come from any `unet_examples.Source`, for instance `rendered/train.py`. ENCODER.pt: the shipped encoder, from
-`training.shipped_encoder`, or a new one from `train_encoder.py`. Run again to go on from WORK/unet.pt;
-WORK/sheet_*.png shows how far it is: above what the face should do, below what it does.
+Examples come from a `unet_examples.Source`, for instance `scripts/rendered/train.py` or `video_source.py`. ENCODER.pt
+is the shipped encoder, from `python -m lipsync_studio.training.shipped_encoder`, or a new one from
+`python -m lipsync_studio.training.encoder`. A training continues from WORK/unet.pt. WORK/sheet_*.png shows its
+progress: target pictures above, the network's pictures below.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lipsync_mel import mel
-from lipsync_studio.corpus import speech_data
 from lipsync_studio.corpus.features import SpokenFrames, load_or_make, spoken_frames
+from lipsync_studio.corpus.speech_data import load_corpus, voices_of
 from lipsync_studio.networks import UNet, load_encoder_checkpoint
-from lipsync_studio.training.coarse_first import coarse_first
-from lipsync_studio.training.heard import as_heard, load_listener
-from lipsync_studio.training.listen_first import listen_first
+from lipsync_studio.training.articulation_probe import load_probe, quantile_matched_targets
+from lipsync_studio.training.audio_branch_pretraining import pretrain_audio_branch
+from lipsync_studio.training.low_resolution_pretraining import pretrain_low_resolution
 from lipsync_studio.training.runs import (
     Stop,
     console,
     device_of,
     learning_rate,
     load_checkpoint,
-    mixed,
+    mixed_precision,
+    optimize,
     save_checkpoint,
     steps_with_progress,
 )
-from lipsync_studio.training.unet_examples import WHOLE, Example, Places, Source, Window, batch_of, picture_loss
+from lipsync_studio.training.unet_examples import (
+    WHOLE,
+    Example,
+    FaceRegions,
+    Source,
+    Window,
+    batch_of,
+    picture_loss,
+)
 
 FACES = 2
 PEAK = 1.5e-3
-LISTENING = 600  # steps in which the audio branch learns to listen, before there are pictures
-COARSE = 300  # steps in which all but the last stages learn from small pictures
+AUDIO_PRETRAINING = 600  # steps
+LOW_RESOLUTION_PRETRAINING = 300  # steps
 EVERY = 100  # steps between checkpoints
-SETTLE = 0.75  # the last part of the run, see `settle`
-GENTLY = 0.5  # the rate where the face is known, relative to where it is not
+REFINING = 0.75  # the last part of the run, see `freeze_face`
+FINE_TUNING = 0.5  # of the rate, for a network that knows the face already
 
 
 def _enlarge(x: Tensor, parts: Window, window: Window) -> Tensor:
-    """A window of `network.up5.up` (160 -> 320, bilinear, corners aligned) from those rows and columns of its input."""
+    """A window of `network.up5.up` (160 -> 320, bilinear, corners aligned), from a part of its input."""
     with torch.autocast(x.device.type, enabled=False):
         ways = []
         for part, wanted in zip(parts, window, strict=True):
@@ -54,13 +65,18 @@ def _enlarge(x: Tensor, parts: Window, window: Window) -> Tensor:
         return ways[0] @ x.float() @ ways[1].T
 
 
-def speak(network: UNet, pictures: Tensor, audio: Tensor, window: Window) -> Tensor:
-    """What `UNet.forward` computes, for several moments of speech a face, its last and dearest stages only in a window.
+def forward_window(network: UNet, pictures: Tensor, audio: Tensor, window: Window) -> Tensor:
+    """`UNet.forward` for several frames of speech for each face, with its last stages computed only in a window.
+
+    The last two stages take most of the time.
 
     Args:
         pictures: [N,6,320,320].
         audio: [N*K,32,16,16].
-        window: rows and columns of the output; correct except for 2 pixels at its edges (if they are not the crop's).
+        window: rows and columns of the output. Its outermost 2 pixels are not exact, unless they are the crop's edge.
+
+    Returns:
+        [N*K,3,rows,columns] in 0..1.
     """
     skips = [network.inc(pictures)]
     for down in (network.down1, network.down2, network.down3, network.down4, network.down5):
@@ -69,35 +85,80 @@ def speak(network: UNet, pictures: Tensor, audio: Tensor, window: Window) -> Ten
     x = network.fuse_conv(torch.cat([skips.pop(), network.audio_model(audio)], dim=1))
     for up in (network.up1, network.up2, network.up3):
         x = up(x, skips.pop())
-    parts = tuple(slice(max(0, side.start // 2 - 4), min(160, side.stop // 2 + 4)) for side in window)
-    x = network.up4.conv(torch.cat([network.up4.up(x), skips.pop()], dim=1)[:, :, parts[0], parts[1]])
+    rows, columns = (slice(max(0, side.start // 2 - 4), min(160, side.stop // 2 + 4)) for side in window)
+    x = network.up4.conv(torch.cat([network.up4.up(x), skips.pop()], dim=1)[:, :, rows, columns])
     near = skips.pop()[:, :, window[0], window[1]]
-    return torch.sigmoid(network.outc(network.up5.conv(torch.cat([_enlarge(x, parts, window).to(near), near], dim=1))))
+    enlarged = _enlarge(x, (rows, columns), window).to(near)
+    return torch.sigmoid(network.outc(network.up5.conv(torch.cat([enlarged, near], dim=1))))
 
 
-def settle(network: UNet) -> None:
-    """BatchNorm as when the network is used; the face is known by now, only speaking is refined. Also half as dear."""
+def freeze_face(network: UNet) -> None:
+    """For the last part of a training: batch norm as in inference, and no gradients for the stages that see the face.
+
+    They are trained by then; only speech is refined. It also halves the time of a step.
+    """
     network.eval()
     for part in (network.inc, network.down1, network.down2, network.down3, network.down4, network.down5):
         part.requires_grad_(False)
 
 
 @torch.no_grad()
-def contact_sheet(network: UNet, examples: list[Example], places: Places, path: Path) -> float:
-    """Write targets above outputs; PSNR of the mouth's part in dB, as after the product's truncation to uint8."""
+def contact_sheet(network: UNet, examples: Sequence[Example], regions: FaceRegions, path: Path) -> float:
+    """Write targets above outputs, as uint8.
+
+    Returns:
+        PSNR of the mouth region, dB.
+    """
     network.eval()
-    picture, audio, _ = batch_of(examples, places.mask, device_of(network))
-    output = (speak(network, picture, audio, WHOLE) * 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    picture, audio, _ = batch_of(examples, regions.mask, device_of(network))
+    output = (forward_window(network, picture, audio, WHOLE) * 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     network.train()
     targets = np.concatenate([e.targets for e in examples])
-    part = (slice(None), *places.mouth)
+    part = (slice(None), *regions.mouth)
     cv2.imwrite(str(path), np.vstack([np.hstack(list(targets[part])), np.hstack(list(output[part]))]))
     return psnr(output[part], targets[part])
 
 
-def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """Peak signal to noise of uint8 pictures, dB."""
+def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
+    """Peak signal-to-noise ratio of uint8 pictures, dB."""
     return float(10 * np.log10(255**2 / np.square(a.astype(float) - b).mean()))
+
+
+class UNetTraining:
+    """A network with its optimizer and its checkpoint WORK/unet.pt.
+
+    Args:
+        trained: the network knows the face from an earlier training, so only speech is refined.
+    """
+
+    def __init__(self, network: UNet, work: Path, trained: bool) -> None:
+        self.network, self.trained, self.step = network, trained, 0
+        self.device = device_of(network)
+        self._path = work / "unet.pt"
+        self._optimizer = torch.optim.AdamW(network.parameters(), lr=PEAK, weight_decay=0.01)
+        if state := load_checkpoint(self._path):
+            network.load_state_dict(state["state_dict"])
+            self._optimizer.load_state_dict(state["optimizer"])
+            self.step = int(state["step"])
+
+    def save(self) -> None:
+        state = {"state_dict": self.network.state_dict(), "optimizer": self._optimizer.state_dict(), "step": self.step}
+        save_checkpoint(self._path, state)
+
+    def train_step(
+        self, examples: Sequence[Example], regions: FaceRegions, window: Window, weights: Tensor, steps: int
+    ) -> float:
+        """One of `steps` steps; its loss."""
+        if self.trained or self.step >= steps * REFINING:
+            freeze_face(self.network)
+        picture, audio, target = batch_of(examples, regions.mask, self.device)
+        with mixed_precision(self.device):
+            output = forward_window(self.network, picture, audio, window)
+        loss = picture_loss(output.float(), target[:, :, window[0], window[1]], weights[window])
+        rate = learning_rate(self.step, steps, PEAK * (FINE_TUNING if self.trained else 1))
+        optimize(self._optimizer, loss, [rate])
+        self.step += 1
+        return loss.item()
 
 
 def train(
@@ -108,88 +169,73 @@ def train(
     stop: Stop,
     *,
     faces: int = FACES,
-    shown: list[Example] | None = None,
-    known: bool = False,
+    sheet: Sequence[Example] | None = None,
+    trained: bool = False,
 ) -> None:
-    """Train, resuming from WORK/unet.pt.
+    """Train, or continue from WORK/unet.pt.
 
     Args:
-        faces: in a step, each with the moments of speech that the source gives it.
-        shown: what the sheets show; some of the source's examples if not given.
-        known: the network knows the face from an earlier training, so it need not learn it first.
+        faces: in a step, each with as many frames of speech as the source gives it.
+        sheet: examples for the contact sheets; some of the source's if not given.
+        trained: see `UNetTraining`.
     """
-    device = device_of(network)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=PEAK, weight_decay=0.01)
-    path, first = work / "unet.pt", 0
-    if state := load_checkpoint(path):
-        network.load_state_dict(state["state_dict"])
-        optimizer.load_state_dict(state["optimizer"])
-        first = state["step"]
-
-    def save(step: int) -> None:
-        state = {"state_dict": network.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
-        save_checkpoint(path, state)
-
+    training = UNetTraining(network, work, trained)
     rng = np.random.default_rng(1)
-    shown = shown or [source.example(rng) for _ in range(4)]
-    steps = samples // (faces * len(shown[0].audio))
-    turns, weights = source.places.turns, source.places.weights().to(device)
-    notes, step = {"loss": 0.0}, first - 1
+    sheet = sheet or [source.example(rng) for _ in range(4)]
+    steps = samples // (faces * len(sheet[0].audio))
+    regions, weights = source.regions, source.regions.weights().to(training.device)
+    first, shown = training.step, {"loss": 0.0}
     network.train()
-    for step in steps_with_progress(first, steps, notes, stop):
-        if known or step >= steps * (1 - SETTLE):
-            settle(network)
-        window = turns[step % len(turns)]
+    for step in steps_with_progress(first, steps, shown, stop):
         rng = np.random.default_rng([3, step])
-        picture, audio, target = batch_of([source.example(rng) for _ in range(faces)], source.places.mask, device)
-        with mixed(device):
-            output = speak(network, picture, audio, window)
-        loss = picture_loss(output.float(), target[:, :, window[0], window[1]], weights[window])
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, PEAK * (GENTLY if known else 1))
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        notes["loss"] = notes["loss"] * 0.97 + loss.item() * 0.03 if step > first else loss.item()
-        if step % EVERY == EVERY - 1:
-            save(step + 1)
-            quality = contact_sheet(network, shown, source.places, work / f"sheet_{step + 1:05d}.png")
-            console.print(f"step {step + 1} of {steps}: loss {notes['loss']:.4f}, mouth {quality:.1f} dB")
-    save(step + 1)
+        examples = [source.example(rng) for _ in range(faces)]
+        loss = training.train_step(examples, regions, regions.schedule[step % len(regions.schedule)], weights, steps)
+        shown["loss"] = shown["loss"] * 0.97 + loss * 0.03 if step > first else loss
+        if training.step % EVERY == 0:
+            training.save()
+            quality = contact_sheet(network, sheet, regions, work / f"sheet_{training.step:05d}.png")
+            console.print(f"step {training.step} of {steps}: loss {shown['loss']:.4f}, mouth {quality:.1f} dB")
+    training.save()
 
 
 def add_options(parser: argparse.ArgumentParser, samples: int) -> None:
-    """What every avatar's training asks for."""
+    """The options of every training with a corpus."""
     parser.add_argument("corpus", type=Path)
     parser.add_argument("encoder", type=Path)
     parser.add_argument("work", type=Path)
     parser.add_argument("--samples", type=int, default=samples)
-    parser.add_argument("--begin", type=Path, help="a unet.pt of this face, learnt with another encoder, to go on from")
+    parser.add_argument(
+        "--begin", type=Path, help="a unet.pt of this face, trained with another encoder, to begin with"
+    )
     parser.add_argument("--speeches", type=int, default=600, help="encoded once, before training")
     parser.add_argument("--hold-out", default="awb", help="a voice of the corpus that is not trained on")
 
 
 def run(options: argparse.Namespace, source_of: Callable[[SpokenFrames], Source]) -> None:
-    """The whole training, from the corpus to WORK/unet.pt, on the pictures that `source_of` has for spoken frames."""
+    """The whole training, from the corpus to WORK/unet.pt.
+
+    Args:
+        options: see `add_options`.
+        source_of: makes the source of examples from spoken frames.
+    """
     torch.manual_seed(0)
     options.work.mkdir(parents=True, exist_ok=True)
 
-    def speak() -> SpokenFrames:
-        voices = {path.stem.split("_")[0] for path in options.corpus.glob("*.json")} - {options.hold_out}
-        corpus = speech_data.load_corpus(options.corpus, voices)
-        filterbank = mel.load_filterbank()
-        return spoken_frames(corpus, load_encoder_checkpoint(options.encoder), filterbank, options.speeches, seed=0)
+    def encode_corpus() -> SpokenFrames:
+        corpus = load_corpus(options.corpus, voices_of(options.corpus) - {options.hold_out})
+        encoder = load_encoder_checkpoint(options.encoder)
+        return spoken_frames(corpus, encoder, mel.load_filterbank(), options.speeches, seed=0)
 
-    frames = as_heard(load_or_make(options.work / "spoken.npz", speak), load_listener(options.encoder))
+    frames = load_or_make(options.work / "spoken.npz", encode_corpus)
+    frames = quantile_matched_targets(frames, load_probe(options.encoder))
     source, network, stop = source_of(frames), UNet("half"), Stop()
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # as the pictures are
     if not (options.work / "unet.pt").exists():
         if options.begin:
             network.load_state_dict(torch.load(options.begin, map_location="cpu", weights_only=True)["state_dict"])
-        listen_first(network.audio_model, frames, LISTENING, stop)
+        pretrain_audio_branch(network.audio_model, frames, AUDIO_PRETRAINING, stop)
         if not options.begin:
-            coarse_first(network, source, COARSE, stop)
+            pretrain_low_resolution(network, source, LOW_RESOLUTION_PRETRAINING, stop)
         if stop:
             return
-    train(network, source, options.samples, options.work, stop, known=bool(options.begin))
+    train(network, source, options.samples, options.work, stop, trained=bool(options.begin))

@@ -1,4 +1,4 @@
-"""The numbers: speech envelope, correlation and lag, pauses, closures, and differences of pictures. Pure functions."""
+"""Metrics as pure functions: speech envelope, correlation and lag, pauses, closures, and differences of pictures."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Curve = NDArray[np.float64]
 Picture = NDArray[np.uint8]
 Span = tuple[int, int]  # first frame, one after the last
 
-ENVELOPE_WINDOW = 1920  # samples, 120 ms, Hann: about a syllable's rise
+ENVELOPE_WINDOW = 1920  # samples, 120 ms, Hann: about the rise of a syllable
 LOUDNESS = 0.3  # exponent from power to perceived loudness (Stevens)
-QUIET = -25.0  # dB under the loud parts: a pause, if it lasts
+QUIET = -25.0  # dB below the loud parts: a pause, from `PAUSE` frames on
 PAUSE = 8  # frames, more than 0.3 s
-SETTLE = 3  # frames at both ends of a pause in which lips still close and already open
+SETTLE = 3  # frames at both ends of a pause, in which the lips are still closing or already opening
 MAX_LAG = 8  # frames
 
 
@@ -31,21 +31,23 @@ def level(speech: NDArray[np.float32], frames: int) -> Curve:
     padded = np.pad(np.asarray(speech, np.float64), ENVELOPE_WINDOW)
     at = np.arange(frames) * SAMPLES_PER_FRAME + ENVELOPE_WINDOW // 2
     power = np.array([window @ np.square(padded[i : i + len(window)]) for i in at]) / window.sum()
-    return 10 * np.log10(np.maximum(power / max(float(np.percentile(power, 95)), 1e-12), 1e-9))
+    return np.asarray(10 * np.log10(np.maximum(power / max(float(np.percentile(power, 95)), 1e-12), 1e-9)))
 
 
 def envelope(speech: NDArray[np.float32], frames: int) -> Curve:
-    """The speech envelope, [frames]: perceived loudness, 1 in the loud parts. Of loudness, amplitude and dB it is the
-    nearest to what phonemes ask of the jaw."""
-    return 10 ** (LOUDNESS * level(speech, frames) / 10)
+    """The speech envelope, [frames]: perceived loudness, 1 in the loud parts.
+
+    Of loudness, amplitude and dB, loudness correlates best with the jaw opening of the phonemes.
+    """
+    return np.asarray(10 ** (LOUDNESS * level(speech, frames) / 10))
 
 
 def best_lag(measured: Curve, wanted: Curve, reach: int = MAX_LAG) -> tuple[float, float, float]:
     """Pearson correlation of two curves over their relative shift.
 
     Returns:
-        (correlation at the best whole shift, the best shift in frames, the correlation without a shift). A positive
-        shift: `measured` comes later. Between frames the peak is that of a parabola through three values.
+        (correlation at the best whole shift, the best shift in frames, the correlation without a shift). The shift is
+        positive if `measured` comes later. It is refined by a parabola through the three values at the peak.
     """
     shifts = range(-reach, reach + 1)
     r = np.array([_correlation(*_shifted(measured, wanted, shift)) for shift in shifts])
@@ -70,7 +72,7 @@ def _correlation(a: Curve, b: Curve) -> float:
 
 
 def pauses(speech: NDArray[np.float32], frames: int) -> list[Span]:
-    """Where the speech is quiet for more than 0.3 s, without the ends in which the lips move."""
+    """Pauses of more than 0.3 s, without the ends in which the lips move."""
     return long_runs(level(speech, frames) < QUIET)
 
 
@@ -81,7 +83,7 @@ def long_runs(flags: NDArray[np.bool_]) -> list[Span]:
 
 
 def phone_spans(phones: Sequence[tuple[str, float]], names: set[str], frames: int) -> list[Span]:
-    """The frames of each phoneme of some names: those nearest to a moment of it, one at least.
+    """The frames of each phoneme that has one of the names: those nearest to any time of it, at least one.
 
     Args:
         phones: names with end times in seconds, in order.
@@ -96,7 +98,7 @@ def phone_spans(phones: Sequence[tuple[str, float]], names: set[str], frames: in
 
 
 def share_reached(flags: NDArray[np.bool_], spans: Sequence[Span]) -> float:
-    """Share of the spans in which a flag is true at least once; nan without spans."""
+    """Share of the spans with at least one true flag; nan if there are no spans."""
     return float(np.mean([bool(flags[a:b].any()) for a, b in spans])) if spans else float("nan")
 
 
@@ -120,9 +122,9 @@ def ssim(a: Picture, b: Picture) -> float:
 
 
 def gmsd(a: Picture, b: Picture) -> float:
-    """Gradient magnitude similarity deviation of two pictures' luma (Xue et al. 2014), 0 for equal ones.
+    """Gradient magnitude similarity deviation of two pictures' luma (Xue et al. 2014): 0 if equal.
 
-    It sees what eyes see first in a mouth: edges of lips and teeth that are soft, doubled or missing. Above 0.1 the
+    It measures what viewers notice first in a mouth: blurred, doubled or missing edges of lips and teeth. Above 0.1 the
     pictures look different.
     """
     sides = []

@@ -1,11 +1,11 @@
-"""Numbers in plain words."""
+"""Text for lists of frame numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 
-def spans(numbers: Iterable[int]) -> list[tuple[int, int]]:
+def ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
     """Runs of consecutive numbers: first and last of each."""
     result: list[tuple[int, int]] = []
     for number in sorted(numbers):
@@ -16,9 +16,9 @@ def spans(numbers: Iterable[int]) -> list[tuple[int, int]]:
     return result
 
 
-def spans_text(numbers: Iterable[int], most: int = 4) -> str:
-    """As in "frames 3-7, 12 and 31-40"; with `and 5 more places` where there are many."""
-    found = spans(numbers)
+def frame_ranges(numbers: Iterable[int], most: int = 4) -> str:
+    """For example "frames 3-7, 12 and 31-40", or with "and 5 more places" from `most` ranges on."""
+    found = ranges(numbers)
     texts = [f"{a}" if a == b else f"{a}-{b}" for a, b in found[:most]]
     if len(found) > most:
         texts.append(f"{len(found) - most} more places")

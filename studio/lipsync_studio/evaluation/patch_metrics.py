@@ -1,4 +1,4 @@
-"""What the avatar's mouth patch changes in its footage: where, how much, how steadily. Before JPEG, in grey levels."""
+"""Metrics of the mouth patch in its footage: leakage, movement, flicker, seam and tint. Before JPEG, in grey levels."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from lipsync_composite.avatar import PackedAvatar
 from lipsync_composite.loop import footage_index
 from lipsync_composite.splice import Rect
+from lipsync_server.repository.source import CROP, MARGIN
 
 Picture = NDArray[np.uint8]
 Change = NDArray[np.float32]
-CROP, MARGIN = 328, 4  # the box is resized to 328; the network sees its inside
-BLOCK = 16  # pixels: a change that is seen has an extent
-BAND = 0.12  # of the mask's width or height: where its edge fades, and a little more
+BLOCK = 16  # pixels: a visible change has an extent
+BAND = 0.12  # of the mask's width or height: its soft edge, and a little more
 
 
 class Footage:
@@ -44,7 +44,7 @@ class Footage:
         return x, y, size
 
     def patch(self, position: int) -> tuple[Rect, Picture]:
-        """The rectangle that a mouth can change, and its pixels before JPEG, BGR."""
+        """The rectangle that the paste can change, and its pixels before JPEG, BGR."""
         record = self._index[self._number(position)]
         rect = Rect(*record["patch"].tolist())
         first = int(record["pixels"])
@@ -52,8 +52,10 @@ class Footage:
         return rect, np.asarray(pixels).reshape(rect.height, rect.width, 3)
 
     def mask(self, position: int) -> Rect:
-        """What was hidden from the network, in whole pixels of the frame around it, as far as the patch reaches: the
-        soft edge's first pixels can have no weight."""
+        """The mask in whole pixels of the frame, cut to the patch.
+
+        The patch can be smaller than the mask, because the first pixels of the soft edge can have no weight.
+        """
         x, y, size = self.box(position)
         mx, my, width, height = self.facts.mask
         scale, (patch, _) = size / CROP, self.patch(position)
@@ -72,22 +74,23 @@ def decode(jpeg: bytes) -> Picture:
     return np.asarray(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR), np.uint8)
 
 
-class PatchWatch:
-    """Looks at consecutive frames of one recording.
+class PatchMetrics:
+    """Measures consecutive frames of one recording.
 
-    The change D of a frame is its patch less the plain footage's, in the frame's pixels: what moves with the footage
-    alone is not in it.
+    D is a frame's patch minus the plain footage's patch, in the frame's pixels. So the footage's own movement is not
+    in it.
 
     Attributes:
-        outside: pixels outside the mask that differ from the plain footage, all frames together.
+        outside: number of pixels outside the mask that differ from the plain footage, in all frames.
         movement: for each frame after the first, mean |D(t) - D(t-1)| near the mouth.
-        largest: |D(t) - D(t-1)| of the single value where it is largest.
-        seen: |D(t) - D(t-1)| of the mean over the 16x16 block and colour where it is largest: what an eye may see. An
-            error that only rides along with the moving head cancels in it.
+        largest: for each frame after the first, the largest value of |D(t) - D(t-1)|.
+        largest_block: for each frame after the first, the largest block mean of D(t) - D(t-1), absolute, over 16x16
+            blocks and colours: about what is visible. An error that only moves along with the head cancels in it.
         flicker: for each frame after the second, mean |D(t) - 2 D(t-1) + D(t-2)| near the mouth.
-        tint: for each frame, the largest block mean of |D| where the mask's soft edge ends: what the edge must hide.
+        tint: for each frame, the largest block mean of |D| at the inner end of the mask's soft edge: the difference of
+            colour that the edge must hide.
         seam: for each frame, the largest mean slope of D across 16 pixels of the mask's edge, levels per pixel.
-        roughness: for each frame, mean slope across the edges of the frame, and of the plain footage.
+        edge_slopes: for each frame, mean slope across the mask's edges of the frame, and of the plain footage.
     """
 
     def __init__(self, footage: Footage, lips: tuple[float, float, float]) -> None:
@@ -95,15 +98,15 @@ class PatchWatch:
         self._last: list[Change] = []
         self.outside = 0
         self.movement: list[float] = []
-        self.seen: list[float] = []
+        self.largest_block: list[float] = []
         self.largest: list[float] = []
         self.flicker: list[float] = []
         self.tint: list[float] = []
         self.seam: list[float] = []
-        self.roughness: list[tuple[float, float]] = []
+        self.edge_slopes: list[tuple[float, float]] = []
 
     def add(self, position: int, patch: Rect, picture: Picture) -> None:
-        """The next frame: its patch as `Avatar.composited` gives it."""
+        """Add the next frame: its patch from `Avatar.composited`."""
         rect, plain = self._footage.patch(position)
         if rect != patch:
             raise ValueError(f"the patch at position {position} is {patch}, the packed footage has {rect}")
@@ -124,7 +127,7 @@ class PatchWatch:
             step = whole - self._last[-1]
             self.movement.append(float(np.abs(mouth.of(step)).mean()))
             self.largest.append(float(np.abs(step).max()))
-            self.seen.append(float(np.abs(cv2.blur(step, (BLOCK, BLOCK))).max()))
+            self.largest_block.append(float(np.abs(cv2.blur(step, (BLOCK, BLOCK))).max()))
         if len(self._last) == 2:
             bend = whole - 2 * self._last[1] + self._last[0]
             self.flicker.append(float(np.abs(mouth.of(bend)).mean()))
@@ -139,45 +142,46 @@ class PatchWatch:
             depth = round(BAND * edge.height)
             band = Rect(edge.x, max(edge.y - 2, 0), edge.width, depth + 2)
             slopes = np.diff(band.of(turned[0]), axis=0)
-            seams.append(float(np.abs(_segments(slopes)).max()))
+            seams.append(float(np.abs(_block_means(slopes)).max()))
             rough.append([float(np.abs(np.diff(band.of(p), axis=0)).mean()) for p in turned[1:]])
             end = Rect(edge.x, edge.y + depth - BLOCK // 2, edge.width, BLOCK)
             colours = end.of(np.rot90(change, side)).mean(0)  # a block's mean colour change: noise and detail cancel
-            tints.append(float(np.abs(_segments(colours.T)).max()))
+            tints.append(float(np.abs(_block_means(colours.T)).max()))
         self.seam.append(max(seams))
         self.tint.append(max(tints))
         out, still = np.mean(rough, axis=0).tolist()
-        self.roughness.append((out, still))
+        self.edge_slopes.append((out, still))
 
 
 def _grey(picture: Change) -> Change:
-    """Mean of the three colours; numpy's own takes ten times as long."""
+    """Mean of the three colours. numpy's mean takes ten times as long."""
     return np.asarray(cv2.transform(picture, np.full((1, 3), 1 / 3, np.float32)), np.float32)
 
 
 def _turn(rect: Rect, width: int, height: int, quarters: int) -> Rect:
-    """A rectangle of a `width` x `height` picture after `np.rot90(picture, quarters)`: its next side comes on top."""
+    """A rectangle of a `width` x `height` picture after `np.rot90(picture, quarters)`."""
     for _ in range(quarters):
         rect = Rect(rect.y, width - rect.x - rect.width, rect.height, rect.width)
         width, height = height, width
     return rect
 
 
-def _segments(values: NDArray[np.floating]) -> NDArray[np.floating]:
+def _block_means(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """Means of `BLOCK` neighbours along the second axis."""
     count = values.shape[1] // BLOCK
-    return values[:, : count * BLOCK].reshape(len(values), count, BLOCK).mean(2)
+    return np.asarray(values[:, : count * BLOCK].reshape(len(values), count, BLOCK).mean(2))
 
 
 def mouth_square(
     box: tuple[float, float, float], lips: tuple[float, float, float], frame: Rect | None = None, size: float = 1.6
 ) -> Rect:
-    """The square around a mouth, `size` mouth widths large.
+    """The square around a mouth.
 
     Args:
         box: x, y, size of the crop box.
-        lips: centre x, y and width of the mouth in parts of the box.
-        frame: the result is relative to it, and inside.
+        lips: centre x, y and width of the mouth relative to the box.
+        frame: the result is inside this rectangle and relative to its corner.
+        size: of the square, in mouth widths.
     """
     half = size / 2 * lips[2] * box[2]
     x, y = box[0] + lips[0] * box[2], box[1] + lips[1] * box[2]

@@ -1,4 +1,4 @@
-"""Writing an avatar's source folder (docs/avatars.md), whole or not at all."""
+"""Writes an avatar's source folder (docs/avatars.md), completely or not at all."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import yaml
@@ -14,14 +15,25 @@ from lipsync_mel.timeline import FPS
 from lipsync_server.repository.source import Picture, SourceError
 
 
+class Attribution(NamedTuple):
+    """What avatar.yaml states for people; "" where nothing is stated."""
+
+    name: str = ""
+    licence: str = ""
+    provenance: str = ""
+
+    def stated(self) -> dict[str, str]:
+        """Without what is not stated."""
+        return {key: text for key, text in self._asdict().items() if text}
+
+
 def write_folder(target: Path, fill: Callable[[Path], None], replace: bool = False) -> None:
-    """Let `fill` write into a draft folder beside `target`, then put it in place.
+    """Call `fill` with a draft folder beside `target`, then put the draft in place.
 
     Raises:
-        SourceError: there is a folder of that name already.
+        SourceError: the folder exists and `replace` is false.
     """
-    if target.exists() and not replace:
-        raise SourceError(f"{target} is there already: choose another id, or say --replace")
+    refuse_existing(target, replace)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as folder:
         draft = Path(folder) / "draft"
@@ -32,14 +44,23 @@ def write_folder(target: Path, fill: Callable[[Path], None], replace: bool = Fal
         draft.rename(target)
 
 
+def refuse_existing(target: Path, replace: bool) -> None:
+    """Raises SourceError if the folder exists and must not be replaced."""
+    if target.exists() and not replace:
+        raise SourceError(f"{target} exists already: choose another id, or give --replace")
+
+
 def write_footage(path: Path, frames: Iterable[Picture], *, exact: bool) -> int:
-    """Frames (BGR, all of one size) as a video of 25 frames a second.
+    """Write frames (BGR, all of one size) as a video of 25 frames per second.
 
     Args:
-        exact: keep every pixel's value (H.264 without loss, in RGB); else what looks the same at a tenth of the size.
+        exact: lossless H.264 in RGB. Otherwise the video looks the same and has a tenth of the size.
 
     Returns:
-        how many there were.
+        the number of frames.
+
+    Raises:
+        SourceError: frames have different sizes.
     """
     count = 0
     with av.open(str(path), "w") as video:
@@ -61,6 +82,7 @@ def write_footage(path: Path, frames: Iterable[Picture], *, exact: bool) -> int:
 
 
 def write_boxes(path: Path, boxes: Iterable[tuple[int, int, int]]) -> None:
+    """Write boxes.csv: x, y and size of each frame's crop box."""
     with path.open("w", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(("x", "y", "size"))
@@ -68,6 +90,6 @@ def write_boxes(path: Path, boxes: Iterable[tuple[int, int, int]]) -> None:
 
 
 def write_facts(path: Path, facts: dict[str, object], note: str) -> None:
-    """avatar.yaml."""
+    """Write avatar.yaml, with a comment in its first line."""
     text = yaml.safe_dump(facts, sort_keys=False, allow_unicode=True, width=120)
     path.write_text(f"# {note}\n{text}", encoding="utf-8")

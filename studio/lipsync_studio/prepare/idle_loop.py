@@ -1,9 +1,9 @@
-"""The stretch of footage that is played while nobody speaks, and that mouths are pasted on."""
+"""The idle loop: the part of the footage that is played while nobody speaks, and that mouths are pasted on."""
 
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -11,19 +11,19 @@ from numpy.typing import NDArray
 
 from lipsync_server.repository.source import Picture
 
-LONGEST, SHORTEST = 250, 50  # frames: a loop of ten seconds is not noticed, one of less than two is
+LONGEST, SHORTEST = 250, 50  # frames: viewers do not notice a loop of ten seconds, but one of less than two
 STEP = 5  # frames between the lengths tried
 SIDE = 24  # pixels of a look
-SEAM = 1.5  # of an ordinary step from frame to frame: no jump is seen
-SHORTNESS = 0.3  # what the shortest loop costs, in units of unrest
-CUT, CUT_LEAST = 8.0, 8.0  # ordinary steps, and grey levels of all of a look: a larger step is a cut
-BACK = 0.15  # what walking back costs: a head that moves the same way back looks odd if one watches it
+SEAM = 1.5  # times the usual step from frame to frame: no jump is visible
+SHORTNESS = 0.3  # cost of the shortest loop, in units of unrest
+CUT, CUT_LEAST = 8.0, 8.0  # usual steps, and mean grey levels of a look: a larger step is a cut
+BACK = 0.15  # cost of playing backwards: reversed head motion looks slightly unnatural
 
 
 class Loop(NamedTuple):
-    """Footage frames from `first`. `kind` is avatar.yaml's `loop`.
+    """A part of the footage. `kind` is avatar.yaml's `loop`: `forward` or `pingpong`.
 
-    `seam`: how large the step from the last frame to the first is beside an ordinary one (1); 0 for `pingpong`.
+    `seam`: the step from the last frame to the first, relative to the usual step from frame to frame; 0 for `pingpong`.
     """
 
     first: int
@@ -33,39 +33,39 @@ class Loop(NamedTuple):
 
 
 def look(frame: Picture, box: tuple[int, int, int]) -> NDArray[np.float32]:
-    """What a frame looks like around the face, to compare it with others: grey levels of a small picture, and the box.
+    """A descriptor of a frame around the face, to compare frames: grey levels of a small picture, and the box, [579].
 
-    The region is the box and half as much around it, so that turning and nodding count and the background hardly does.
+    The region is the box and half of its size around it, so that head motion counts and the background hardly does.
     """
     x, y, size = box
     around = size // 2
     top, left = max(y - around, 0), max(x - around, 0)
     part = frame[top : y + size + around, left : x + size + around]
     small = cv2.resize(cv2.cvtColor(part, cv2.COLOR_BGR2GRAY), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-    place = np.array(box, np.float32) / size * 255  # a move by the whole box is as much as from black to white
+    place = np.array(box, np.float32) / size * 255  # a shift by the whole box counts as much as black to white
     return np.concatenate([small.ravel().astype(np.float32), place * SIDE / 4])
 
 
 def mouth_look(crop: Picture) -> NDArray[np.float32]:
-    """The lower half of a face crop [320,320,3], small."""
+    """A small picture of the lower half of a face crop [320,320,3]."""
     return cv2.resize(crop[160:], (64, 32), interpolation=cv2.INTER_AREA).astype(np.float32)
 
 
 def unrest_of(mouths: list[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """How much each `mouth_look` differs from the one before, 0 to 1: for footage whose landmarks are not known."""
+    """How much each `mouth_look` differs from the one before, 0 to 1. It replaces landmarks where there are none."""
     steps = np.array([0.0] + [float(np.abs(b - a).mean()) for a, b in pairwise(mouths)])
     return (steps / max(float(np.percentile(steps, 90)), 1e-6)).clip(0, 1).astype(np.float32)
 
 
 def _steps(looks: NDArray[np.float32]) -> tuple[NDArray[np.float64], float]:
-    """How far each look is from the one before (0 for the first, NaN where there is none), and the ordinary step."""
+    """Distance of each look from the one before (0 for the first, NaN where there is none), and the usual distance."""
     steps = np.concatenate([[0.0], np.linalg.norm(np.diff(looks, axis=0), axis=1)])
     known = steps[1:][np.isfinite(steps[1:])]
     return steps, max(float(np.median(known)), 1e-6) if len(known) else 1.0
 
 
 def cuts_of(looks: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Which frames do not go on from the one before: a cut, or a broken picture."""
+    """Frames that do not continue the one before: after a cut, or a broken picture."""
     steps, ordinary = _steps(looks)
     return np.nan_to_num(steps, nan=0.0) > max(CUT * ordinary, CUT_LEAST * SIDE)
 
@@ -73,23 +73,23 @@ def cuts_of(looks: NDArray[np.float32]) -> NDArray[np.bool_]:
 def choose_loop(
     looks: NDArray[np.float32], unrest: NDArray[np.float32], usable: NDArray[np.bool_], longest: int = LONGEST
 ) -> Loop:
-    """The quietest stretch whose end goes over into its beginning; if there is none, one to walk there and back.
+    """The calmest part of the footage: one that ends as it begins (`forward`), or one to play there and back.
 
     Args:
         looks: [n, k], of consecutive frames, see `look`; NaN where there is none.
-        unrest: [n], 0 where the mouth rests, 1 where it speaks.
-        usable: [n], false where a frame must not be shown: also between two clips.
-        longest: at least SHORTEST.
+        unrest: [n], 0 where the mouth is at rest, 1 where it speaks.
+        usable: [n], false where a frame must not be shown, and between two clips.
+        longest: frames of the loop at most, at least SHORTEST.
     """
     steps, ordinary = _steps(looks)
-    usable = usable & ~cuts_of(looks)  # nothing goes across a cut
+    usable = usable & ~cuts_of(looks)  # no loop contains a cut
     best, lowest = None, np.inf
     for count in range(SHORTEST, min(longest, len(looks)) + 1, STEP):
         starts = np.flatnonzero(_window_sum(~usable, count) == 0)
         if not len(starts):
             break
         cost = _window_sum(unrest, count)[starts] / count + SHORTNESS * (longest - count) / max(longest - SHORTEST, 1)
-        turns = (steps[starts + 1] + steps[starts + count - 1]) / 2 / ordinary  # still ends: turning is not seen
+        turns = (steps[starts + 1] + steps[starts + count - 1]) / 2 / ordinary  # still ends hide the turn
         there_and_back = cost + 0.1 * turns + BACK
         if there_and_back.min() < lowest:
             at = int(np.argmin(there_and_back))
@@ -107,13 +107,14 @@ def choose_loop(
     return Loop(first, min(count, longest), "pingpong")
 
 
-def _window_sum(values: NDArray, count: int) -> NDArray[np.float64]:
+def _window_sum(values: NDArray[Any], count: int) -> NDArray[np.float64]:
     """Sums of `count` neighbours, [n - count + 1]."""
     total = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
-    return total[count:] - total[:-count]
+    return np.asarray(total[count:] - total[:-count])
 
 
 def _longest_run(usable: NDArray[np.bool_]) -> tuple[int, int]:
+    """First frame and number of frames."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], usable.astype(np.int8), [0]])))
     if not len(edges):
         return 0, 0
