@@ -28,7 +28,7 @@ from lipsync_server.pipeline import LocalPipeline  # noqa: E402
 from lipsync_server.repository.package import package_avatar  # noqa: E402
 from lipsync_server.repository.source import AvatarSource, SourceError, face_crop  # noqa: E402
 from lipsync_studio.export import export_encoder, export_unet  # noqa: E402
-from lipsync_studio.importing.importer import ImportOptions, import_avatar  # noqa: E402
+from lipsync_studio.importing.importer import ImportOptions, import_avatar, plan_import  # noqa: E402
 from lipsync_studio.importing.mask import MASKS, detect_mask  # noqa: E402
 from lipsync_studio.importing.network_file import read_encoder, read_unet  # noqa: E402
 from lipsync_studio.networks import AudioEncoder, UNet  # noqa: E402
@@ -130,6 +130,17 @@ def test_the_footage_keeps_every_pixel_and_its_boxes(trained, imported):
         np.testing.assert_array_equal(frame, expected)
     assert source.read_boxes() == [(BOX[0] + i, BOX[1], BOX[2]) for i in range(FRAMES)]
     assert (source.loop, source.mask, source.encoder) == ("pingpong", (5, 5, 310, 305), "encoder.onnx")
+
+
+def test_a_plan_chooses_everything_and_writes_nothing(trained, tmp_path):
+    dataset = write_dataset(tmp_path / "dataset")
+    before = sorted(tmp_path.rglob("*"))
+    plan = plan_import(trained / "unet.pth", dataset, ImportOptions(mask="corners", first=1, frames=3))
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (plan.loop.first, plan.loop.frames, plan.loop.kind, plan.encoder) == (1, 3, "pingpong", None)
+    facts = plan.facts()
+    assert (facts["mask"], facts["blend"], facts["preset"]) == ([5, 5, 306, 301], "soft", "exact")
+    assert "encoder" not in facts and "frames 1 to 3 of 6" in plan.findings[0]
 
 
 def test_packed_folders_have_the_same_boxes(trained, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from itertools import pairwise
 
@@ -20,7 +21,7 @@ from lipsync_studio.corpus.espeak_voices import VOICES, Espeak  # noqa: E402
 from lipsync_studio.corpus.features import SpokenFrames, encode, spoken_frames  # noqa: E402
 from lipsync_studio.corpus.mouth_curves import MOUTH, mouth_curves, phones_from_ipa  # noqa: E402
 from lipsync_studio.corpus.sentences import sentences  # noqa: E402
-from lipsync_studio.corpus.speech_data import Speech  # noqa: E402
+from lipsync_studio.corpus.speech_data import Speech, load_corpus, run_in_environment  # noqa: E402
 from lipsync_studio.networks import UNet  # noqa: E402
 from lipsync_studio.training.articulation_probe import quantile_matched_targets, rows_of_frames  # noqa: E402
 from lipsync_studio.training.encoder_validation import closures_reached  # noqa: E402
@@ -148,6 +149,38 @@ def test_espeak_reports_its_phonemes_times():
         assert max(spans) < 0.5 * level.max(), voice
     with pytest.raises(ValueError, match="no voice xx"):
         engine.speak("xx-nowhere", 150, "Hello.")
+
+
+PIPER = """
+import numpy as np
+from types import SimpleNamespace
+
+class SynthesisConfig:
+    def __init__(self, length_scale): pass
+
+class PiperVoice:
+    @classmethod
+    def load(cls, path): return cls()
+
+    def synthesize(self, text, config, include_alignments):
+        marks = [SimpleNamespace(phoneme=mark, num_samples=8000) for mark in "m\u0251"]
+        yield SimpleNamespace(audio_float_array=np.full(16000, 0.5), sample_rate=16000, phoneme_alignments=marks)
+"""
+
+
+def test_piper_speaks_in_an_environment_without_this_project(tmp_path):
+    (tmp_path / "piper.py").write_text(PIPER)
+    for package in ("lipsync_studio", "lipsync_mel", "lipsync_client"):
+        (tmp_path / f"{package}.py").write_text("raise ImportError('not installed here')")
+    python, texts, corpus = tmp_path / "python", tmp_path / "sentences.txt", tmp_path / "corpus"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH="{tmp_path}" exec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    texts.write_text("Mama.\nPapa.")
+    corpus.mkdir()
+    run_in_environment(str(python), "piper_voice", "voice.onnx", texts, corpus)
+    speeches = load_corpus(corpus)
+    assert [speech.name for speech in speeches] == ["joe_0000", "joe_0001"]
+    assert speeches[0].phones == (("m", 0.5), ("aa", 1.0)) and len(speeches[0].audio) == 16_000
 
 
 def test_training_picks_starts_of_speeches_more_often_than_they_occur():
