@@ -53,21 +53,21 @@ def test_a_served_import_is_within_one_level_of_pytorch(source, client, networks
     positions = np.array([0, FRAMES - 1, FRAMES, 2 * FRAMES - 3])
     got = infer(client, "imported_lipsync", audio_features=features, footage_position=positions[:, None])
     frames = list(source.frames())
-    for mouth, heard, position in zip(got.mouth, features, positions.tolist(), strict=True):
+    for mouth, audio, position in zip(got.mouth, features, positions.tolist(), strict=True):
         number = min(position, 2 * FRAMES - 2 - position)
         crop = face_crop(frames[number], (BOX[0] + number, BOX[1], BOX[2])).transpose(2, 0, 1).astype(np.float32) / 255
         masked = crop.copy()
         masked[:, 5:310, 5:315] = 0
         with torch.no_grad():
             output = networks["unet"](
-                torch.from_numpy(np.concatenate([crop, masked]))[None], torch.from_numpy(heard)[None]
+                torch.from_numpy(np.concatenate([crop, masked]))[None], torch.from_numpy(audio)[None]
             )
         expected = (output[0] * 255).to(torch.uint8).numpy().transpose(1, 2, 0)
         assert np.ptp(expected) > 20  # the comparison is about something
         assert np.abs(mouth.astype(int) - expected).max() <= 1
 
 
-def test_the_ensemble_hears_through_the_avatars_own_encoder(source, call, client, networks, repository):
+def test_the_ensemble_uses_the_avatars_own_encoder(source, call, client, networks, repository):
     windows = np.random.default_rng(3).uniform(-4, 4, (17, 1, 80, 16)).astype(np.float32)
     inputs = {"mel_windows": windows, "window_mask": np.ones((17, 1), np.float32)}
     with torch.no_grad():

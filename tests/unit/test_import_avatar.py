@@ -90,19 +90,19 @@ def test_an_imported_checkpoint_pastes_what_the_reference_pastes(trained, import
     network = UNet("full").eval()
     network.load_state_dict(torch.load(trained / "unet.pth", weights_only=True))
     features = pipeline._features(np.concatenate([speech, np.zeros(7240, np.float32)]), 0, count)
-    assert np.abs(np.diff(features, axis=0)).max() > 0.1  # the frames hear different things
+    assert np.abs(np.diff(features, axis=0)).max() > 0.1  # the frames have different audio features
     off = []
-    for (position, mouth), heard in zip(pipeline.mouths(speech, start), features, strict=True):
+    for (position, mouth), audio in zip(pipeline.mouths(speech, start), features, strict=True):
         number = position if position < FRAMES else 2 * FRAMES - 2 - position  # there and back
         frame = cv2.imread(str(trained / "dataset" / "full_body_img" / f"{number}.jpg"))
-        expected = as_the_reference_does(network, frame, (BOX[0] + number, BOX[1], BOX[2]), heard)
+        expected = as_the_reference_does(network, frame, (BOX[0] + number, BOX[1], BOX[2]), audio)
         patch, pasted = pipeline.avatar.composited(position, mouth)
         off.append(np.abs(pasted.astype(int) - patch.of(expected)).max(2))
         assert np.abs(patch.of(expected).astype(int) - patch.of(frame)).mean() > 20  # the mouth is not the footage's
     assert (np.stack(off) <= 1).mean() >= 0.999
 
 
-def test_an_avatars_own_encoder_is_the_one_that_hears(trained, imported, repository):
+def test_an_avatar_is_served_with_its_own_encoder(trained, imported, repository):
     package_avatar(AvatarSource.read(imported), repository)
     ensemble = (repository / "anna" / "config.pbtxt").read_text()
     assert 'model_name: "anna_audio_encoder"' in ensemble and 'model_name: "audio_encoder"' not in ensemble

@@ -179,7 +179,7 @@ def test_ctrl_c_in_the_pretraining_ends_it_and_says_it_is_not_saved(prepared, so
     monkeypatch.setattr(training, "AUDIO_PRETRAINING", 300)
     monkeypatch.setattr(training, "pretrain_low_resolution", lambda *_: pytest.fail("went on"))
     for module in ("lipsync_studio.training.avatar", "lipsync_studio.training.runs"):
-        monkeypatch.setattr(f"{module}.console", shown)
+        monkeypatch.setattr(f"{module}.notes", shown)
     with training.Stop() as stop:
         assert training.train_network(source, "half", 8, tmp_path, torch.device("cpu"), stop) is None
     assert signal.getsignal(signal.SIGINT) is handler  # so that Ctrl-C ends what comes after the training

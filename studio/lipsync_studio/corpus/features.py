@@ -14,6 +14,7 @@ from rich.progress import track
 from scipy.sparse import csr_matrix
 from torch import nn
 
+from lipsync_client.console import notes
 from lipsync_mel.timeline import ROWS_PER_FRAME
 from lipsync_studio.corpus import augmentation
 from lipsync_studio.corpus.mouth_curves import classes, mouth_curves
@@ -77,7 +78,7 @@ def spoken_frames(
     encoder.eval()
     rows, first, curves, silent, begin = [], [], [], [], 0
     order = [corpus[i % len(corpus)] for i in rng.permutation(max(count, len(corpus)))[:count]]
-    for original in track(order, description="encoding speech"):
+    for original in track(order, description="encoding speech", console=notes):
         speech = augmentation.change_speed(original, rng.uniform(0.88, 1.15))
         speech = augmentation.add_silence(speech, rng.uniform(0, 0.8), rng.uniform(0.1, 0.8))
         shapes, kind = mouth_curves(speech.phones, speech.audio, speech.frames)

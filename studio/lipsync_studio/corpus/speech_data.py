@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 from scipy.sparse import csr_matrix
 
+from lipsync_client.console import notes
 from lipsync_mel import mel, timeline
 from lipsync_studio.corpus.espeak_voices import VOICES, Espeak
 from lipsync_studio.corpus.mouth_curves import Phone, phones_from_ipa
@@ -134,7 +135,7 @@ def speak_with_festival(texts: Sequence[str], folder: Path) -> None:
 def speak_with_espeak(voices: Sequence[str], texts: Sequence[str], folder: Path) -> None:
     """Write `espeak<number of voice>_<number>.wav` and .json: the voices take turns."""
     engine = Espeak()
-    for number, text in track(list(enumerate(texts)), description="espeak"):
+    for number, text in track(list(enumerate(texts)), description="espeak", console=notes):
         turn = number % len(voices)
         rate = ESPEAK_RATES[number // len(voices) % len(ESPEAK_RATES)]
         audio, marks = engine.speak(voices[turn], rate, text)
@@ -166,7 +167,7 @@ def make_corpus(
     folder.mkdir(parents=True, exist_ok=True)
     texts = folder / "sentences.txt"
     for seed, voice in enumerate(FLITE_VOICES):
-        for number, text in track(list(enumerate(sentences(count, seed))), description=f"flite {voice}"):
+        for number, text in track(list(enumerate(sentences(count, seed))), description=f"flite {voice}", console=notes):
             speak_with_flite(voice, text, folder / f"{voice}_{number:04d}")
     if piper:
         python, voice_file = piper

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
+from lipsync_client.console import note
 from lipsync_client.media.audio import read_audio
 from lipsync_composite.assets import key_name
 from lipsync_mel.timeline import SAMPLE_RATE
@@ -34,8 +35,6 @@ from lipsync_studio.faces.landmarks import FaceMesh
 NEW_SENTENCES = 1000  # seed: no sentences of the training
 NOISE = 1e-3  # RMS of the low noise, -60 dB of full scale
 REST_FRAMES = 36  # footage frames from which the mouth at rest is learned
-
-console = Console()
 
 
 def silences(seconds: float = 10.0) -> list[RenderedSpeech]:
@@ -114,9 +113,9 @@ def evaluate(
     speeches = [read_speech(path, seconds) for path in speech or [home.SAMPLE]]
     if voice and shutil.which("flite"):
         speeches.append(flite_speech(voice, count))
-    session, notes = open_session(LocalPipeline(repository, avatar), truth)
+    session, facts = open_session(LocalPipeline(repository, avatar), truth)
     if voice and not shutil.which("flite"):
-        console.print("flite is not installed, so no speech has known phonemes.")
+        note("flite is not installed, so no speech has known phonemes.")
     out.mkdir(parents=True, exist_ok=True)
     spoken = [_record(session, one, out) for one in speeches]
     quiet = [_record(session, one, out) for one in silences()]
@@ -124,8 +123,8 @@ def evaluate(
         ("Speech", spoken, speech_rows(spoken)),
         ("Pictures", [*quiet, *spoken], picture_rows([*quiet, *spoken])),
     ]
-    write_tables(parts, notes, out / "table.md", console)
-    console.print(*notes, f"written: {out}/table.md and its pictures", sep="\n")
+    write_tables(parts, facts, out / "table.md", Console())
+    note(f"written: {out / 'table.md'} and its pictures")
 
 
 def _record(session: EvaluationSession, speech: RenderedSpeech, out: Path) -> Recording:

@@ -130,8 +130,8 @@ def _closures(r: Recording, truth: bool = False) -> str:
     return f"{100 * metrics.share_reached(r.closed(truth), spans):.0f} of {len(spans)}"
 
 
-def _lag(measured: metrics.Curve, wanted: metrics.Curve) -> str:
-    r, lag, _ = metrics.best_lag(measured, wanted)
+def _lag(measured: metrics.Curve, expected: metrics.Curve) -> str:
+    r, lag, _ = metrics.best_lag(measured, expected)
     return f"{r:.2f} at {lag:+.1f}"
 
 
@@ -168,4 +168,5 @@ def write_tables(
             text.append("| " + " | ".join(cells) + " |")
         text.append("")
         console.print(table)
+    console.print(*notes, sep="\n")
     path.write_text("\n".join(text))

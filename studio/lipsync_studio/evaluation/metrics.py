@@ -42,7 +42,7 @@ def envelope(speech: NDArray[np.float32], frames: int) -> Curve:
     return np.asarray(10 ** (LOUDNESS * level(speech, frames) / 10))
 
 
-def best_lag(measured: Curve, wanted: Curve, reach: int = MAX_LAG) -> tuple[float, float, float]:
+def best_lag(measured: Curve, expected: Curve, reach: int = MAX_LAG) -> tuple[float, float, float]:
     """Pearson correlation of two curves over their relative shift.
 
     Returns:
@@ -50,7 +50,7 @@ def best_lag(measured: Curve, wanted: Curve, reach: int = MAX_LAG) -> tuple[floa
         positive if `measured` comes later. It is refined by a parabola through the three values at the peak.
     """
     shifts = range(-reach, reach + 1)
-    r = np.array([_correlation(*_shifted(measured, wanted, shift)) for shift in shifts])
+    r = np.array([_correlation(*_shifted(measured, expected, shift)) for shift in shifts])
     peak = int(np.argmax(r))
     lag = float(shifts[peak])
     if 0 < peak < len(r) - 1:
@@ -60,9 +60,9 @@ def best_lag(measured: Curve, wanted: Curve, reach: int = MAX_LAG) -> tuple[floa
     return float(r[peak]), lag, float(r[reach])
 
 
-def _shifted(measured: Curve, wanted: Curve, shift: int) -> tuple[Curve, Curve]:
-    count = len(wanted) - abs(shift)
-    return measured[max(0, shift) :][:count], wanted[max(0, -shift) :][:count]
+def _shifted(measured: Curve, expected: Curve, shift: int) -> tuple[Curve, Curve]:
+    count = len(expected) - abs(shift)
+    return measured[max(0, shift) :][:count], expected[max(0, -shift) :][:count]
 
 
 def _correlation(a: Curve, b: Curve) -> float:

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
+from lipsync_client.console import notes
 from lipsync_composite.loop import footage_index
 from lipsync_composite.splice import Rect
 from lipsync_server.pipeline import LocalPipeline
@@ -36,7 +37,7 @@ class EvaluationSession:
         result = Recording(speech, PatchMetrics(self._footage, self._meter.lips))
         total = speech.frames
         curves = speech.curves() if speech.phones and self._truth else None
-        frames = track(self._pipeline.render(speech.audio), speech.name, total, transient=True)
+        frames = track(self._pipeline.render(speech.audio), speech.name, total, transient=True, console=notes)
         for number, (position, mouth, jpeg) in enumerate(frames):
             sent = decode(jpeg)
             patch, picture = self._pipeline.avatar.composited(position, mouth)

@@ -18,6 +18,7 @@ import onnx
 from numpy.typing import NDArray
 from rich.progress import track
 
+from lipsync_client.console import notes
 from lipsync_composite.assets import SMALLEST
 from lipsync_composite.blend import BLENDS
 from lipsync_server.repository.package import check_avatar_id
@@ -169,7 +170,9 @@ def write_import(plan: ImportPlan, target: Path, facts: dict[str, object], repla
 
     def fill(folder: Path) -> None:
         part = data.frames(loop.first, loop.frames)
-        write_footage(folder / "footage.mp4", track(part, "footage", loop.frames, transient=True), exact=True)
+        write_footage(
+            folder / "footage.mp4", track(part, "footage", loop.frames, transient=True, console=notes), exact=True
+        )
         write_boxes(folder / "boxes.csv", data.boxes[loop.first : loop.first + loop.frames])
         onnx.save(plan.network, folder / "unet.onnx")
         if plan.encoder is not None:
@@ -189,7 +192,7 @@ def _choose_loop(data: Dataset, options: ImportOptions) -> Loop:
     if frames < SHORTEST:
         raise SourceError(f"frames is {frames}: it must be at least {SHORTEST}, or give --first too")
     looks, mouths = [], []
-    pictures = track(data.frames(), "reading the footage", total, transient=True)
+    pictures = track(data.frames(), "reading the footage", total, transient=True, console=notes)
     for number, (frame, box) in enumerate(zip(pictures, data.boxes, strict=True)):
         mouths.append(mouth_look(_crop(data, number, frame)))
         looks.append(look(frame, box))

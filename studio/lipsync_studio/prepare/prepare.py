@@ -21,6 +21,7 @@ import numpy as np
 import yaml
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from lipsync_client.console import notes
 from lipsync_mel.timeline import FPS
 from lipsync_server.repository.package import check_avatar_id
 from lipsync_server.repository.source import Picture, SourceError, read_facts
@@ -101,7 +102,7 @@ def _track_all(inputs: Sequence[Input], names: Sequence[str], work: Path) -> lis
     """The clips of all inputs, with a progress bar."""
     finder, clips = FaceFinder(), []
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, transient=True) as bar:
+    with Progress(*columns, transient=True, console=notes) as bar:
         total = sum(source.count or 0 for source in inputs) * 2  # each is read twice: for the boxes, for the crops
         task = bar.add_task("tracking the face", total=total or None)
         for source, name in zip(inputs, names, strict=True):

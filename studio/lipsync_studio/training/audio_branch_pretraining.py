@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from lipsync_client.console import notes
 from lipsync_studio.corpus.features import SpokenFrames
 from lipsync_studio.corpus.mouth_curves import MOUTH
 from lipsync_studio.networks import AudioBranch
 from lipsync_studio.training.runs import (
     Stop,
-    console,
     device_of,
     learning_rate,
     mixed_precision,
@@ -49,6 +49,6 @@ def pretrain_audio_branch(branch: AudioBranch, spoken: SpokenFrames, steps: int,
         shown["curves"] = shown["curves"] * 0.95 + loss.item() * 0.05 if step else loss.item()
         if step % 50 == 49:
             r = np.corrcoef(together[:, 0, 0, 0].detach().cpu().numpy(), curves[:, 0, 0, 0].cpu().numpy())[0, 1]
-            console.print(
+            notes.print(
                 f"audio-branch pretraining, step {step + 1} of {steps}: loss {shown['curves']:.4f}, opening r {r:.2f}"
             )

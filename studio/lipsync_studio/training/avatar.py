@@ -21,6 +21,7 @@ import yaml
 from numpy.typing import NDArray
 from rich.progress import track
 
+from lipsync_client.console import notes
 from lipsync_mel import mel
 from lipsync_mel.timeline import SAMPLES_PER_FRAME
 from lipsync_server import home
@@ -34,7 +35,7 @@ from lipsync_studio.networks import WIDTHS, UNet
 from lipsync_studio.prepare.training_folder import Clip, read_clips, write_sound
 from lipsync_studio.training.audio_branch_pretraining import pretrain_audio_branch
 from lipsync_studio.training.low_resolution_pretraining import pretrain_low_resolution
-from lipsync_studio.training.runs import Stop, console, load_checkpoint
+from lipsync_studio.training.runs import Stop, load_checkpoint
 from lipsync_studio.training.shipped_encoder import FOLDER as ENCODER
 from lipsync_studio.training.shipped_encoder import read_encoder
 from lipsync_studio.training.unet_training import AUDIO_PRETRAINING, LOW_RESOLUTION_PRETRAINING, train
@@ -61,7 +62,7 @@ def encode_clips(clips: list[Clip], work: Path) -> list[NDArray[np.float16]]:
     path = work / f"features-{digest.hexdigest()[:12]}.npz"
     if not path.exists():
         encoder, filterbank, features = read_encoder(own), mel.load_filterbank(), []
-        for clip in track(clips, "encoding the speech", console=console, transient=True):
+        for clip in track(clips, "encoding the speech", console=notes, transient=True):
             windows, inside = encoder_rows(filterbank, clip.sound)
             rows = torch.cat([encoder(part) for part in torch.split(torch.from_numpy(windows), WINDOWS)])
             features.append((rows * torch.from_numpy(inside)).numpy().astype(np.float16))
@@ -88,7 +89,7 @@ def train_network(
         if not stop:
             pretrain_low_resolution(network, source, LOW_RESOLUTION_PRETRAINING, stop)
         if stop:
-            console.print("The pretraining is not saved. The same command begins again.")
+            notes.print("The pretraining is not saved. The same command begins again.")
             return None
     rng = np.random.default_rng(0)
     chosen = (
@@ -97,7 +98,7 @@ def train_network(
     sheet = [source.example_of(int(frame), rng) for frame in chosen]
     train(network, source, samples, work, stop, faces=FACES[device.type], sheet=sheet)
     if stop:
-        console.print(f"Saved in {work / 'unet.pt'}. The same command continues.")
+        notes.print(f"Saved in {work / 'unet.pt'}. The same command continues.")
         return None
     return network.eval()
 
@@ -160,9 +161,9 @@ def train_avatar(
         return
     onnx.save(store_half(export_unet(network.cpu().float())), target / "unet.onnx")
     shutil.copyfile(work / "encoder.onnx", target / "encoder.onnx")
-    console.print(f"written: {target / 'unet.onnx'}")
+    notes.print(f"written: {target / 'unet.onnx'}")
     measure(AvatarSource.read(target), held_out_sound(clips, source, work), work)
-    console.print(f"Look at {work / 'evaluation'}. Next: lipsync avatars add {target}")
+    notes.print(f"Look at {work / 'evaluation'}. Next: lipsync avatars add {target}")
 
 
 def _chosen(device: str) -> torch.device:

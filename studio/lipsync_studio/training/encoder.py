@@ -21,6 +21,7 @@ from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lipsync_client.console import notes
 from lipsync_mel import mel
 from lipsync_mel.timeline import ROWS_BEFORE, ROWS_PER_FRAME
 from lipsync_studio.corpus import augmentation
@@ -31,7 +32,6 @@ from lipsync_studio.training.articulation_probe import STATE_KEY, ArticulationPr
 from lipsync_studio.training.encoder_validation import validation_summary
 from lipsync_studio.training.runs import (
     Stop,
-    console,
     learning_rate,
     load_checkpoint,
     optimize,
@@ -186,7 +186,7 @@ def train_encoder(
             training.save(path, step + 1)
             validated = validation_summary(training.network, training.probe, filterbank, held_out, real)
             losses = " ".join(f"{name} {value:.4f}" for name, value in shown.items())
-            console.print(f"step {step + 1}: {losses} | {validated}", markup=False)
+            notes.print(f"step {step + 1}: {losses} | {validated}", markup=False)
     training.save(path, step + 1)
 
 

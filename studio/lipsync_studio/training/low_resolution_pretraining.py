@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lipsync_client.console import notes
 from lipsync_studio.networks import UNet
 from lipsync_studio.training.runs import (
     Stop,
-    console,
     device_of,
     learning_rate,
     mixed_precision,
@@ -61,4 +61,4 @@ def pretrain_low_resolution(network: UNet, source: Source, steps: int, stop: Sto
         value = loss.item()
         shown["low resolution"] = shown["low resolution"] * 0.95 + value * 0.05 if step else value
         if step % 50 == 49:
-            console.print(f"low-resolution pretraining, step {step + 1} of {steps}: loss {shown['low resolution']:.4f}")
+            notes.print(f"low-resolution pretraining, step {step + 1} of {steps}: loss {shown['low resolution']:.4f}")

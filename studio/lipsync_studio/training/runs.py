@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-console = Console()
+from lipsync_client.console import notes
 
 
 class Stop:
@@ -64,12 +63,12 @@ def steps_with_progress(first: int, total: int, shown: Mapping[str, float], stop
         stop: ends the iteration after the current step.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console) as bar:
+    with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=notes) as bar:
         task = bar.add_task("training", total=total, completed=first)
         for step in range(first, total):
             if stop:
                 if step > first:  # else an earlier stage of the training was stopped
-                    console.print(f"stopped at step {step} of {total}")
+                    notes.print(f"stopped at step {step} of {total}")
                 return
             yield step
             bar.update(task, advance=1, description=" ".join(f"{name} {value:.4f}" for name, value in shown.items()))

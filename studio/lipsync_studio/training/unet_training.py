@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lipsync_client.console import notes
 from lipsync_mel import mel
 from lipsync_studio.corpus.features import SpokenFrames, load_or_make, spoken_frames
 from lipsync_studio.corpus.speech_data import load_corpus, voices_of
@@ -27,7 +28,6 @@ from lipsync_studio.training.audio_branch_pretraining import pretrain_audio_bran
 from lipsync_studio.training.low_resolution_pretraining import pretrain_low_resolution
 from lipsync_studio.training.runs import (
     Stop,
-    console,
     device_of,
     learning_rate,
     load_checkpoint,
@@ -194,7 +194,7 @@ def train(
         if training.step % EVERY == 0:
             training.save()
             quality = contact_sheet(network, sheet, regions, work / f"sheet_{training.step:05d}.png")
-            console.print(f"step {training.step} of {steps}: loss {shown['loss']:.4f}, mouth {quality:.1f} dB")
+            notes.print(f"step {training.step} of {steps}: loss {shown['loss']:.4f}, mouth {quality:.1f} dB")
     training.save()
 
 
