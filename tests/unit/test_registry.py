@@ -20,7 +20,7 @@ from lipsync_client.registry import registry as registry_module
 from lipsync_client.registry.failures import BACK_OFF_S
 from lipsync_client.registry.leased import leased
 from lipsync_client.registry.policy import Candidate, Counters, choose_gpu, eviction_order
-from lipsync_client.registry.registry import PLACE_S, Registry
+from lipsync_client.registry.registry import WAIT_S, Registry
 from lipsync_client.registry.settings import RegistrySettings, SettingsError
 
 SECONDS = 30
@@ -158,9 +158,9 @@ async def use(registry: Registry, server: FakeServer, avatar: str, times: int = 
 
 
 @pytest.fixture
-def tends_often(monkeypatch: pytest.MonkeyPatch) -> None:
+def reconciles_often(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a registry does again and again in the background, it does at once."""
-    monkeypatch.setattr(registry_module, "TEND_S", 0.01)
+    monkeypatch.setattr(registry_module, "RECONCILE_S", 0.01)
 
 
 def test_concurrent_first_requests_load_once() -> None:
@@ -179,7 +179,7 @@ def test_concurrent_first_requests_load_once() -> None:
     run(server, limits(), scenario)
 
 
-def test_who_gives_up_waiting_does_not_stop_a_load_that_others_wait_for() -> None:
+def test_a_caller_that_stops_waiting_does_not_cancel_the_load() -> None:
     server = FakeServer("anna")
     server.slow.clear()
 
@@ -197,7 +197,7 @@ def test_who_gives_up_waiting_does_not_stop_a_load_that_others_wait_for() -> Non
 
 
 @pytest.mark.parametrize("policy", ["lfu", "lru"])
-def test_eight_callers_at_random_never_see_more_loaded_than_allowed_nor_lose_theirs(policy: str) -> None:
+def test_random_callers_never_exceed_the_limit_nor_lose_their_avatar(policy: str) -> None:
     server = FakeServer(*IDS)
 
     async def scenario(registry: Registry, clock: Clock) -> None:
@@ -217,7 +217,7 @@ def test_eight_callers_at_random_never_see_more_loaded_than_allowed_nor_lose_the
     run(server, limits(max_models=3, eviction=policy), scenario)
 
 
-def test_the_least_frequently_used_goes_first_counted_over_earlier_loads_too() -> None:
+def test_the_least_frequently_used_is_evicted_first_over_all_loads() -> None:
     server = FakeServer(*IDS)
 
     async def scenario(registry: Registry, clock: Clock) -> None:
@@ -234,7 +234,7 @@ def test_the_least_frequently_used_goes_first_counted_over_earlier_loads_too() -
     run(server, limits(max_models=3), scenario)
 
 
-def test_the_least_recently_used_goes_first_if_that_is_wanted() -> None:
+def test_the_least_recently_used_is_evicted_first_with_lru() -> None:
     server = FakeServer(*IDS)
 
     async def scenario(registry: Registry, clock: Clock) -> None:
@@ -245,7 +245,7 @@ def test_the_least_recently_used_goes_first_if_that_is_wanted() -> None:
     run(server, limits(max_models=3, eviction="lru"), scenario)
 
 
-def test_an_avatar_in_use_is_not_unloaded_and_who_finds_no_place_is_told_so() -> None:
+def test_an_avatar_in_use_is_not_evicted_and_a_full_server_says_so() -> None:
     server = FakeServer(*IDS)
 
     async def scenario(registry: Registry, clock: Clock) -> None:
@@ -256,7 +256,7 @@ def test_an_avatar_in_use_is_not_unloaded_and_who_finds_no_place_is_told_so() ->
             while "load ben" not in server.calls:
                 await asyncio.sleep(0)
             await asyncio.sleep(0.01)
-            clock.now += PLACE_S + 1
+            clock.now += WAIT_S + 1
             with pytest.raises(Overloaded, match="is in use; try again later"):
                 await late
             assert server.loaded() == {"anna", "ben"}
@@ -265,7 +265,7 @@ def test_an_avatar_in_use_is_not_unloaded_and_who_finds_no_place_is_told_so() ->
     run(server, limits(max_models=2), scenario)
 
 
-def test_a_place_that_comes_free_goes_to_who_waits() -> None:
+def test_freed_capacity_goes_to_a_waiting_lease() -> None:
     server = FakeServer(*IDS)
 
     async def scenario(registry: Registry, clock: Clock) -> None:
@@ -302,9 +302,7 @@ def test_a_limit_that_leaves_no_room_is_named_at_once(allowed: dict[str, object]
     run(server, limits(keep=("fay",), **allowed), scenario)
 
 
-def test_a_preload_for_which_there_is_no_room_keeps_nobody_waiting(
-    caplog: pytest.LogCaptureFixture, tends_often: None
-) -> None:
+def test_a_preload_without_room_delays_no_lease(caplog: pytest.LogCaptureFixture, reconciles_often: None) -> None:
     server = FakeServer(*IDS)
     server.broken["anna"] = "model.onnx is broken"
 
@@ -354,7 +352,7 @@ def test_ctrl_c_ends_a_command_that_waits_for_its_avatar() -> None:
     assert server.closed
 
 
-def test_a_load_that_has_only_begun_has_its_place_already() -> None:
+def test_a_load_that_has_only_begun_counts_already() -> None:
     server = FakeServer(*IDS)
     server.shows_loading = False
     server.slow.clear()
@@ -371,7 +369,7 @@ def test_a_load_that_has_only_begun_has_its_place_already() -> None:
     run(server, limits(max_models=1), scenario)
 
 
-def test_a_failed_load_tells_why_and_is_tried_again_only_when_that_may_help() -> None:
+def test_a_failed_load_gives_the_reason_and_is_retried_after_back_off() -> None:
     server = FakeServer("anna")
     server.broken["anna"] = "model.onnx is broken"
     tries = lambda: server.calls.count("load anna")  # noqa: E731
@@ -410,7 +408,7 @@ def test_an_unknown_avatar_is_no_avatar() -> None:
     run(FakeServer("anna"), limits(), scenario)
 
 
-def test_the_idle_are_unloaded_but_for_those_that_were_preloaded_or_are_the_servers_own() -> None:
+def test_idle_avatars_are_unloaded_except_preloaded_and_kept_ones() -> None:
     server = FakeServer(*IDS)
     server.phases["fay"] = "loaded"  # by the server
 
@@ -418,23 +416,25 @@ def test_the_idle_are_unloaded_but_for_those_that_were_preloaded_or_are_the_serv
         await until(lambda: server.loaded() == {"anna", "fay"})
         await use(registry, server, "ben")
         async with registry.lease("cleo"):
-            await registry.tend()
+            await registry.reconcile()
             clock.now += 61
             server.use("ben")  # by somebody else
-            await registry.tend()
+            await registry.reconcile()
             assert server.loaded() == {"anna", "ben", "cleo", "fay"}
             clock.now += 61
-            await registry.tend()
+            await registry.reconcile()
             assert server.loaded() == {"anna", "cleo", "fay"}
-        await registry.tend()
+        await registry.reconcile()
         clock.now += 61
-        await registry.tend()
+        await registry.reconcile()
         assert server.loaded() == {"anna", "fay"}
 
     run(server, limits(preload=("anna",), keep=("fay",), idle_timeout=60), scenario)
 
 
-def test_what_cannot_be_preloaded_is_said_and_tried_again(caplog: pytest.LogCaptureFixture, tends_often: None) -> None:
+def test_what_cannot_be_preloaded_is_said_and_tried_again(
+    caplog: pytest.LogCaptureFixture, reconciles_often: None
+) -> None:
     server = FakeServer(*IDS)
     server.broken["anna"] = "model.onnx is broken"
 
@@ -464,8 +464,8 @@ def test_nobody_waits_for_a_preload() -> None:
         assert server.loaded() == {"ben"}  # one command needs no other avatar
 
 
-def test_a_preload_that_the_server_lost_is_loaded_again_but_not_one_that_was_unloaded(
-    tends_often: None,
+def test_a_lost_preload_is_loaded_again_and_an_unloaded_one_is_not(
+    reconciles_often: None,
 ) -> None:
     server = FakeServer(*IDS)
 
@@ -475,12 +475,12 @@ def test_a_preload_that_the_server_lost_is_loaded_again_but_not_one_that_was_unl
         server.phases["anna"] = "not loaded"  # as after a new start
         for _ in range(2):
             await until(lambda: server.loaded() == {"anna"})
-            await registry.tend()
+            await registry.reconcile()
 
     run(server, limits(preload=("anna", "ben")), scenario)
 
 
-def test_memory_is_a_limit_too_and_what_leaves_counts_until_it_is_gone() -> None:
+def test_memory_is_a_limit_and_counts_until_an_unload_has_ended() -> None:
     server = FakeServer(*IDS, memory_mb=1024)
     server.lasting = 3
 
@@ -494,20 +494,20 @@ def test_memory_is_a_limit_too_and_what_leaves_counts_until_it_is_gone() -> None
     run(server, limits(max_memory_gb=2.5), scenario)
 
 
-def test_what_the_server_lost_while_it_was_in_use_is_loaded_again() -> None:
+def test_an_avatar_lost_while_in_use_is_loaded_again() -> None:
     server = FakeServer("anna")
 
     async def scenario(registry: Registry, clock: Clock) -> None:
         async with registry.lease("anna"):
             server.phases["anna"] = "not loaded"  # as after a new start
-            await registry.tend()
+            await registry.reconcile()
             while "anna" not in server.loaded():
                 await asyncio.sleep(0)
 
     run(server, limits(), scenario)
 
 
-def test_what_others_loaded_counts_and_may_go() -> None:
+def test_avatars_that_others_loaded_count_and_may_be_evicted() -> None:
     server = FakeServer(*IDS)
     server.phases |= {"anna": "loaded", "ben": "loaded"}
 
@@ -533,7 +533,7 @@ def test_each_avatar_gets_one_gpu() -> None:
     run(server, limits(gpus=(0, 1)), scenario)
 
 
-def test_the_least_loaded_gpu_is_the_one_with_least_memory_then_fewest_avatars() -> None:
+def test_the_least_loaded_gpu_has_least_memory_then_fewest_avatars() -> None:
     placed = {"anna": (0, 500), "ben": (1, 200), "cleo": (1, 200)}
     assert choose_gpu((0, 1), placed, "least_loaded", 0) == 1
     assert choose_gpu((0, 1), placed | {"dora": (1, 100)}, "least_loaded", 0) == 0
@@ -547,15 +547,15 @@ def test_ties_are_broken_by_time_then_by_name() -> None:
     assert eviction_order(some, "lru") == ["a", "b", "d", "c"]
 
 
-def test_counters_outlive_tritons() -> None:
+def test_counters_outlive_those_of_triton() -> None:
     server, counters = FakeServer("anna"), Counters()
     for requests, loaded in ((0, True), (5, True), (0, False), (2, True), (1, True)):
         server.phases["anna"], server.requests["anna"] = "loaded" if loaded else "not loaded", requests
-        counters.see(server.overview())
+        counters.update(server.overview())
     assert counters.uses("anna") == 5 + 2 + 1
 
 
-def test_a_second_registry_unloads_nothing_until_the_first_has_ended(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_second_registry_evicts_nothing_until_the_first_has_ended(caplog: pytest.LogCaptureFixture) -> None:
     server = FakeServer(*IDS)
     second = Registry(server.url, limits(max_models=1), control=server)  # type: ignore[arg-type]
 

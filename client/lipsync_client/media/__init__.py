@@ -1,1 +1,1 @@
-"""Reading speech from files, and writing video."""
+"""Speech from files and arrays, and talking faces into video files."""

@@ -1,4 +1,4 @@
-"""Read speech from any audio or video file, or from an array at any rate."""
+"""Speech from any audio or video file, or from an array at any rate."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from typing import Any
 import av
 import numpy as np
 from av.audio.resampler import AudioResampler
+from av.audio.stream import AudioStream
+from av.container import InputContainer
 from numpy.typing import NDArray
 
 from lipsync_client.errors import AudioError
 
 __all__ = ["read_audio", "to_speech"]
 
-SPEECH_RATE = 16_000  # what read_audio and to_speech give unless told otherwise
+SPEECH_RATE = 16_000  # samples a second of what read_audio and to_speech return by default
 
 
 def read_audio(path: str | os.PathLike[str], *, rate: int = SPEECH_RATE) -> NDArray[np.float32]:
@@ -27,7 +29,7 @@ def read_audio(path: str | os.PathLike[str], *, rate: int = SPEECH_RATE) -> NDAr
         rate: samples a second wanted.
 
     Returns:
-        Samples in [-1, 1], shape = (n,). The channels are mixed so that the loudest possible sum is still 1.
+        Samples in [-1, 1], shape = (n,). The channels are mixed so that the loudest possible sum is 1.
 
     Raises:
         AudioError: no such file, no sound in it, not readable, or empty.
@@ -46,7 +48,7 @@ def to_speech(samples: NDArray[Any], rate: int, *, to_rate: int = SPEECH_RATE) -
         to_rate: samples a second wanted.
 
     Returns:
-        Samples, shape = (about n * to_rate / rate,); of a millisecond or less perhaps none, at another rate.
+        Samples, shape = (about n * to_rate / rate,). A millisecond or less may resample to none.
 
     Raises:
         AudioError: not an array of samples, or not finite.
@@ -80,13 +82,13 @@ def to_speech(samples: NDArray[Any], rate: int, *, to_rate: int = SPEECH_RATE) -
 
 
 def channels_of(path: str | os.PathLike[str]) -> int:
-    """How many channels the sound of a file has. Raises AudioError."""
+    """Number of channels of a file's sound. Raises AudioError."""
     with _open(path) as container:
-        return int(_stream(container, path).codec_context.channels)
+        return _stream(container, path).codec_context.channels
 
 
 def decode(path: str | os.PathLike[str], *, rate: int, layout: str) -> Iterator[NDArray[np.float32]]:
-    """The sound of a file, piece by piece.
+    """The sound of a file, in blocks as they are decoded.
 
     Args:
         path: an audio or video file.
@@ -101,7 +103,7 @@ def decode(path: str | os.PathLike[str], *, rate: int, layout: str) -> Iterator[
     """
     with _open(path) as container:
         stream = _stream(container, path)
-        # 32-bit integers, because FFmpeg mixes channels down without going past full scale only for integers.
+        # 32-bit integers, because FFmpeg's downmix stays within full scale only for integers.
         resampler = AudioResampler(format="s32p", layout=layout, rate=rate)
         empty = True
         try:
@@ -116,7 +118,7 @@ def decode(path: str | os.PathLike[str], *, rate: int, layout: str) -> Iterator[
             raise AudioError(f"{path} has no sound in it: its audio track is empty or damaged")
 
 
-def _open(path: str | os.PathLike[str]) -> Any:
+def _open(path: str | os.PathLike[str]) -> InputContainer:
     if not Path(path).is_file():
         raise AudioError(f"{path} is a folder" if Path(path).is_dir() else f"there is no file {path}")
     try:
@@ -127,20 +129,20 @@ def _open(path: str | os.PathLike[str]) -> Any:
         raise AudioError(f"{path} cannot be opened ({error.strerror})") from None
 
 
-def _stream(container: Any, path: str | os.PathLike[str]) -> Any:
+def _stream(container: InputContainer, path: str | os.PathLike[str]) -> AudioStream:
     if not container.streams.audio:
         raise AudioError(f"{path} has no audio track")
     return container.streams.audio[0]
 
 
-def _frames(container: Any, stream: Any) -> Iterator[av.AudioFrame | None]:
-    """Decoded frames, then None. Damaged packets are left out, as players do."""
+def _frames(container: InputContainer, stream: AudioStream) -> Iterator[av.AudioFrame | None]:
+    """Decoded frames, then None. Damaged packets are skipped, as players do."""
     for packet in container.demux(stream):
         try:
             frames = packet.decode()
         except av.FFmpegError:
             continue
         for frame in frames:
-            frame.pts = None  # gaps and jumps of the file's clock do not matter here: sound plays from its beginning
+            frame.pts = None  # gaps and jumps of the file's time stamps are ignored
             yield frame
     yield None

@@ -1,4 +1,4 @@
-"""Write a talking face as MP4: H.264 pictures, AAC sound."""
+"""A talking face as an MP4 file: H.264 pictures, AAC sound."""
 
 from __future__ import annotations
 
@@ -32,22 +32,21 @@ def write_mp4(
     sound: str | os.PathLike[str] | NDArray[np.float32],
     sound_rate: int = 16_000,
 ) -> int:
-    """Write frames and their sound, one at a time as they come.
+    """Write frames and their sound to a file, each as it arrives.
 
-    The file appears under its name when it is complete: it is written beside it under a temporary name, which is
-    removed if anything goes wrong. H.264 wants even sizes: a picture of odd width or height gets its last column or
-    row twice.
+    The file appears under its name when it is complete. It is written beside it under a temporary name, and removed if
+    writing fails. H.264 needs even sizes: a picture of odd width or height gets its last column or row twice.
 
     Args:
         path: the MP4 file; one that exists is replaced.
         frames: in order, all of one size.
         fps: frames a second.
-        sound: an audio or video file, whose sound is taken in its own quality (mono or stereo, 48 kHz);
-            or mono samples, shape = (n,).
+        sound: an audio or video file, whose sound is resampled to 48 kHz (mono or stereo); or mono samples in
+            [-1, 1], shape = (n,).
         sound_rate: samples a second of the array.
 
     Returns:
-        How many frames were written.
+        Number of frames written.
 
     Raises:
         VideoError: the file cannot be written, there is no frame, or the frames' sizes differ.
@@ -62,7 +61,7 @@ def write_mp4(
             raise VideoError(f"there is no frame to write to {path}")
         part.replace(path)
         return count
-    except LipsyncError:  # before OSError: some of ours are both
+    except LipsyncError:  # before OSError: some of them are both
         raise
     except (av.FFmpegError, OSError) as error:
         raise VideoError(f"{path} cannot be written ({error.strerror or error})") from error
@@ -71,7 +70,7 @@ def write_mp4(
 
 
 class _Writer:
-    """Keeps pictures and sound in step, so that the muxer never has to hold much of either."""
+    """Interleaves pictures and sound, so that the muxer buffers little of either."""
 
     def __init__(
         self, container: Any, fps: int, sound: str | os.PathLike[str] | NDArray[np.float32], sound_rate: int

@@ -1,4 +1,4 @@
-"""Loads that failed: why, and when one is worth another try."""
+"""Back-off after loads that failed."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ BACK_OFF_S = (5.0, 300.0)  # seconds before a failed load is tried again: at fir
 @dataclass(frozen=True)
 class _Failure:
     error: LoadFailed
-    state: AvatarState  # what the server said of the avatar then
+    state: AvatarState  # of the avatar just after the failure
     until: float
     delay: float
 
 
 class Failures:
-    """
+    """Avatars whose last load failed, and when each may be tried again.
+
     Args:
         state: asks the server for an avatar's state.
-        clock: seconds that only grow.
+        clock: monotonic, in seconds.
     """
 
     def __init__(self, state: Callable[[str], Awaitable[AvatarState]], clock: Callable[[], float]) -> None:
@@ -34,17 +35,17 @@ class Failures:
         self._known: dict[str, _Failure] = {}
 
     def forget(self, avatar: str) -> None:
-        """It was loaded, or somebody asks for another try."""
+        """Allow a load at once: the avatar was loaded, or another try is asked for explicitly."""
         self._known.pop(avatar, None)
 
-    async def note(self, avatar: str, error: LoadFailed) -> None:
-        """A load failed; each time in a row the wait doubles."""
+    async def record(self, avatar: str, error: LoadFailed) -> None:
+        """Note a failed load. The back-off doubles with every failure in a row."""
         before = self._known.get(avatar)
         delay = min(before.delay * 2, BACK_OFF_S[1]) if before else BACK_OFF_S[0]
         self._known[avatar] = _Failure(error, await self._state(avatar), self._clock() + delay, delay)
 
-    async def respect(self, avatar: str) -> None:
-        """Raise an earlier failure again, unless it is time for another try, or the avatar has changed since."""
+    async def check(self, avatar: str) -> None:
+        """Raise the last failure again, unless its back-off has ended or the avatar's state has changed since."""
         failure = self._known.get(avatar)
         if failure and self._clock() < failure.until and await self._state(avatar) == failure.state:
             raise LoadFailed(f"{failure.error} (not tried again for {failure.until - self._clock():.0f} s)")

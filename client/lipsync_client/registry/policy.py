@@ -1,4 +1,4 @@
-"""What a registry decides: whom to unload first, and which GPU to use. Pure functions."""
+"""Policies of a registry: which avatar is evicted first, and which GPU one is placed on. Pure functions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ __all__ = ["Candidate", "Counters", "choose_gpu", "eviction_order"]
 
 
 class Candidate(NamedTuple):
-    """An avatar that may be unloaded. `uses`: answered requests; `last_used`: server's seconds, or 0."""
+    """An avatar that may be evicted.
+
+    Attributes:
+        id: its name.
+        uses: answered requests.
+        last_used: time of the last request on the server's clock, in seconds; 0 if there was none.
+    """
 
     id: str
     uses: int
@@ -20,7 +26,11 @@ class Candidate(NamedTuple):
 
 
 def eviction_order(candidates: Iterable[Candidate], policy: str) -> list[str]:
-    """Whom to unload first: by "lfu" the least used, of those the one unused for longest; by "lru" the other way."""
+    """Ids in the order of eviction.
+
+    "lfu" begins with the avatar that has the fewest uses, and among equals with the one unused for longest. "lru"
+    compares the same two in the other order.
+    """
     if policy == "lfu":
         return [one.id for one in sorted(candidates, key=lambda one: (one.uses, one.last_used, one.id))]
     return [one.id for one in sorted(candidates, key=lambda one: (one.last_used, one.uses, one.id))]
@@ -28,13 +38,13 @@ def eviction_order(candidates: Iterable[Candidate], policy: str) -> list[str]:
 
 @dataclass
 class Counters:
-    """Triton's counters of answered requests, summed up: Triton's own begin anew with every load."""
+    """Answered requests of each avatar, over all its loads: Triton's own counters restart with every load."""
 
     _before: dict[str, int] = field(default_factory=dict)  # from earlier loads
     _seen: dict[str, int] = field(default_factory=dict)  # from the present one
 
-    def see(self, overview: Iterable[AvatarOverview]) -> None:
-        """Take note of what the server tells now."""
+    def update(self, overview: Iterable[AvatarOverview]) -> None:
+        """Take in the server's present counters."""
         for avatar in overview:
             name, now = avatar.state.id, avatar.stats.requests if avatar.stats else 0
             if now < (seen := self._seen.get(name, 0)):
@@ -42,12 +52,12 @@ class Counters:
             self._seen[name] = now
 
     def uses(self, avatar: str) -> int:
-        """Answered requests of an avatar since the registry began, and before as far as it was loaded then."""
+        """Answered requests of an avatar since the first update, and before it since the avatar's load."""
         return self._before.get(avatar, 0) + self._seen.get(avatar, 0)
 
 
 def choose_gpu(gpus: Sequence[int], placed: Mapping[str, tuple[int, int]], policy: str, turn: int) -> int:
-    """The GPU for one more avatar.
+    """The number of the GPU on which one more avatar is placed.
 
     Args:
         gpus: numbers to choose from.
