@@ -7,10 +7,10 @@ import os
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
+from av.container import OutputContainer
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -73,7 +73,7 @@ class _Writer:
     """Interleaves pictures and sound, so that the muxer buffers little of either."""
 
     def __init__(
-        self, container: Any, fps: int, sound: str | os.PathLike[str] | NDArray[np.float32], sound_rate: int
+        self, container: OutputContainer, fps: int, sound: str | os.PathLike[str] | NDArray[np.float32], sound_rate: int
     ) -> None:
         if isinstance(sound, np.ndarray):
             self._rate, layout = sound_rate, "mono"
