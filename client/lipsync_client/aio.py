@@ -6,7 +6,6 @@ import asyncio
 import itertools
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import suppress
 from types import TracebackType
 
 import numpy as np
@@ -55,11 +54,7 @@ class AsyncClient:
     async def timeline(self) -> Timeline:
         """The server's clock and limits. Asked once, then remembered."""
         if self._timeline is None:
-            try:
-                parameters = await self._parameters(wire.TIMELINE_MODEL)
-            except AvatarNotFound:
-                raise wire.models_missing(self.url) from None
-            self._timeline = Timeline.from_parameters(parameters)
+            self._timeline = Timeline.from_parameters(await self._parameters(wire.TIMELINE_MODEL, None))
         return self._timeline
 
     async def avatar(self, avatar: str = wire.SHIPPED_AVATAR) -> Avatar:
@@ -76,7 +71,7 @@ class AsyncClient:
         in_flight: int = 3,
         footage_start: int = 0,
     ) -> AsyncGenerator[Frame, None]:
-        """As `Client.render`. Close it early with `contextlib.aclosing` (or `aclose`) to cancel what is on the way."""
+        """As `Client.render`. To stop early use `contextlib.aclosing` (or `aclose`); it cancels what is in flight."""
         speech = wire.check_speech(speech)
         if in_flight < 1:
             raise InvalidRequest(f"in_flight is {in_flight}; it must be at least 1")
@@ -118,7 +113,7 @@ class AsyncClient:
         return await self._send(request, avatar)
 
     async def close(self) -> None:
-        """End the connection; what is on the way is cancelled."""
+        """End the connection. Requests in flight are cancelled."""
         self._closed = True
         if self._connection is not None:
             await self._connection.close()
@@ -154,35 +149,38 @@ class AsyncClient:
         """
         return await self._infer(wire.COMPOSITE_MODEL, wire.footage_tensors(key, first, count), avatar, timeout)
 
-    async def explained(self, failure: AvatarNotFound, avatar: str) -> LipsyncError:
-        """What it is that said AvatarNotFound: a server that stops, one that replaces the avatar, or one without it."""
-        server = there = False
-        with suppress(InferenceServerException):
-            server = await self._grpc.is_server_ready(client_timeout=self._timeout)
-            there = server and await self._grpc.is_model_ready(wire.ensemble_of(avatar), client_timeout=self._timeout)
-        return wire.explained(failure, self.url, avatar, server_ready=server, avatar_ready=there)
+    async def _send(self, request: Request, avatar: str) -> Result:
+        """Send a request, and send it again where that may help."""
+        attempts = Attempts()
+        while True:
+            try:
+                return await self.attempt(request, avatar)
+            except LipsyncError as failure:
+                delay = attempts.delay_after(failure)
+            await asyncio.sleep(delay)
 
     async def _infer(self, model: str, tensors: list[InferInput], avatar: str, timeout: float | None) -> Result:
         try:
             answer = await self._grpc.infer(model, tensors, client_timeout=timeout or self._timeout)
         except InferenceServerException as error:
-            raise wire.translate(error, url=self.url, avatar=avatar) from None
+            raise await self._failure(error, avatar) from None
         return wire.result_from(answer)
 
-    async def _send(self, request: Request, avatar: str) -> Result:
-        """Send, and send again where that may help."""
-        attempts = Attempts()
-        while True:
-            try:
-                return await self.attempt(request, avatar)
-            except AvatarNotFound as error:
-                failure = await self.explained(error, avatar)
-            except LipsyncError as error:
-                failure = error
-            await asyncio.sleep(attempts.delay_after(failure))
-
-    async def _parameters(self, model: str, avatar: str = wire.SHIPPED_AVATAR) -> dict[str, str]:
+    async def _parameters(self, model: str, avatar: str | None) -> dict[str, str]:
         try:
-            return wire.parameters_of(await self._grpc.get_model_config(model, client_timeout=self._timeout))
+            answer = await self._grpc.get_model_config(model, client_timeout=self._timeout)
         except InferenceServerException as error:
-            raise wire.translate(error, url=self.url, avatar=avatar) from None
+            raise await self._failure(error, avatar) from None
+        return wire.parameters_of(answer.config)
+
+    async def _failure(self, error: InferenceServerException, avatar: str | None) -> LipsyncError:
+        """Our error for one of Triton's. If it is that the avatar is missing, the server is asked why."""
+        failure = wire.translate(error, url=self.url, avatar=avatar)
+        if avatar is None or not isinstance(failure, AvatarNotFound):
+            return failure
+        try:
+            server = await self._grpc.is_server_ready(client_timeout=self._timeout)
+            there = server and await self._grpc.is_model_ready(wire.ensemble_of(avatar), client_timeout=self._timeout)
+        except InferenceServerException:
+            server = there = False
+        return wire.explained(failure, self.url, avatar, server_ready=server, avatar_ready=there)

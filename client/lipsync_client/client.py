@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout  # the builtin one only since Python 3.11
-from contextlib import suppress
 from types import TracebackType
 
 import numpy as np
@@ -50,11 +49,7 @@ class Client:
     def timeline(self) -> Timeline:
         """The server's clock and limits. Asked once, then remembered."""
         if self._timeline is None:
-            try:
-                parameters = self._parameters(wire.TIMELINE_MODEL)
-            except AvatarNotFound:
-                raise wire.models_missing(self.url) from None
-            self._timeline = Timeline.from_parameters(parameters)
+            self._timeline = Timeline.from_parameters(self._parameters(wire.TIMELINE_MODEL, None))
         return self._timeline
 
     def avatar(self, avatar: str = wire.SHIPPED_AVATAR) -> Avatar:
@@ -71,10 +66,10 @@ class Client:
         in_flight: int = 3,
         footage_start: int = 0,
     ) -> Generator[Frame, None, None]:
-        """Render a whole speech: ceil(seconds * fps) frames, in order, each as soon as it is there.
+        """Render a whole speech: ceil(seconds * fps) frames, in order, each as soon as it has arrived.
 
-        The speech is cut into requests, a few of which are on the way at any time. Closing the iterator early
-        (its `close`, or dropping it) cancels those. An empty speech has no frames.
+        The speech is cut into requests, a few of which are in flight at any time. They are cancelled if the iterator
+        is closed early (by `close`, or by dropping it). An empty speech has no frames.
 
         Args:
             speech: mono samples at the timeline's rate (16 kHz), in [-1, 1], shape = (n,); `read_audio` and
@@ -82,7 +77,7 @@ class Client:
             avatar: whose face.
             first_chunk: frames of the first request; fewer show the first picture sooner.
             chunk: frames of each later request; more make better use of the server.
-            in_flight: requests on the way at once.
+            in_flight: requests in flight at once.
             footage_start: position in the avatar's footage of the first frame.
 
         Raises:
@@ -119,7 +114,7 @@ class Client:
             call.cancel()
 
     def close(self) -> None:
-        """End the connection; what is on the way is cancelled."""
+        """End the connection. Requests in flight are cancelled."""
         self._closed = True
         self._starter.shutdown()
         self._grpc.close()
@@ -153,18 +148,24 @@ class Client:
             for call in window:
                 call.cancel()
 
-    def _parameters(self, model: str, avatar: str = wire.SHIPPED_AVATAR) -> dict[str, str]:
+    def _parameters(self, model: str, avatar: str | None) -> dict[str, str]:
         self._check_open()
         try:
-            return wire.parameters_of(self._grpc.get_model_config(model, client_timeout=self._timeout))
+            answer = self._grpc.get_model_config(model, client_timeout=self._timeout)
         except InferenceServerException as error:
-            raise wire.translate(error, url=self.url, avatar=avatar) from None
+            raise self._failure(error, avatar) from None
+        return wire.parameters_of(answer.config)
 
-    def _explained(self, failure: AvatarNotFound, avatar: str) -> LipsyncError:
-        server = there = False
-        with suppress(InferenceServerException):
+    def _failure(self, error: InferenceServerException, avatar: str | None) -> LipsyncError:
+        """As `AsyncClient._failure`."""
+        failure = wire.translate(error, url=self.url, avatar=avatar)
+        if avatar is None or not isinstance(failure, AvatarNotFound):
+            return failure
+        try:
             server = self._grpc.is_server_ready(client_timeout=self._timeout)
             there = server and self._grpc.is_model_ready(wire.ensemble_of(avatar), client_timeout=self._timeout)
+        except InferenceServerException:
+            server = there = False
         return wire.explained(failure, self.url, avatar, server_ready=server, avatar_ready=there)
 
     def _check_open(self) -> None:
@@ -173,7 +174,7 @@ class Client:
 
 
 class _Call:
-    """A request on its way, and the sending again."""
+    """A request in flight, which is sent again where that may help."""
 
     def __init__(self, client: Client, request: Request, avatar: str) -> None:
         self.request = request
@@ -202,7 +203,7 @@ class _Call:
         ).result(client._timeout)
 
     def result(self) -> Result:
-        """Wait for the answer; send again where that may help."""
+        """Wait for the answer."""
         attempts = Attempts()
         while True:
             try:
@@ -219,10 +220,7 @@ class _Call:
             return wire.result_from(self._answer.result(client._timeout + 5))
         except InferenceServerException as error:
             client._check_open()
-            failure = wire.translate(error, url=client.url, avatar=self._avatar)
-            if isinstance(failure, AvatarNotFound):
-                failure = client._explained(failure, self._avatar)
-            raise failure from None
+            raise client._failure(error, self._avatar) from None
         except FutureTimeout:
             raise Timeout(f"The server at {client.url} did not answer within {client._timeout:g} s.") from None
 

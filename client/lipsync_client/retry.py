@@ -59,7 +59,7 @@ class Attempts:
             LipsyncError: the failure that is to be reported, because another attempt would not help.
         """
         if not (failure.retries or isinstance(failure, (AvatarNotFound, ServerError))):
-            raise failure  # it would be the same at every address
+            raise failure from None  # it would be the same at every address
         self._failed += 1
         self.address = (self.address + 1) % self._addresses
         self._worst = max(self._worst or failure, failure, key=lambda error: error.retries)
@@ -68,5 +68,5 @@ class Attempts:
         rounds, worst, self._worst = self._failed // self._addresses, self._worst, None
         delay = min(FIRST_DELAY_S * 2.0 ** (rounds - 1), LONGEST_DELAY_S) * random.uniform(1.0, 1.5)
         if rounds > worst.retries or self._now() + delay > self._give_up:
-            raise worst
+            raise worst from None
         return delay

@@ -82,6 +82,15 @@ class Timeline:
         """When a frame is shown, in seconds from the beginning of the speech."""
         return frame / self.fps
 
+    def span(self, first: int, count: int) -> tuple[int, int]:
+        """First and last-plus-one sample that frames first .. first+count-1 of an unfinished speech depend on."""
+        start = max(0, self.samples_per_frame * first - self.samples_before)
+        return start, self.samples_per_frame * (first + count - 1) + self.samples_after
+
+    def frames_within(self, samples: int) -> int:
+        """Number of frames, from frame 0 on, whose spans lie within the first `samples` samples of a speech."""
+        return max(0, (samples - self.samples_after) // self.samples_per_frame + 1)
+
     def slice(self, speech: NDArray[np.float32], first: int, count: int) -> tuple[int, NDArray[np.float32]]:
         """The samples that frames first .. first+count-1 depend on.
 
@@ -90,8 +99,7 @@ class Timeline:
         Returns:
             (start, audio): position of the slice in the speech, and the samples.
         """
-        start = max(0, self.samples_per_frame * first - self.samples_before)
-        stop = self.samples_per_frame * (first + count - 1) + self.samples_after
+        start, stop = self.span(first, count)
         audio = speech[start:stop]
         missing = stop - start - len(audio)
         return start, np.pad(audio, (0, missing)) if missing else audio

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import InferInput, InferResult
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from lipsync_client.avatar_facts import AvatarFacts
@@ -109,9 +110,9 @@ def encoder_of(avatar: str) -> str:
     return f"{avatar}_audio_encoder"
 
 
-def parameters_of(answer: Any) -> dict[str, str]:
-    """The string parameters of a model config answer (ModelConfigResponse)."""
-    return {name: value.string_value for name, value in answer.config.parameters.items()}
+def parameters_of(config: ModelConfig) -> dict[str, str]:
+    """The string parameters of a model's config."""
+    return {name: value.string_value for name, value in config.parameters.items()}
 
 
 def avatar_from_parameters(parameters: dict[str, str]) -> Avatar:
@@ -127,23 +128,18 @@ def avatar_from_parameters(parameters: dict[str, str]) -> Avatar:
     )
 
 
-def models_missing(url: str) -> ServerUnavailable:
-    return ServerUnavailable(
-        f"The server at {url} runs, but its lip-sync models are not loaded; `lipsync status` tells more."
-    )
-
-
 def overtaken(url: str, avatar: str) -> ServerUnavailable:
-    """Instead of AvatarNotFound, in the moment in which a replacement takes an avatar's place."""
+    """The error of a request that a replacement or an unload overtook; it may succeed when it is sent again."""
     return ServerUnavailable(f"The avatar {avatar!r} was replaced or unloaded on the server at {url} just now.")
 
 
 def explained(
     failure: AvatarNotFound, url: str, avatar: str, *, server_ready: bool, avatar_ready: bool
 ) -> LipsyncError:
-    """What it is that said AvatarNotFound: a server that stops, one that replaces the avatar, or one that has none.
+    """The true reason of an AvatarNotFound, by what the server says of itself and of the avatar just after it.
 
-    For about two seconds before it ends, a server has no models but still answers.
+    For about two seconds before it ends, a server has no models but still answers. In the moment in which a replacement
+    takes an avatar's place, the avatar has no version to serve.
     """
     if not server_ready:
         return ServerUnavailable(f"The server at {url} is stopping. Start one with `lipsync serve`.")
@@ -151,7 +147,7 @@ def explained(
 
 
 def check_speech(speech: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Catch early what the server would refuse, or would render as nonsense. Raises InvalidRequest."""
+    """Speech as float32 samples, shape = (n,). Raises InvalidRequest if the server would refuse it or misread it."""
     speech = np.asarray(speech)
     if speech.ndim != 1 or speech.dtype not in (np.float32, np.float64):
         raise InvalidRequest(
@@ -196,6 +192,7 @@ def footage_tensors(key: int, first: int, count: int) -> list[InferInput]:
 
 
 def result_from(answer: InferResult) -> Result:
+    """The answer of an ensemble, or of the composite stage."""
     return Result(
         frames=tuple(answer.as_numpy("JPEG").tolist()),
         frame_index=tuple(answer.as_numpy("FRAME_INDEX").tolist()),
@@ -214,22 +211,31 @@ def frames_of(result: Result, request: Request, timeline: Timeline) -> list[Fram
     ]
 
 
-def translate(error: InferenceServerException, *, url: str, avatar: str = SHIPPED_AVATAR) -> LipsyncError:
+def translate(error: InferenceServerException, *, url: str, avatar: str | None) -> LipsyncError:
     """Our error for one of Triton's.
 
-    Where Triton's status does not tell, its own English does (matched here and nowhere else), or the code that a stage
-    puts before its sentence.
+    Triton uses one status for several things. What it reports itself is then told apart by its own English (that of
+    2.51, matched here and nowhere else), what a stage reports by the code before its sentence (`lipsync_mel.refusals`).
+
+    Args:
+        error: as Triton's client raises it.
+        url: the server's address.
+        avatar: the avatar that was asked for; None: a model that every avatar needs.
     """
     status = (error.status() or "").removeprefix("StatusCode.")
     text = plain(error.message() or "no reason given")
     if "protocol is restricted" in text:
         return ControlDenied(
-            f"The server at {url} wants its control key for this: set LIPSYNC_CONTROL_KEY, or run as the user who"
+            f"The server at {url} needs its control key for this: set LIPSYNC_CONTROL_KEY, or run as the user who"
             " started the server."
         )
     if status == "NOT_FOUND" or re.search(
         "unknown model|no available versions|requested model .* is not available", text
     ):
+        if avatar is None:
+            return ServerUnavailable(
+                f"The server at {url} runs, but its lip-sync models are not loaded; `lipsync status` tells more."
+            )
         if "in ensemble" in (error.message() or ""):  # it began, and one of its steps was gone before its turn
             return overtaken(url, avatar)
         return AvatarNotFound(f"The server at {url} has no avatar {avatar!r} loaded; `lipsync avatars` shows all.")
@@ -246,7 +252,7 @@ def translate(error: InferenceServerException, *, url: str, avatar: str = SHIPPE
 
 
 def plain(text: str) -> str:
-    """Take off what Triton and Python put around a stage's own sentence."""
+    """A stage's own sentence, without what Triton and its Python backend put around it."""
     text = re.sub(r"^(\[request id: [^]]*\] )?(in ensemble '[^']*', )?", "", text.strip())
     text = re.sub(r"^Failed to process the request\(s\) for model [^:]*, message: ", "", text)
     text = re.sub(r"^Internal: (TritonModelException: )?", "", text)

@@ -59,7 +59,7 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.most_at_once = 0
         self.url = ""
         self.ready = True
-        self.loaded = {"lipsync_ensemble"}
+        self.loaded: set[str] | None = {"lipsync_ensemble"}  # None: the server ends when it is asked for that
         self.on_request: Callable[[int, Seen, grpc.ServicerContext], None] = lambda number, seen, context: None
         self._now = 0
         self._lock = threading.Lock()
@@ -70,6 +70,8 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):
         return service_pb2.ServerReadyResponse(ready=self.ready)
 
     def ModelReady(self, request, context):
+        if self.loaded is None:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
         return service_pb2.ModelReadyResponse(ready=request.name in self.loaded)
 
     def ModelConfig(self, request, context):

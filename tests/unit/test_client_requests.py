@@ -216,6 +216,13 @@ def test_a_stopping_server_is_not_taken_for_a_missing_avatar(kind, fake: FakeSer
         kind.render(fake.url, chunk=8)
 
 
+def test_a_server_that_ends_while_it_is_asked_why_is_stopping(kind, fake: FakeServer, no_delay: None) -> None:
+    fake.on_request, attempts = failing(2, grpc.StatusCode.NOT_FOUND, "Request for unknown model: 'x' is not found")
+    fake.loaded = None  # it answers that it is ready, and no more
+    assert [frame.jpeg for frame in kind.render(fake.url, chunk=8, in_flight=1)] == PICTURES
+    assert set(attempts.values()) == {3}
+
+
 def test_in_the_moment_of_a_replacement_a_request_is_sent_again(kind, fake: FakeServer, no_delay: None) -> None:
     fake.on_request, attempts = failing(1, grpc.StatusCode.NOT_FOUND, "Request for unknown model: 'x' is not found")
     assert [frame.jpeg for frame in kind.render(fake.url, chunk=8)] == PICTURES

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lipsync_client import InvalidRequest, ServerError, Timeline
+from lipsync_mel import timeline as server_timeline
 
 TIMELINE = Timeline(sample_rate=1000, fps=25, samples_before=91, samples_after=110, max_frames=32, max_samples=100_000)
 LENGTHS = st.integers(0, 5000)
@@ -62,3 +63,16 @@ def test_chunks_outside_the_servers_limits_are_refused(first_chunk: int, chunk: 
     TIMELINE.check_chunks(1, 32)
     with pytest.raises(InvalidRequest, match=f"{named}.*1 to 32"):
         TIMELINE.check_chunks(first_chunk, chunk)
+
+
+@given(LENGTHS, CHUNKS)
+def test_the_frames_within_a_beginning_are_those_whose_spans_it_holds(samples: int, count: int) -> None:
+    number = TIMELINE.frames_within(samples)
+    assert all(TIMELINE.span(first, count)[1] <= samples for first in range(max(0, number - count + 1)))
+    assert TIMELINE.span(number, 1)[1] > samples
+
+
+def test_the_span_is_that_of_the_servers_first_stage() -> None:
+    line = Timeline.from_parameters({name: str(value) for name, value in server_timeline.PUBLISHED.items()})
+    for first, count in [(0, 1), (0, 32), (9, 1), (10, 4), (1000, 32)]:
+        assert line.span(first, count) == server_timeline.samples_needed(first, count)

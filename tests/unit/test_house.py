@@ -60,6 +60,18 @@ def test_nobody_reaches_out_of_his_package(trick):
     assert not [str(path.relative_to(ROOT)) for path in sources() if trick in path.read_text()]
 
 
+@pytest.mark.parametrize("adapter", ["composite/1/model.py", "mel_preprocess/1/model.py"])
+def test_a_stage_needs_no_package_but_its_own(adapter):
+    """On a server that is not ours, a stage's process has its own folder on its path, and no more of us."""
+    path = ROOT / "model_repository" / adapter
+    own = {package.name for package in path.parent.glob("lipsync_*")}
+    for source in (path, *path.parent.glob("lipsync_*/*.py")):
+        for node in ast.walk(ast.parse(source.read_text())):
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [name.name for name in node.names]
+                assert {name.partition(".")[0] for name in names if name.startswith("lipsync_")} <= own, source
+
+
 def test_libraries_raise_and_only_commands_exit():
     found = []
     for path in sources():

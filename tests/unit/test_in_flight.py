@@ -2,13 +2,12 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lipsync_mel import in_flight
-from lipsync_mel.in_flight import SOON, Full, Permits, release
+from lipsync_mel.in_flight import SOON, Full, Permits
+from lipsync_mel.permit_file import release
 
 SECOND = 1_000_000_000
 
@@ -18,27 +17,27 @@ def file(tmp_path):
     return tmp_path / "in_flight"
 
 
-def test_a_place_is_free_again_when_its_request_is_finished(file):
+def test_a_permit_is_free_again_when_its_request_is_finished(file):
     door = Permits(file, 2)
     first, second = door.acquire(1), door.acquire(2)
     assert first != second
-    with pytest.raises(Full, match="2 requests are in flight"):
+    with pytest.raises(Full, match=r"^\[overloaded\] 2 requests are in flight"):
         door.acquire(3)
     release(file, first, 1, 10)
     assert door.acquire(4) == first
 
 
-def test_what_holds_no_place_frees_none(file):
+def test_what_holds_no_permit_frees_none(file):
     release(file, 1, 1, 10)  # before the first stage ran at all
     door = Permits(file, 1)
-    place = door.acquire(5)
-    for wrong_place, began in [(place, 4), (0, 5), (1, 5), (place + 1, 5), (-1, 5)]:
-        release(file, wrong_place, began, 10)
+    permit = door.acquire(5)
+    for wrong_permit, began in [(permit, 4), (0, 5), (1, 5), (permit + 1, 5), (-1, 5)]:
+        release(file, wrong_permit, began, 10)
     with pytest.raises(Full):
         door.acquire(6)
 
 
-def test_a_request_that_never_arrives_loses_its_place_only_when_those_beside_it_are_long_done(file):
+def test_a_lost_request_frees_its_permit_when_those_beside_it_are_done(file):
     door = Permits(file, 2)
     door.acquire(0 + 1)
     slow = door.acquire(2)
@@ -49,10 +48,10 @@ def test_a_request_that_never_arrives_loses_its_place_only_when_those_beside_it_
     door.acquire(12 * SECOND + 2)
 
 
-def test_after_a_slow_finish_and_the_others_cancelled_new_ones_are_let_in_soon(file):
+def test_after_a_slow_finish_cancelled_requests_free_their_permits(file):
     door = Permits(file, 4)
-    places = [door.acquire(began) for began in range(1, 5)]
-    release(file, places[0], 1, 20 * SECOND)  # it took 20 s, and nobody waits for the other three any more
+    permits = [door.acquire(began) for began in range(1, 5)]
+    release(file, permits[0], 1, 20 * SECOND)  # it took 20 s, and nobody waits for the other three any more
     door.acquire(20 * SECOND)
     with pytest.raises(Full):
         door.acquire(30 * SECOND)
@@ -64,18 +63,18 @@ def test_a_server_that_is_slow_and_not_idle_keeps_to_its_bound(file):
     door = Permits(file, 3)
     held = [(door.acquire(began), began) for began in range(1, 4)]
     for now in range(20 * SECOND, 200 * SECOND, 5 * SECOND):  # each takes 15 to 20 s, and one is finished every 5 s
-        place, began = held.pop(0)
-        release(file, place, began, now)
+        permit, began = held.pop(0)
+        release(file, permit, began, now)
         held.append((door.acquire(now), now))
         with pytest.raises(Full):
             door.acquire(now + 1)
 
 
-def test_processes_that_enter_at_once_get_places_of_their_own(file):
+def test_processes_that_enter_at_once_get_different_places(file):
     door = Permits(file, 4000)
     script = (
-        f"import sys; sys.path.insert(0, {str(Path(in_flight.__file__).parent)!r})\n"
-        f"import in_flight, pathlib; door = in_flight.Permits(pathlib.Path({str(file)!r}), 4000)\n"
+        "import pathlib; from lipsync_mel.in_flight import Permits\n"
+        f"door = Permits(pathlib.Path({str(file)!r}), 4000)\n"
         "print(flush=True); input()\n"
         "for _ in range(1000): print(door.acquire(1))"
     )
@@ -86,10 +85,10 @@ def test_processes_that_enter_at_once_get_places_of_their_own(file):
     for other in others:
         other.stdin.write("\n")
         other.stdin.flush()
-    places = [door.acquire(1) for _ in range(1000)]
+    permits = [door.acquire(1) for _ in range(1000)]
     for other in others:
-        places += map(int, other.communicate(timeout=60)[0].split())
-    assert len(set(places)) == len(places) == 4000
+        permits += map(int, other.communicate(timeout=60)[0].split())
+    assert len(set(permits)) == len(permits) == 4000
     with pytest.raises(Full):
         door.acquire(2)
 

@@ -1,4 +1,4 @@
-"""Look after the server: its state and its avatars, by Triton's own repository and statistics APIs."""
+"""Control of a server: its state and its avatars, by Triton's repository and statistics APIs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from types import TracebackType
 from typing import Any
 
 from google.protobuf import json_format
-from tritonclient.grpc import InferenceServerClient, model_config_pb2
+from tritonclient.grpc import InferenceServerClient
+from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
 from tritonclient.utils import InferenceServerException
 
 from lipsync_client import wire
@@ -35,7 +36,7 @@ KEY_HEADER = "triton-grpc-protocol-lipsync-control"  # Triton wants its prefix b
 
 
 class Control:
-    """The server's controls. Use it as a context manager, or call `close`.
+    """A connection that controls a server. Use it as a context manager, or call `close`.
 
     Listing, loading and unloading need the server's control key; status and statistics do not.
 
@@ -69,59 +70,59 @@ class Control:
         return avatars_in(self.models())
 
     def overview(self) -> list[AvatarOverview]:
-        """Every avatar in the server's repository, with what it does and did. Needs the key."""
+        """Every avatar in the server's repository, with its placement and statistics. Needs the key."""
         states = self.avatars()
         answer = self._ask(self._grpc.get_inference_statistics, key=False)
         stats = {model.name: model for model in answer.model_stats}
         found = []
         for state in states:
-            whole, stage = (stats.get(name) for name in (wire.ensemble_of(state.id), wire.lipsync_of(state.id)))
-            if not state.loaded or whole is None or stage is None:
+            ensemble, network = (stats.get(name) for name in (wire.ensemble_of(state.id), wire.lipsync_of(state.id)))
+            if not state.loaded or ensemble is None or network is None:
                 found.append(AvatarOverview(state))
                 continue
             try:
                 config = self._ask(self._grpc.get_model_config, wire.lipsync_of(state.id), key=False).config
-            except AvatarNotFound:  # unloaded meanwhile
+            except AvatarNotFound:  # it was unloaded meanwhile
                 found.append(AvatarOverview(state))
                 continue
-            memory = memory_in({name: value.string_value for name, value in config.parameters.items()})
-            found.append(AvatarOverview(state, gpus_of(config), memory, avatar_stats(whole, stage)))
+            memory = memory_in(wire.parameters_of(config))
+            found.append(AvatarOverview(state, gpus_of(config), memory, avatar_stats(ensemble, network)))
         return found
 
     def load(self, avatar: str) -> None:
-        """Load an avatar, or load it anew if its files have changed: it serves until then. Needs the key.
+        """Load an avatar, or reload it if its files have changed; the old version serves until then. Needs the key.
 
         Raises:
             AvatarNotFound: there is none of that name in the server's repository.
             LoadFailed: it is broken; the text gives the reason. A version that was loaded before goes on serving, and
-                nothing else of it stays loaded.
+                nothing else of the avatar stays loaded.
         """
         own = self._models_of(avatar)
         try:
-            # One by one: asked for the ensemble alone, Triton says nothing of a step that it could not load anew.
+            # One by one: if only the ensemble is loaded, Triton does not report a step that it could not reload.
             for model in own:
                 self._load(model.name, avatar)
-        except BaseException:  # Ctrl-C too: Triton would end the load, and keep what nobody asks for
+        except BaseException:  # Ctrl-C too: Triton would complete the load and keep the models
             self._unload_all({model.name for model in own if model.state not in ("READY", "LOADING")})
             raise
 
     def place(self, avatar: str, gpu: int) -> None:
-        """Move a loaded avatar's network to one GPU, by its number for the server. Needs the key. Raises LoadFailed."""
+        """Move a loaded avatar's network to one GPU, by the server's number of it. Needs the key. Raises LoadFailed."""
         answer = self._ask(self._grpc.get_model_config, wire.lipsync_of(avatar), avatar=avatar, key=False)
         self._load(wire.lipsync_of(avatar), avatar, config=on_gpu(answer.config, gpu))
 
     def unload(self, avatar: str) -> None:
-        """Unload an avatar: requests on their way are finished, new ones refused. Needs the key.
+        """Unload an avatar: requests in flight are completed, new ones refused. Needs the key.
 
         Raises:
             AvatarNotFound: there is none of that name in the server's repository.
         """
-        # By name: "unload_dependents" would take the stages along that all avatars share.
+        # By name: "unload_dependents" would also unload the stages that all avatars share.
         for model in reversed(self._models_of(avatar)):
             self._ask(self._grpc.unload_model, model.name)
 
     def wait_until_gone(self, avatar: str, seconds: float) -> None:
-        """Wait until nothing of an unloaded avatar is in the server's memory any more. Raises Timeout."""
+        """Wait until an unloaded avatar holds no memory of the server any more. Raises Timeout."""
         deadline = time.monotonic() + seconds
         while any(one.id == avatar and one.phase in ("unloading", "loading") for one in self.avatars()):
             if time.monotonic() > deadline:
@@ -134,11 +135,11 @@ class Control:
 
     def stats(self, avatar: str = wire.SHIPPED_AVATAR) -> AvatarStats:
         """What an avatar has done since it was loaded. Raises AvatarNotFound if it is not loaded."""
-        whole, stage = (
+        ensemble, network = (
             self._ask(self._grpc.get_inference_statistics, model, avatar=avatar, key=False).model_stats[0]
             for model in (wire.ensemble_of(avatar), wire.lipsync_of(avatar))
         )
-        return avatar_stats(whole, stage)
+        return avatar_stats(ensemble, network)
 
     def close(self) -> None:
         self._grpc.close()
@@ -152,14 +153,14 @@ class Control:
         self.close()
 
     def _unload_all(self, names: set[str]) -> None:
-        """Unload those of them that are loaded or being loaded, if the server can be asked. It ends a load first."""
+        """Unload those models that are loaded or loading, if the server answers. It completes a load first."""
         with suppress(LipsyncError, ValueError):  # ValueError: `close` was called meanwhile
             for model in self.models():  # an avatar's ensemble comes first
                 if model.name in names and model.state in ("READY", "LOADING"):
                     self._ask(self._grpc.unload_model, model.name)
 
     def _models_of(self, avatar: str) -> list[ModelState]:
-        """The avatar's own models, each after those that it needs. Raises AvatarNotFound."""
+        """The avatar's own models, each after those it depends on. Raises AvatarNotFound."""
         models = self.models()
         ids = [state.id for state in avatars_in(models)]
         if avatar not in ids:
@@ -189,7 +190,8 @@ class Control:
 
 
 def find_key() -> str | None:
-    """The control key: LIPSYNC_CONTROL_KEY, or the private file that the server writes for its user; else None."""
+    """The control key: LIPSYNC_CONTROL_KEY, or the private file that the server writes for its user; None if neither
+    exists."""
     if key := os.environ.get("LIPSYNC_CONTROL_KEY"):
         return key
     try:
@@ -199,10 +201,10 @@ def find_key() -> str | None:
         return None
 
 
-def on_gpu(config: Any, gpu: int) -> str:
-    """A model's config as Triton's load call takes it, with one instance, on one GPU."""
-    moved = type(config)()
+def on_gpu(config: ModelConfig, gpu: int) -> str:
+    """A model's config as Triton's load call takes it, with one instance on one GPU."""
+    moved = ModelConfig()
     moved.CopyFrom(config)
     del moved.instance_group[:]
-    moved.instance_group.add(kind=model_config_pb2.ModelInstanceGroup.KIND_GPU, count=1, gpus=[gpu])
+    moved.instance_group.add(kind=ModelInstanceGroup.KIND_GPU, count=1, gpus=[gpu])
     return json_format.MessageToJson(moved, preserving_proto_field_name=True)

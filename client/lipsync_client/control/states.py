@@ -1,21 +1,30 @@
-"""What the server tells of itself, its models and its avatars."""
+"""States and statistics of the server, its models and its avatars."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Any
+
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+from tritonclient.grpc.service_pb2 import ModelStatistics, RepositoryIndexResponse, StatisticDuration
 
 from lipsync_client import wire
 
 __all__ = ["AvatarOverview", "AvatarState", "AvatarStats", "ModelState", "ServerStatus"]
 
 HOLDING = ("READY", "LOADING", "UNLOADING")  # states in which a model has memory
+UNLOADED = "unloaded"  # Triton's reason for the state UNAVAILABLE after an unload that was asked for
 
 
 @dataclass(frozen=True)
 class ServerStatus:
-    """`ready`: the server answers and takes requests. `version`: Triton's."""
+    """State of the server.
+
+    Attributes:
+        live: it answers.
+        ready: it takes requests.
+        version: Triton's version.
+    """
 
     live: bool
     ready: bool
@@ -24,7 +33,13 @@ class ServerStatus:
 
 @dataclass(frozen=True)
 class ModelState:
-    """A model as Triton lists it: `state` is READY, LOADING, UNLOADING, UNAVAILABLE, or "" if it was never loaded."""
+    """A model as Triton lists it.
+
+    Attributes:
+        name: its name in the repository.
+        state: READY, LOADING, UNLOADING, UNAVAILABLE, or "" if it was never loaded.
+        reason: Triton's reason for the state, or "".
+    """
 
     name: str
     state: str
@@ -33,8 +48,15 @@ class ModelState:
 
 @dataclass(frozen=True)
 class AvatarState:
-    """`loaded`: it takes requests. `reason`: why it is not, as far as the server says. `phase`: "loaded", "loading" (or
-    loaded in part), "unloading" (it still holds memory), "unloaded", "failed", "not loaded" (never)."""
+    """An avatar in the server's repository.
+
+    Attributes:
+        id: its name.
+        loaded: it takes requests.
+        reason: why it is not loaded, as far as the server states it.
+        phase: "loaded", "loading" (or loaded in part), "unloading" (it still holds memory), "unloaded", "failed", or
+            "not loaded" (never).
+    """
 
     id: str
     loaded: bool
@@ -50,10 +72,10 @@ class AvatarStats:
         requests: answered requests.
         failures: failed ones.
         request_ms: a whole request, all stages.
-        frames: frames that the U-Net made, the few of its warm-up too.
-        queue_ms: how long a request's frames wait for the U-Net.
-        compute_ms: how long it works on the batch that they are in.
-        last_used: the last request's time, None if there was none.
+        frames: frames that the U-Net made, including the few of its warm-up.
+        queue_ms: time that a request's frames wait for the U-Net.
+        compute_ms: time that the U-Net takes for the batch with these frames.
+        last_used: time of the last request; None if there was none.
     """
 
     requests: int
@@ -67,11 +89,13 @@ class AvatarStats:
 
 @dataclass(frozen=True)
 class AvatarOverview:
-    """All that the server tells of an avatar; what only a loaded one has is None if it is not.
+    """State, placement and statistics of an avatar. The last three are None unless it is loaded.
 
     Attributes:
-        gpus: the GPUs that its network runs on, an instance on each; none: the CPU.
-        memory_mb: what one instance holds for itself, as measured on a CPU when the avatar was packed.
+        state: whether it is loaded.
+        gpus: the GPUs that its network runs on, an instance on each; empty: the CPU.
+        memory_mb: MiB that one instance holds for itself, as measured on a CPU when the avatar was packed.
+        stats: what it has done.
     """
 
     state: AvatarState
@@ -80,12 +104,12 @@ class AvatarOverview:
     stats: AvatarStats | None = None
 
 
-def models_in(index: Any) -> list[ModelState]:
-    """The models of a repository index answer, by name: of several versions the one that serves, else the last."""
+def models_in(index: RepositoryIndexResponse) -> list[ModelState]:
+    """The models of a repository index, sorted by name. Of several versions: the one that serves, else the last."""
     found: dict[str, ModelState] = {}
     for model in index.models:
         known = found.get(model.name)
-        if not model.name.startswith(".") and (known is None or known.state not in HOLDING):  # dots: in the making
+        if not model.name.startswith(".") and (known is None or known.state not in HOLDING):  # a dot: a draft
             found[model.name] = ModelState(model.name, model.state, wire.plain(model.reason))
     return [found[name] for name in sorted(found)]
 
@@ -101,14 +125,14 @@ def avatars_in(models: list[ModelState]) -> list[AvatarState]:
 
 
 def _state(avatar: str, by_name: dict[str, ModelState]) -> AvatarState:
-    stage, whole = by_name[wire.lipsync_of(avatar)], by_name.get(wire.ensemble_of(avatar))
-    if whole is None:
-        return AvatarState(avatar, False, f"its ensemble {wire.ensemble_of(avatar)!r} is missing", _phase(stage))
-    if whole.state == "READY":
+    network, ensemble = by_name[wire.lipsync_of(avatar)], by_name.get(wire.ensemble_of(avatar))
+    if ensemble is None:
+        return AvatarState(avatar, False, f"its ensemble {wire.ensemble_of(avatar)!r} is missing", _phase(network))
+    if ensemble.state == "READY":
         return AvatarState(avatar, True, "", "loaded")
-    # The stage knows why it failed; the ensemble only that it did. "unloaded" is Triton's word for a wish fulfilled.
-    reasons = (model.reason for model in (stage, whole) if model.reason not in ("", "unloaded"))
-    return AvatarState(avatar, False, next(reasons, ""), _phase(stage, whole))
+    # The network's model states why it failed; the ensemble only that it did.
+    reasons = (model.reason for model in (network, ensemble) if model.reason not in ("", UNLOADED))
+    return AvatarState(avatar, False, next(reasons, ""), _phase(network, ensemble))
 
 
 def _phase(*models: ModelState) -> str:
@@ -118,27 +142,27 @@ def _phase(*models: ModelState) -> str:
     if "UNLOADING" in states:
         return "unloading"
     reasons = {model.reason for model in models} - {""}
-    return "failed" if reasons - {"unloaded"} else "unloaded" if reasons else "not loaded"
+    return "failed" if reasons - {UNLOADED} else "unloaded" if reasons else "not loaded"
 
 
-def avatar_stats(whole: Any, stage: Any) -> AvatarStats:
-    """From the statistics of its ensemble and of its network."""
-    last = whole.last_inference
+def avatar_stats(ensemble: ModelStatistics, network: ModelStatistics) -> AvatarStats:
+    """The avatar's statistics, from those of its ensemble and of its network."""
+    last = ensemble.last_inference
     return AvatarStats(
-        requests=whole.inference_stats.success.count,
-        failures=whole.inference_stats.fail.count,
-        request_ms=_mean_ms(whole.inference_stats.success),
-        frames=stage.inference_count,
-        queue_ms=_mean_ms(stage.inference_stats.queue),
-        compute_ms=_mean_ms(stage.inference_stats.compute_infer),
+        requests=ensemble.inference_stats.success.count,
+        failures=ensemble.inference_stats.fail.count,
+        request_ms=_mean_ms(ensemble.inference_stats.success),
+        frames=network.inference_count,
+        queue_ms=_mean_ms(network.inference_stats.queue),
+        compute_ms=_mean_ms(network.inference_stats.compute_infer),
         last_used=datetime.fromtimestamp(last / 1000, timezone.utc) if last else None,
     )
 
 
-def gpus_of(config: Any) -> tuple[int, ...]:
-    """The GPUs that a model runs on, by its config as the server completed it."""
+def gpus_of(config: ModelConfig) -> tuple[int, ...]:
+    """Numbers of the GPUs that a model runs on, by its config as the server completed it."""
     return tuple(sorted({gpu for group in config.instance_group for gpu in group.gpus}))
 
 
-def _mean_ms(duration: Any) -> float:
-    return duration.ns / duration.count / 1e6 if duration.count else 0.0
+def _mean_ms(duration: StatisticDuration) -> float:
+    return float(duration.ns / duration.count / 1e6) if duration.count else 0.0

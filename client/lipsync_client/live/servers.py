@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from lipsync_client.aio import AsyncClient
-from lipsync_client.errors import AvatarNotFound, InvalidRequest, LipsyncError
+from lipsync_client.errors import InvalidRequest, LipsyncError
 from lipsync_client.live.frame import Clock
 from lipsync_client.retry import Attempts
 from lipsync_client.timeline import Request, Timeline
@@ -21,16 +21,14 @@ T = TypeVar("T")
 class Servers:
     """The same models behind one or several addresses.
 
-    A call that fails in a way that another server, or a moment's patience, may mend is repeated as it is: at once at
-    the next address, and after a pause once every address has failed. The address that answers is kept.
+    A call that fails is repeated as `Attempts` says. The address that answered last is asked first.
 
     Args:
         servers: an address, several, or a client, which is used and not closed.
         avatar: whose face.
         timeout: seconds that one attempt may take.
-        patience: seconds from the first attempt on after which a failing call is not repeated any more; None: as long
-            as its failure may pass.
-        clock: measures the pauses.
+        patience: seconds after which a failing call is given up, if that is sooner than by default; None: by default.
+        clock: the session's clock, for delays.
     """
 
     def __init__(
@@ -84,19 +82,16 @@ class Servers:
             await client.close()
 
     async def _anywhere(self, call: Callable[[AsyncClient], Awaitable[T]]) -> T:
-        """The first answer. Raises the failure that gives up last, once sending again no longer helps."""
+        """The first answer. Raises LipsyncError when another attempt would not help."""
         attempts = Attempts(len(self._clients), first=self._preferred, patience=self._patience, now=self._clock.now)
         while True:
             address = attempts.address
-            client = self._clients[address]
             try:
-                answer = await call(client)
-            except AvatarNotFound as error:
-                failure = await client.explained(error, self._avatar)
-            except LipsyncError as error:
-                failure = error
+                answer = await call(self._clients[address])
+            except LipsyncError as failure:
+                delay = attempts.delay_after(failure)
             else:
                 self._preferred = address
                 return answer
-            if delay := attempts.delay_after(failure):
+            if delay:
                 await self.pause(delay)

@@ -148,7 +148,7 @@ class Speech:
             self._sound.push(sound, end=end)
             self._sound.forget(self.shown * self._sound_size)
         speech = self._heard.push(sound, end=end)
-        self._heard.forget(size * min(self.shown, self.requested) - line.samples_before)
+        self._heard.forget(line.span(min(self.shown, self.requested), 1)[0])
         self._loud.extend(bytes(line.frame_count(self.samples) - len(self._loud)))
         for frame in set(((before + np.flatnonzero(speech)) // size).tolist()):
             self._loud[frame] = 1
@@ -183,9 +183,7 @@ class Speech:
         """Frames that can be requested now, after the last requested one."""
         if self.ended:
             return self.total - self.requested
-        line = self._timeline
-        known = (self.samples - line.samples_after) // line.samples_per_frame + 1
-        return max(0, known - self.requested)
+        return max(0, self._timeline.frames_within(self.samples) - self.requested)
 
     def silent(self, frame: int) -> bool:
         """The frame and its whole context are digital silence, after the beginning of the speech."""
@@ -196,9 +194,8 @@ class Speech:
 
     def request(self, count: int, footage_start: int) -> Request:
         """The request for the next `count` frames, which must be available; as `Timeline.cut` would make it."""
-        first, line = self.requested, self._timeline
-        start = max(0, line.samples_per_frame * first - line.samples_before)
-        stop = line.samples_per_frame * (first + count - 1) + line.samples_after
+        first = self.requested
+        start, stop = self._timeline.span(first, count)
         self.requested += count
         return Request(self._heard.part(start, stop), start, False, first, count, footage_start)
 

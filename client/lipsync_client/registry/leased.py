@@ -1,4 +1,4 @@
-"""A registry for programs without an event loop."""
+"""A lease for programs without an event loop."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["leased"]
 
 @contextmanager
 def leased(avatar: str, registry: Registry) -> Iterator[None]:
-    """For programs without an event loop: one lease of a registry that nothing else is done with; it is closed then."""
+    """One lease of an avatar. The registry is used for nothing else, and closed with the block."""
 
     @asynccontextmanager
     async def alone() -> AsyncIterator[None]:
@@ -25,7 +25,7 @@ def leased(avatar: str, registry: Registry) -> Iterator[None]:
 
     with closing(asyncio.new_event_loop()) as loop:
         lease = alone()
-        entering = loop.create_task(lease.__aenter__())  # type: ignore[arg-type]
+        entering = loop.create_task(lease.__aenter__())
         try:
             loop.run_until_complete(entering)
         except BaseException:  # Ctrl-C too

@@ -12,8 +12,8 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
+from lipsync_composite import permit_file
 from lipsync_composite.compose import Avatars, FrameRequestError, check_count, compose
-from lipsync_mel import in_flight
 
 
 class TritonPythonModel:
@@ -21,7 +21,7 @@ class TritonPythonModel:
         parameters = json.loads(args["model_config"])["parameters"]
         self._max_frames = int(parameters["max_frames"]["string_value"])
         self._avatars = Avatars(Path(args["model_repository"]).parent)
-        self._in_flight = in_flight.server_file()
+        self._in_flight = permit_file.server_file()
         cv2.setNumThreads(1)  # the pictures are too small to share out; the cores belong to the networks
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
@@ -38,7 +38,7 @@ class TritonPythonModel:
             return _failure(f"composite failed: {error}", pb_utils.TritonError.INTERNAL)
         finally:
             if clock is not None:
-                in_flight.release(self._in_flight, int(clock[2]), int(clock[0]), time.monotonic_ns())
+                permit_file.release(self._in_flight, int(clock[2]), int(clock[0]), time.monotonic_ns())
 
     def _frames(
         self, request: pb_utils.InferenceRequest, clock: NDArray[np.int64] | None, start: int

@@ -10,7 +10,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-from lipsync_mel import in_flight, mel, refusals, speech_request, timeline
+from lipsync_mel import in_flight, mel, permit_file, speech_request, timeline
 
 
 def _array(request: pb_utils.InferenceRequest, name: str) -> NDArray[Any] | None:
@@ -32,7 +32,7 @@ class TritonPythonModel:
                 raise pb_utils.TritonModelException(
                     f"config.pbtxt states {name} = {stated.get(name)}, timeline.py has {value}: they must agree"
                 )
-        self.permits = in_flight.Permits(in_flight.server_file(), int(stated["max_in_flight"]))
+        self.permits = in_flight.Permits(permit_file.server_file(), int(stated["max_in_flight"]))
         self.filterbank = mel.load_filterbank()
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
@@ -45,8 +45,7 @@ class TritonPythonModel:
         except ValueError as error:
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG))
         except in_flight.Full as error:
-            text = refusals.coded(refusals.OVERLOADED, str(error))
-            return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, pb_utils.TritonError.UNAVAILABLE))
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), pb_utils.TritonError.UNAVAILABLE))
 
     def _windows(self, request: pb_utils.InferenceRequest) -> pb_utils.InferenceResponse:
         begin = time.monotonic_ns()

@@ -2,35 +2,25 @@
 
 Triton's own bound, `max_queue_size`, is not used: with it the dynamic batcher no longer prepares the next batch while
 one runs, and a request that comes in the meantime may wait up to half a second with the network idle.
-
-Both stages map one small file in shared memory, INT64 [2 + permits]: the nanoseconds that the last finished request
-took, the monotonic nanoseconds at which it was finished, then for each permit those at which the request that holds it
-began; 0 is a free permit. The stages are separate processes, and lipsync_composite/in_flight.py is a link to this file.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-import re
 from pathlib import Path
 
 import numpy as np
 
+from lipsync_mel import refusals
+from lipsync_mel.permit_file import HEAD
+
 SOON = 2_000_000_000  # ns
 QUIET = 10_000_000_000  # ns; where nothing is finished for so long, nothing is being done
-HEAD = 2  # values before the first permit
 
 
 class Full(Exception):
     """Every permit is held."""
-
-
-def server_file() -> Path:
-    """The same for all stages of one server; named like its other shared memory, so that it is swept with it."""
-    arguments = Path("/proc/self/cmdline").read_bytes().decode(errors="replace")
-    name = re.search(r"lipsync_\d+_\d+_\d+_\d+_", arguments)
-    return Path("/dev/shm") / f"{name[0] if name else f'lipsync-{os.getppid()}-'}in_flight"
 
 
 class Permits:
@@ -66,15 +56,7 @@ class Permits:
             lost = max(lost, now - QUIET)
         free = np.flatnonzero((permits == 0) | (permits < lost))
         if not len(free):
-            raise Full(f"{len(permits)} requests are in flight, which is all that this server takes: try again soon")
+            sentence = f"{len(permits)} requests are in flight, which is all that this server takes: try again soon"
+            raise Full(refusals.coded(refusals.OVERLOADED, sentence))
         permits[free[0]] = now
         return int(free[0]) + HEAD
-
-
-def release(path: Path, permit: int, began: int, now: int) -> None:
-    """The last stage's side: a request is finished. One that holds no permit changes nothing."""
-    if not path.exists():  # asked without the first stage
-        return
-    shared = np.memmap(path, np.int64, "r+")
-    if HEAD <= permit < len(shared) and shared[permit] == began:
-        shared[0], shared[1], shared[permit] = now - began, now, 0

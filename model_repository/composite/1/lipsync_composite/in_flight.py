@@ -1,1 +1,0 @@
-../../../mel_preprocess/1/lipsync_mel/in_flight.py

@@ -1,0 +1,1 @@
+../../../mel_preprocess/1/lipsync_mel/permit_file.py
