@@ -1,9 +1,8 @@
 """Client of the lip-sync server: speech in, the frames of a talking face out."""
 
-from lipsync_client.aio import AsyncClient
-from lipsync_client.avatar_file.packed import PackedError
-from lipsync_client.client import Client
-from lipsync_client.control.control import AvatarOverview, AvatarState, AvatarStats, Control, ModelState, ServerStatus
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from lipsync_client.errors import (
     AudioError,
     AvatarNotFound,
@@ -17,14 +16,27 @@ from lipsync_client.errors import (
     Timeout,
     VideoError,
 )
-from lipsync_client.live.frame import LiveFrame
-from lipsync_client.live.session import LiveSession
-from lipsync_client.media.audio import read_audio, to_speech
-from lipsync_client.media.video import write_mp4
-from lipsync_client.registry.registry import Registry
-from lipsync_client.registry.settings import RegistrySettings, SettingsError
-from lipsync_client.timeline import Request, Timeline
-from lipsync_client.wire import Avatar, Frame, Result, Timings
+
+if TYPE_CHECKING:
+    from lipsync_client.aio import AsyncClient
+    from lipsync_client.avatar_file.packed import PackedError
+    from lipsync_client.client import Client
+    from lipsync_client.control.control import (
+        AvatarOverview,
+        AvatarState,
+        AvatarStats,
+        Control,
+        ModelState,
+        ServerStatus,
+    )
+    from lipsync_client.live.frame import LiveFrame
+    from lipsync_client.live.session import LiveSession
+    from lipsync_client.media.audio import read_audio, to_speech
+    from lipsync_client.media.video import write_mp4
+    from lipsync_client.registry.registry import Registry
+    from lipsync_client.registry.settings import RegistrySettings, SettingsError
+    from lipsync_client.timeline import Request, Timeline
+    from lipsync_client.wire import Avatar, Frame, Result, Timings
 
 __all__ = [
     "AsyncClient",
@@ -62,3 +74,33 @@ __all__ = [
     "to_speech",
     "write_mp4",
 ]
+
+# The other modules are imported when one of their names is first used: FFmpeg, gRPC and numpy take longer to import
+# than many programs need to run.
+_NAMES = {
+    "aio": "AsyncClient",
+    "avatar_file.packed": "PackedError",
+    "client": "Client",
+    "control.control": "AvatarOverview AvatarState AvatarStats Control ModelState ServerStatus",
+    "live.frame": "LiveFrame",
+    "live.session": "LiveSession",
+    "media.audio": "read_audio to_speech",
+    "media.video": "write_mp4",
+    "registry.registry": "Registry",
+    "registry.settings": "RegistrySettings SettingsError",
+    "timeline": "Request Timeline",
+    "wire": "Avatar Frame Result Timings",
+}
+_MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

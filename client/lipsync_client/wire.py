@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from tritonclient.grpc import InferInput, InferResult
-from tritonclient.grpc.model_config_pb2 import ModelConfig
-from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from lipsync_client.avatar_facts import AvatarFacts
 from lipsync_client.errors import (
@@ -25,6 +22,11 @@ from lipsync_client.errors import (
 )
 from lipsync_client.timeline import Request, Timeline
 from lipsync_mel import refusals
+
+if TYPE_CHECKING:
+    from tritonclient.grpc import InferInput, InferResult
+    from tritonclient.grpc.model_config_pb2 import ModelConfig
+    from tritonclient.utils import InferenceServerException
 
 __all__ = ["Avatar", "Frame", "Result", "Timings"]
 
@@ -165,7 +167,7 @@ def check_speech(speech: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def tensors(request: Request) -> list[InferInput]:
-    """The ensemble's inputs; what the request leaves open is not sent, so the server's default holds."""
+    """The ensemble's inputs. Fields that are None are not sent, so the server's defaults hold for them."""
     values: dict[str, NDArray[Any]] = {
         "AUDIO": np.ascontiguousarray(request.audio, dtype=np.float32),
         "AUDIO_START": np.array([request.audio_start], np.int64),
@@ -176,19 +178,23 @@ def tensors(request: Request) -> list[InferInput]:
         values["FRAME_COUNT"] = np.array([request.frame_count], np.int32)
     if request.footage_start is not None:
         values["FOOTAGE_START"] = np.array([request.footage_start], np.int64)
-    inputs = []
-    for name, value in values.items():
-        tensor = InferInput(name, list(value.shape), np_to_triton_dtype(value.dtype))
-        tensor.set_data_from_numpy(value)
-        inputs.append(tensor)
-    return inputs
+    return _inputs(values)
 
 
 def footage_tensors(key: int, first: int, count: int) -> list[InferInput]:
-    """Composite's inputs for plain footage: `count` frames from a position of the loop on."""
+    """The composite stage's inputs for plain footage: `count` positions of the loop from `first` on."""
     positions = np.arange(first, first + count, dtype=np.int64)[:, None]
-    values = {"avatar_key": np.full_like(positions, key), "footage_position": positions}
-    return [InferInput(name, [count, 1], "INT64").set_data_from_numpy(value) for name, value in values.items()]
+    return _inputs({"avatar_key": np.full_like(positions, key), "footage_position": positions})
+
+
+def _inputs(values: dict[str, NDArray[Any]]) -> list[InferInput]:
+    from tritonclient.grpc import InferInput  # here, because names of models and errors are needed without gRPC
+    from tritonclient.utils import np_to_triton_dtype
+
+    return [
+        InferInput(name, list(value.shape), np_to_triton_dtype(value.dtype)).set_data_from_numpy(value)
+        for name, value in values.items()
+    ]
 
 
 def result_from(answer: InferResult) -> Result:
