@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import numpy as np
 from livekit import rtc
@@ -166,7 +167,7 @@ class LipsyncAvatar:
         self._generator = LipsyncVideoGenerator(servers, avatar=avatar, sample_rate=sample_rate)
         self._runner: AvatarRunner | None = None
 
-    async def start(self, agent_session: AgentSession, room: rtc.Room) -> None:
+    async def start(self, agent_session: AgentSession[Any], room: rtc.Room) -> None:
         """Call it before the agent session's own `start`. Raises LipsyncError if no server answers."""
         options = await self._generator.open()
         sink = QueueAudioOutput(sample_rate=options.audio_sample_rate, wait_playback_start=True)

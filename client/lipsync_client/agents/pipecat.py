@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from pipecat.frames.frames import (
     CancelFrame,
     EndFrame,
@@ -112,7 +113,7 @@ class LipsyncVideoService(AIService):
 
     async def cleanup(self) -> None:
         """End the connections."""
-        await super().cleanup()
+        await super().cleanup()  # type: ignore[no-untyped-call]
         await self._close()
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
@@ -181,7 +182,7 @@ class LipsyncVideoService(AIService):
             await self._push_sound(moment.sound, moment)
         await self._push_marks(moment.marks)
 
-    async def _push_sound(self, sound: np.ndarray, moment: Moment) -> None:
+    async def _push_sound(self, sound: NDArray[np.int16], moment: Moment) -> None:
         frame = TTSAudioRawFrame(sound.tobytes(), moment.rate, 1, context_id=moment.owner.context_id)
         frame.interruptible = moment.owner.interruptible
         await self.push_frame(frame)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import sys
@@ -23,6 +24,7 @@ ORDER = (  # of the help: first what a newcomer needs; others follow by name
     *("demo", "serve", "render", "frames", "web", "status", "avatars", "bench", "perf", "build", "gpu-models"),
     *("list", "load", "unload", "stats", "add", "remove", "prepare", "train", "import", "evaluate", "pack"),
 )
+EXTRAS = {"server": "onnxruntime", "studio": "torch", "web": "starlette"}  # a package that only this extra brings
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 HELP = """Talking faces from speech, by a lip-sync server.
 
@@ -67,8 +69,17 @@ def _command(name: str, point: EntryPoint) -> Any:
         return typer.main.get_command(target)
     app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
     settings = {**HELP_OPTIONS, **getattr(target, "context_settings", {})}
-    app.command(name, context_settings=settings)(failing_clearly(point.extras)(target))
+    app.command(name, context_settings=settings, short_help=_short_help(target, point))(
+        failing_clearly(point.extras)(target)
+    )
     return typer.main.get_command(app)
+
+
+def _short_help(target: Any, point: EntryPoint) -> str:
+    """The first sentence of a command's help, and the extra that it needs if that is not installed."""
+    missing = [extra for extra in point.extras if importlib.util.find_spec(EXTRAS[extra]) is None]
+    text = " ".join((target.__doc__ or "").partition("\n\n")[0].split())
+    return f"(needs the extra {', '.join(missing)}) {text}" if missing else text
 
 
 def _missing(name: str, point: EntryPoint, error: ModuleNotFoundError) -> Any:

@@ -12,6 +12,7 @@ import typer
 from lipsync_client import wire
 from lipsync_client.aio import AsyncClient
 from lipsync_client.cli.common import Config, Server
+from lipsync_client.console import note
 from lipsync_client.control.control import Control, find_key
 from lipsync_client.errors import LipsyncError
 from lipsync_client.registry.registry import Registry
@@ -76,20 +77,19 @@ def web(
         loopback = ipaddress.ip_address(address).is_loopback
         if token is None and not loopback:
             token = secrets.token_urlsafe(16)
-        settings = Settings(
-            token=token or None,
-            allow_origins=tuple(allow_origin or ()),
-            loopback=loopback,
-            max_sessions=max_sessions,
-            idle_s=idle,
-        )
+        origins = tuple(allow_origin or ())
+        settings = Settings(token or None, origins, loopback, max_sessions, idle)
         if trouble := _trouble_with(server):
-            typer.echo(f"{trouble} The page will wait for it.", err=True)
-        name = "localhost" if loopback else socket.gethostname()
-        secret = f"#token={token}" if token else ""
-        typer.echo(f"Open http://{name}:{port}/{secret} (Ctrl-C stops)")
+            note(f"{trouble} The page will wait for it.")
+        _announce(port, settings)
         faces = Faces(avatar or (), Registry(server, limits) if find_key() else None)
         _serve(listening, server, faces, settings)
+
+
+def _announce(port: int, settings: Settings) -> None:
+    name = "localhost" if settings.loopback else socket.gethostname()
+    secret = f"#token={settings.token}" if settings.token else ""
+    typer.echo(f"Open http://{name}:{port}/{secret} (Ctrl-C stops)")
 
 
 def _serve(listening: socket.socket, server: str, faces: Faces, settings: Settings) -> None:

@@ -103,68 +103,77 @@ async def piece(client: AsyncClient, avatar: str, asked: tuple[int, int]) -> tup
     return result.frames
 
 
-async def under_load(server: TritonServer, seconds: float) -> tuple[Evidence, float, float]:
-    """Eight callers at random, then again beside a stream that stays; and memory before and after."""
-    evidence, in_use = Evidence(), Counter[str]()
-    control = WatchedControl(server.grpc_url, key=server.control_key, timeout=120)
-    control.evidence, control.in_use, control.used = evidence, in_use, {}
-    settings = RegistrySettings(max_models=PLACES, keep=())
-    client = AsyncClient(server.grpc_url, timeout=120)
-    serial: dict[tuple[str, tuple[int, int]], tuple[bytes, ...]] = {}
+class Load:
+    """Callers of a server's avatars, and what is seen of their answers."""
 
-    async def caller(number: int, until: float, registry: Registry) -> None:
+    def __init__(self, server: TritonServer) -> None:
+        self.evidence, self.in_use = Evidence(), Counter[str]()
+        self._server = server
+        self._control = WatchedControl(server.grpc_url, key=server.control_key, timeout=120)
+        self._control.evidence, self._control.in_use, self._control.used = self.evidence, self.in_use, {}
+        self._client = AsyncClient(server.grpc_url, timeout=120)
+        self._serial: dict[tuple[str, tuple[int, int]], tuple[bytes, ...]] = {}
+
+    async def run(self, seconds: float) -> tuple[float, float]:
+        """Eight callers at random, then again beside a stream that stays. Returns the memory before and after."""
+        settings = RegistrySettings(max_models=PLACES, keep=())
+        async with Registry(self._server.grpc_url, settings, control=self._control) as registry, self._client:
+            await self._alone(registry)
+            before = await emptied(self._server, registry)
+            self._control.judging = True
+            for with_stream, part in ((False, seconds), (True, seconds / 4)):
+                until = time.monotonic() + part
+                streams = [self._stream(until, registry)] if with_stream else []
+                callers = [self._caller(number, until, registry) for number in range(CALLERS)]
+                await asyncio.gather(self._count_loaded(until), *streams, *callers)
+            self._control.judging = False
+            return before, await emptied(self._server, registry)
+
+    async def _alone(self, registry: Registry) -> None:
+        """Ask for everything once, one after the other: what is compared with later."""
+        for avatar in IDS:
+            async with registry.lease(avatar):
+                self.in_use[avatar] += 1
+                for asked in PIECES:
+                    self._serial[avatar, asked] = await piece(self._client, avatar, asked)
+                    self.evidence.answers[avatar] += 1
+                self.in_use[avatar] -= 1
+        if len(set(self._serial.values())) != len(self._serial):
+            raise RuntimeError("two avatars look the same")
+
+    async def _caller(self, number: int, until: float, registry: Registry) -> None:
         dice = random.Random(number)
         while time.monotonic() < until:
             avatar, asked = dice.choice(IDS), dice.choice(PIECES)
-            in_use[avatar] += 1
+            self.in_use[avatar] += 1
             try:
                 async with registry.lease(avatar):
-                    frames = await piece(client, avatar, asked)
-                    evidence.answers[avatar] += 1
-                    evidence.wrong += frames != serial[avatar, asked]
+                    frames = await piece(self._client, avatar, asked)
+                    self.evidence.answers[avatar] += 1
+                    self.evidence.wrong += frames != self._serial[avatar, asked]
             except LipsyncError as error:
-                evidence.errors[f"{type(error).__name__}: {error}"] += 1
+                self.evidence.errors[f"{type(error).__name__}: {error}"] += 1
             finally:
-                in_use[avatar] -= 1
-                control.used[avatar] = time.monotonic()
+                self.in_use[avatar] -= 1
+                self._control.used[avatar] = time.monotonic()
 
-    async def stream(until: float, registry: Registry) -> None:
-        in_use["demo"] += 1
+    async def _stream(self, until: float, registry: Registry) -> None:
+        self.in_use["demo"] += 1
         async with registry.lease("demo"):
             while time.monotonic() < until:
                 for asked in PIECES:
-                    frames = await piece(client, "demo", asked)
-                    evidence.wrong += frames != serial["demo", asked]
-                    evidence.answers["demo"] += 1
-                    evidence.streamed += len(frames)
-        in_use["demo"] -= 1
+                    frames = await piece(self._client, "demo", asked)
+                    self.evidence.wrong += frames != self._serial["demo", asked]
+                    self.evidence.answers["demo"] += 1
+                    self.evidence.streamed += len(frames)
+        self.in_use["demo"] -= 1
 
-    async def watch(until: float) -> None:
-        with Control(server.grpc_url, key=server.control_key) as other:
+    async def _count_loaded(self, until: float) -> None:
+        with Control(self._server.grpc_url, key=self._server.control_key) as other:
             while time.monotonic() < until:
                 states = await asyncio.to_thread(other.avatars)
-                evidence.most = max(evidence.most, sum(state.loaded for state in states))
+                self.evidence.most = max(self.evidence.most, sum(state.loaded for state in states))
                 await asyncio.sleep(0.02)
-
-    async with Registry(server.grpc_url, settings, control=control) as registry, client:
-        for avatar in IDS:
-            async with registry.lease(avatar):
-                in_use[avatar] += 1
-                for asked in PIECES:
-                    serial[avatar, asked] = await piece(client, avatar, asked)
-                    evidence.answers[avatar] += 1
-                in_use[avatar] -= 1
-        assert len(set(serial.values())) == len(serial), "two avatars look the same"
-        before = await emptied(server, registry)
-        control.judging = True
-        for with_stream, part in ((False, seconds), (True, seconds / 4)):
-            until = time.monotonic() + part
-            streams = [stream(until, registry)] if with_stream else []
-            callers = [caller(number, until, registry) for number in range(CALLERS)]
-            await asyncio.gather(watch(until), *streams, *callers)
-        control.judging = False
-        after = await emptied(server, registry)
-    return evidence, before, after
 
 
 async def emptied(server: TritonServer, registry: Registry) -> float:
@@ -214,7 +223,9 @@ def main() -> None:
                 show(f"cold start, {what}", f"{', '.join(f'{t:.2f}' for t in times)} s")
             failed = False
             if options.seconds:
-                seen, before, after = asyncio.run(under_load(server, options.seconds))
+                load = Load(server)
+                before, after = asyncio.run(load.run(options.seconds))
+                seen = load.evidence
                 failed = bool(seen.wrong or seen.out_of_order or seen.most > PLACES)
                 show("answers", f"{sum(seen.answers.values())}, of them wrong: {seen.wrong}")
                 show("errors", "; ".join(f"{count} x {kind}" for kind, count in seen.errors.items()) or "none")

@@ -15,6 +15,7 @@ from typing import Any
 
 from lipsync_client.console import note
 from lipsync_server import home
+from lipsync_server.benchmark import PARTS, PRESETS
 from lipsync_server.benchmark.analyzer import perf_analyzer
 from lipsync_server.benchmark.costs import avatar_costs, composite_ms, request_bytes
 from lipsync_server.benchmark.live import Seen, live_sessions
@@ -28,8 +29,6 @@ from lipsync_server.repository.gpu import write_gpu_models
 from lipsync_server.repository.source import AvatarSource
 from lipsync_server.serving import Ports, ServerConfig, TritonServer
 
-PARTS = ("throughput", "streams", "perf_analyzer", "composite", "avatars")
-PRESETS = ("low", "medium")  # of half width, as the demo
 SPEAKING = 2  # live sessions at once
 
 

@@ -12,9 +12,8 @@ from rich.table import Table
 
 from lipsync_client.cli.common import Json, show
 from lipsync_client.errors import LipsyncError
-from lipsync_server.benchmark.report import LONG_CHUNK
+from lipsync_server.benchmark import PARTS, PRESETS
 from lipsync_server.benchmark.results import Results
-from lipsync_server.benchmark.run import PARTS, PRESETS, measure
 
 
 def bench(
@@ -31,6 +30,8 @@ def bench(
 
     Example: `lipsync bench --quick --presets low --parts throughput`
     """
+    from lipsync_server.benchmark.run import measure
+
     if resume and not work:
         raise LipsyncError("--resume needs --work, the folder of an earlier run.")
     with tempfile.TemporaryDirectory() as temporary:
@@ -53,7 +54,7 @@ def bench_table(results: Results) -> Table:
     for preset in dict.fromkeys((*speeds, *streams)):
         rate = first = alive = "-"
         if found := speeds.get(preset):
-            rate = f"{statistics.median(found['frames_s'][LONG_CHUNK]):.1f}"
+            rate = f"{statistics.median(found['frames_s']['25']):.1f}"
             first = f"{statistics.median(found['first_frame_ms']):.0f}"
         if found := streams.get(preset):
             alive = str(max((load["streams"] for load in found["loads"] if not load["late"]), default=0))

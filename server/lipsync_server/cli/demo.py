@@ -11,7 +11,6 @@ import typer
 from lipsync_client.cli.render import render
 from lipsync_client.console import note
 from lipsync_server import home
-from lipsync_server.repository.build import build
 from lipsync_server.serving import Ports, ServerConfig, TritonServer
 from lipsync_server.serving.environment import check_installed
 
@@ -23,6 +22,8 @@ def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="The MP4 file to write.")] = Path("demo.mp4"),
 ) -> None:
     """Build the models, start a server, render a talking face with it, stop it. Leaves demo.mp4."""
+    from lipsync_server.repository.build import build
+
     signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell ignores it for background programs
     check_installed()
     build(report=note)

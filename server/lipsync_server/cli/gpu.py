@@ -10,7 +10,6 @@ import typer
 from lipsync_client.console import note
 from lipsync_client.errors import LipsyncError
 from lipsync_server import home
-from lipsync_server.repository.gpu import write_gpu_models
 
 
 def gpu_models(
@@ -20,6 +19,8 @@ def gpu_models(
 
     Run it again after avatars were packed or added; then set `gpu_configs` in server.yaml.
     """
+    from lipsync_server.repository.gpu import write_gpu_models
+
     repository = repository or home.repository()
     names = write_gpu_models(repository)
     if not names:

@@ -9,10 +9,7 @@ from typing import Annotated
 import typer
 
 from lipsync_client.console import note
-from lipsync_composite.assets import key_name
 from lipsync_server import home
-from lipsync_server.repository.package import package_avatar
-from lipsync_server.repository.source import AvatarSource, SourceError
 
 
 def pack(
@@ -34,6 +31,10 @@ def pack(
 
     Example: `lipsync avatars pack avatars/anna --to anna.zip`
     """
+    from lipsync_composite.assets import key_name
+    from lipsync_server.repository.package import package_avatar
+    from lipsync_server.repository.source import AvatarSource, SourceError
+
     repository = repository or home.repository()
     avatar = AvatarSource.read(source)
     avatar = replace(avatar, preset=preset or avatar.preset)

@@ -13,7 +13,6 @@ import typer
 
 from lipsync_client.console import note
 from lipsync_server import home
-from lipsync_server.repository.build import build
 from lipsync_server.serving import ServerConfig, ServingError, TritonServer
 from lipsync_server.serving.environment import check_installed
 
@@ -57,6 +56,8 @@ def serve(
 
 def _built() -> Path:
     """The default repository, with what was missing in it; others are served as they are. Raises ServingError."""
+    from lipsync_server.repository.build import build
+
     try:
         check_installed()
         repository = home.repository()

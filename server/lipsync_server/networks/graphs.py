@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import onnx.compose
 import onnx.parser
+from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from lipsync_composite.geometry import INNER
@@ -178,7 +179,7 @@ def _around(network: onnx.ModelProto, front: onnx.ModelProto) -> onnx.ModelProto
 
 
 def served_unet(
-    network: onnx.ModelProto, crops: np.ndarray, mask: tuple[int, int, int, int], loop: str, key: int
+    network: onnx.ModelProto, crops: NDArray[np.uint8], mask: tuple[int, int, int, int], loop: str, key: int
 ) -> onnx.ModelProto:
     """The U-Net with an avatar resident in it.
 

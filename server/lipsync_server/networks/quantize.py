@@ -35,7 +35,8 @@ def speech_features(
         session = ort.InferenceSession(encoder.SerializeToString())
     windows, inside = _windows(repository, speech)
     inputs = {"mel_windows": windows, "window_mask": inside.astype(np.float32)[:, None]}
-    return session.run(["audio_features"], inputs)[0]
+    features: NDArray[np.float32] = session.run(["audio_features"], inputs)[0]
+    return features
 
 
 def _windows(repository: Path, speech: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -67,7 +68,7 @@ def network_inputs(
         yield {"input": np.concatenate([crop, masked])[None], "audio": features[speech_at][None]}
 
 
-class _Reader(CalibrationDataReader):
+class _Reader(CalibrationDataReader):  # type: ignore[misc] # the package has no types
     def __init__(self, examples: list[Example]) -> None:
         self._examples = iter(examples)
 
@@ -186,14 +187,15 @@ def without_quantisation(model: onnx.ModelProto, only: str | None = None) -> onn
     return result
 
 
-def _dequantised(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> np.ndarray:
+def _dequantised(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> NDArray[np.float32]:
     values, scale, zero = (numpy_helper.to_array(constants[name]).astype(np.float32) for name in node.input)
     axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
     if scale.ndim:
         shape = [1] * values.ndim
         shape[axis] = len(scale)
         scale, zero = scale.reshape(shape), zero.reshape(shape)
-    return ((values - zero) * scale).astype(np.float32)
+    result: NDArray[np.float32] = ((values - zero) * scale).astype(np.float32)
+    return result
 
 
 def _prepared(network: onnx.ModelProto, folder: Path) -> Path:

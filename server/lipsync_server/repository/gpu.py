@@ -114,4 +114,5 @@ def in_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of weights that are smaller than the least FP16
-        return convert_float_to_float16(without_quantisation(model), keep_io_types=True)
+        half: onnx.ModelProto = convert_float_to_float16(without_quantisation(model), keep_io_types=True)
+        return half

@@ -9,8 +9,9 @@ from pathlib import Path
 import onnx
 import torch
 
+from lipsync_server.benchmark import PARTS, PRESETS
 from lipsync_server.benchmark.packed import FULL_WIDTH
-from lipsync_server.benchmark.run import PARTS, PRESETS, measure
+from lipsync_server.benchmark.run import measure
 from lipsync_studio.benchmark.reference import Reference
 from lipsync_studio.export import export_unet
 from lipsync_studio.networks import UNet

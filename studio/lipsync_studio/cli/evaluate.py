@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from lipsync_studio.evaluation import evaluate as evaluation
-
 
 def evaluate(
     avatar: Annotated[str, typer.Argument(help="Its id.")] = "demo",
@@ -20,6 +18,8 @@ def evaluate(
     seconds: Annotated[float, typer.Option(help="of each speech file")] = 30.0,
 ) -> None:
     """Measure an avatar: a table on the screen and in OUT/table.md, contact sheets beside it."""
+    from lipsync_studio.evaluation import evaluate as evaluation
+
     evaluation.evaluate(
         avatar,
         repository,

@@ -8,9 +8,6 @@ from typing import Annotated
 import typer
 
 from lipsync_client.console import note
-from lipsync_server.repository.package import check_avatar_id
-from lipsync_studio.prepare.avatar_folder import Attribution
-from lipsync_studio.prepare.prepare import prepare_avatar
 
 
 def prepare(
@@ -31,6 +28,10 @@ def prepare(
     ] = False,
 ) -> None:
     """Find the face in every frame, check the footage, choose an idle loop; leave AVATARS/ID and WORK."""
+    from lipsync_server.repository.package import check_avatar_id
+    from lipsync_studio.prepare.avatar_folder import Attribution
+    from lipsync_studio.prepare.prepare import prepare_avatar
+
     folder = work or Path("work") / avatar_id
     check_avatar_id(avatar_id)  # as it was said: of "", "." or "../x" the path's name tells nothing
     findings = prepare_avatar(

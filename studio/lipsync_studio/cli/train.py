@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from lipsync_studio.training.avatar import train_avatar
-
 
 def train(
     work: Annotated[Path, typer.Argument(help="The training folder that `lipsync avatars prepare` left.")],
@@ -19,4 +17,6 @@ def train(
     avatars: Annotated[Path, typer.Option(help="Where the avatars' folders are.")] = Path("avatars"),
 ) -> None:
     """Train the network of the avatar that WORK was prepared for, or go on with it."""
+    from lipsync_studio.training.avatar import train_avatar
+
     train_avatar(work, width=width, samples=samples, hold_out=hold_out, device=device, avatars=avatars)

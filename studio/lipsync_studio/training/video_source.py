@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lipsync_composite.geometry import CROP, MARGIN
 from lipsync_mel.timeline import FPS, ROWS_BEFORE, ROWS_PER_FRAME
-from lipsync_server.repository.source import CROP, MARGIN, Picture, SourceError
+from lipsync_server.repository.source import Picture, SourceError
 from lipsync_studio.corpus.features import SpokenFrames
 from lipsync_studio.corpus.mouth_curves import MOUTH
 from lipsync_studio.faces.landmarks import CORNERS, EYES, UNDER_LIP, UNDER_NOSE
