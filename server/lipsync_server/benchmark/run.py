@@ -28,6 +28,7 @@ from lipsync_server.benchmark.throughput import Renderer, first_frames_ms, stage
 from lipsync_server.repository.gpu import write_gpu_models
 from lipsync_server.repository.source import AvatarSource
 from lipsync_server.serving import Ports, ServerConfig, TritonServer
+from lipsync_server.serving.config import GpuConfigs
 
 SPEAKING = 2  # live sessions at once
 
@@ -39,7 +40,7 @@ class Benchmark:
         self,
         repository: Path,
         quick: bool,
-        gpu: str | None,
+        gpu: GpuConfigs | None,
         reference: Callable[[AvatarSource, str], Renderer] | None,
     ) -> None:
         self.repository, self.quick, self.gpu, self.reference = repository, quick, gpu, reference
@@ -100,7 +101,7 @@ def measure(
     output: Path | None = None,
     resume: bool = False,
     quick: bool = False,
-    gpu: str | None = None,
+    gpu: GpuConfigs | None = None,
     reference: Callable[[AvatarSource, str], Renderer] | None = None,
     full_width: Callable[[Path], None] | None = None,
 ) -> Results:

@@ -17,6 +17,7 @@ from lipsync_server import home
 from lipsync_server.benchmark.packed import DEMO, FULL_WIDTH
 from lipsync_server.pipeline import LocalPipeline
 from lipsync_server.repository.source import AvatarSource
+from lipsync_server.serving.config import GpuConfigs
 
 CHUNKS = (1, 4, 8, 16, 25, 32)
 FLOOR, REFERENCE = "floor", "reference"
@@ -36,7 +37,7 @@ def throughput(
     rounds: int,
     *,
     quick: bool,
-    gpu: str | None,
+    gpu: GpuConfigs | None,
     reference: Callable[[AvatarSource, str], Renderer] | None,
 ) -> dict[str, list[float]]:
     """Frames a second of each contender in each round; served ones by their chunk size.

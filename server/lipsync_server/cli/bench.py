@@ -14,6 +14,7 @@ from lipsync_client.cli.common import Json, show
 from lipsync_client.errors import LipsyncError
 from lipsync_server.benchmark import PARTS, PRESETS
 from lipsync_server.benchmark.results import Results
+from lipsync_server.serving.config import GpuConfigs
 
 
 def bench(
@@ -22,7 +23,7 @@ def bench(
     parts: Annotated[str, typer.Option(help="What to measure.")] = ",".join(PARTS),
     work: Annotated[Path | None, typer.Option(help="Folder for packed avatars and results.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Keep what is in --work, measure what is missing.")] = False,
-    gpu: Annotated[str | None, typer.Option(help="cuda or tensorrt: networks in FP16 on the GPUs.")] = None,
+    gpu: Annotated[GpuConfigs | None, typer.Option(help="Networks in FP16 on the GPUs.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="A Markdown report to write.")] = None,
     as_json: Json = False,
 ) -> None:
