@@ -14,7 +14,7 @@ from client_fake import TIMELINE, running
 from live_fake import LiveFake
 
 from lipsync_client import InvalidRequest, LipsyncError, LiveSession
-from lipsync_client.agents.face import AgentFace, Mark, Moment
+from lipsync_client.agents.face import AgentFace, AvatarFrame, Mark
 from live_clock import TestClock, run
 
 RATE = 24_000
@@ -52,11 +52,11 @@ async def say(face: AgentFace, speech: np.ndarray = SPEECH, piece: int = 1000, r
     await face.end()
 
 
-async def take(face: AgentFace, count: int) -> list[Moment]:
+async def take(face: AgentFace, count: int) -> list[AvatarFrame]:
     return [await anext(face) for _ in range(count)]
 
 
-async def until(face: AgentFace, mark: object, most: int = 1000) -> list[Moment]:
+async def until(face: AgentFace, mark: object, most: int = 1000) -> list[AvatarFrame]:
     moments = []
     while not (moments and mark in moments[-1].marks):
         moments.append(await anext(face))
@@ -64,22 +64,22 @@ async def until(face: AgentFace, mark: object, most: int = 1000) -> list[Moment]
     return moments
 
 
-def heard(moments: list[Moment]) -> np.ndarray:
+def heard(moments: list[AvatarFrame]) -> np.ndarray:
     return np.concatenate([moment.sound for moment in moments if moment.sound is not None] or [np.zeros(0, np.int16)])
 
 
-def check_heard(moments: list[Moment], speech: np.ndarray = SPEECH) -> None:
+def check_heard(moments: list[AvatarFrame], speech: np.ndarray = SPEECH) -> None:
     """All of it, and nothing else but what fills up its last frame."""
     sound = heard(moments)
     np.testing.assert_array_equal(sound[: len(speech)], speech)
     assert not sound[len(speech) :].any() and len(sound) < len(speech) + SIZE
 
 
-def talks(moment: Moment) -> bool:
+def talks(moment: AvatarFrame) -> bool:
     return moment.jpeg is not None and not moment.jpeg.startswith(b"idle")
 
 
-def errors(moments: list[Moment]) -> list[LipsyncError]:
+def errors(moments: list[AvatarFrame]) -> list[LipsyncError]:
     return [moment.error for moment in moments if moment.error]
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lipsync_client import AudioError, Timeline, to_speech
-from lipsync_client.live.footage import Walk, looped
+from lipsync_client.live.footage import IdleWalk, looped
 from lipsync_client.live.speech import Resampler, Speech
 from lipsync_client.wire import Avatar
 from lipsync_composite.loop import footage_index
@@ -146,16 +146,16 @@ def test_the_footage_loops_as_the_servers_does(loop: str, count: int) -> None:
 
 @given(start=st.integers(0, 40), ahead=st.integers(1, 30), late=st.integers(0, 60))
 def test_the_walk_never_jumps_and_comes_back_soon(start: int, ahead: int, late: int) -> None:
-    walk, position, target = Walk(), start, start + ahead
+    walk, position, target = IdleWalk(), start, start + ahead
     for _ in range(late):
         after = walk.next(position, target, ready=False)
         assert abs(after - position) <= 1 and 0 <= after < target
         assert position < target - 1 or after >= target - 2
         position = after
     if late > ahead:
-        assert position >= target - 1 - Walk.DEPTH
+        assert position >= target - 1 - IdleWalk.DEPTH
     waited = 0
     while (after := walk.next(position, target, ready=True)) != target:
         assert after == position + 1
         position, waited = after, waited + 1
-    assert waited <= max(Walk.DEPTH, ahead)
+    assert waited <= max(IdleWalk.DEPTH, ahead)

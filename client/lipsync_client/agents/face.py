@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lipsync_client import wire
-from lipsync_client.agents.line import Line, Mark, Slice
+from lipsync_client.agents.line import Mark, PlayoutQueue, Slice
 from lipsync_client.aio import AsyncClient
 from lipsync_client.errors import LipsyncError
 from lipsync_client.live.frame import Clock, LiveFrame, LoopClock
 from lipsync_client.live.session import LiveSession
 from lipsync_client.media.audio import to_speech
 
-__all__ = ["AgentFace", "Mark", "Moment", "Slice", "rgb"]
+__all__ = ["AgentFace", "AvatarFrame", "Mark", "Slice", "rgb"]
 
 PATIENCE_S = 2.0  # a listener waits no longer for a server than this; then the speech goes on without the mouth
 RETRY_S = 2.0  # pause between two questions whether a server is back
@@ -36,7 +36,7 @@ def rgb(jpeg: bytes) -> tuple[bytes, tuple[int, int]]:
 
 
 @dataclass(frozen=True)
-class Moment:
+class AvatarFrame:
     """What is to be seen and heard for one frame's time.
 
     Attributes:
@@ -90,7 +90,7 @@ class AgentFace:
         )
         self.sound_rate = sound_rate
         self.turn = 0  # interruptions so far
-        self._line = Line(FPS)
+        self._line = PlayoutQueue(FPS)
         self._talking = False  # sound has come since the last end or interruption
         self._rate = 0  # of that sound
         self._last_push = 0.0
@@ -182,7 +182,7 @@ class AgentFace:
     def __aiter__(self) -> AgentFace:
         return self
 
-    async def __anext__(self) -> Moment:
+    async def __anext__(self) -> AvatarFrame:
         frame = await self._frame()
         sound, rate, owner = None, self.sound_rate, self._line.next_owner()
         if frame and frame.audio_span:
@@ -200,7 +200,7 @@ class AgentFace:
             await self.end()
         report, self._report = self._report, None
         pcm = None if sound is None else np.clip(np.rint(sound * 32768), -32768, 32767).astype(np.int16)
-        return Moment(self.turn, frame.jpeg if frame else None, pcm, rate, owner, marks, report)
+        return AvatarFrame(self.turn, frame.jpeg if frame else None, pcm, rate, owner, marks, report)
 
     async def _frame(self) -> LiveFrame | None:
         """The session's next frame, at its time; None, just as often, until there was a session."""

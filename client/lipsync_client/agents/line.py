@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Line", "Mark", "Slice"]
+__all__ = ["Mark", "PlayoutQueue", "Slice"]
 
 END = object()  # between two speeches
 TOO_SHORT_S = 0.001  # a speech may be so short that nothing of it is left at the rate that the networks hear
@@ -37,7 +37,7 @@ class Mark:
     value: Any
 
 
-class Line:
+class PlayoutQueue:
     """Slices and marks in order. They leave it as a live session tells what was heard, or one by one without it.
 
     Args:

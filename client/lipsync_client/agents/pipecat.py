@@ -31,7 +31,7 @@ from pipecat.services.settings import ServiceSettings
 from pipecat.utils.errors import ErrorCategory
 
 from lipsync_client import wire
-from lipsync_client.agents.face import FPS, AgentFace, Moment, Slice, rgb
+from lipsync_client.agents.face import FPS, AgentFace, AvatarFrame, Slice, rgb
 from lipsync_client.aio import AsyncClient
 
 __all__ = ["LipsyncVideoService"]
@@ -167,7 +167,7 @@ class LipsyncVideoService(AIService):
                 else:
                     await self._push_marks(frame for frame in moment.marks if keeps(frame))
 
-    async def _push_moment(self, moment: Moment, picture: tuple[bytes, tuple[int, int]] | None) -> None:
+    async def _push_moment(self, moment: AvatarFrame, picture: tuple[bytes, tuple[int, int]] | None) -> None:
         """Push a picture, then the sound that begins with it, then what comes after it."""
         begins = moment.sound is not None and not self._speaking
         self._speaking = moment.sound is not None
@@ -182,7 +182,7 @@ class LipsyncVideoService(AIService):
             await self._push_sound(moment.sound, moment)
         await self._push_marks(moment.marks)
 
-    async def _push_sound(self, sound: NDArray[np.int16], moment: Moment) -> None:
+    async def _push_sound(self, sound: NDArray[np.int16], moment: AvatarFrame) -> None:
         frame = TTSAudioRawFrame(sound.tobytes(), moment.rate, 1, context_id=moment.owner.context_id)
         frame.interruptible = moment.owner.interruptible
         await self.push_frame(frame)

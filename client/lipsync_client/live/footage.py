@@ -12,7 +12,7 @@ from lipsync_client.live.servers import Servers
 from lipsync_client.wire import Avatar
 from lipsync_composite.loop import footage_index
 
-__all__ = ["Footage", "Walk", "looped"]
+__all__ = ["Footage", "IdleWalk", "looped"]
 
 AHEAD = 50  # frames fetched before they are needed: 2 s
 BATCH = 10  # frames of one fetch
@@ -158,7 +158,7 @@ class Footage:
         task.add_done_callback(lambda done: self._tasks.pop(name))
 
 
-class Walk:
+class IdleWalk:
     """The way through the footage while nobody speaks: one position a frame, never a jump.
 
     Talking frames are rendered for positions that are fixed when they are requested. Until they come the walk goes on

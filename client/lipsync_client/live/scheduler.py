@@ -15,7 +15,7 @@ from lipsync_client.live.servers import Servers
 from lipsync_client.live.speech import Speech
 from lipsync_client.timeline import Request, Timeline
 
-__all__ = ["Pace", "Slot", "Talk"]
+__all__ = ["FrameScheduler", "Pace", "Slot"]
 
 START_S = 0.2  # how long the first request of a speech is expected to take, until one was measured
 MAX_START_S = 1.0
@@ -53,7 +53,7 @@ class Slot:
     jpeg: bytes | None = None
 
 
-class Talk:
+class FrameScheduler:
     """The speeches of a session that were not wholly shown yet, and their frames.
 
     Attributes:

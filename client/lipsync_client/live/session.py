@@ -11,9 +11,9 @@ import numpy as np
 from lipsync_client import wire
 from lipsync_client.aio import AsyncClient
 from lipsync_client.errors import InvalidRequest, LipsyncError
-from lipsync_client.live.footage import Footage, Walk
+from lipsync_client.live.footage import Footage, IdleWalk
 from lipsync_client.live.frame import Clock, LiveFrame, LoopClock
-from lipsync_client.live.scheduler import Pace, Slot, Talk
+from lipsync_client.live.scheduler import FrameScheduler, Pace, Slot
 from lipsync_client.live.servers import Servers
 from lipsync_client.live.speech import Pcm, Speech
 from lipsync_client.timeline import Timeline
@@ -78,7 +78,7 @@ class LiveSession:
         self._pushing = asyncio.Lock()
         self._progress = asyncio.Event()  # something was shown or dropped: a push that waits may look again
         self._closed = False
-        self._walk = Walk()
+        self._walk = IdleWalk()
         self._speaking: Speech | None = None  # the speech whose first frame was shown and whose last was not
         self._start: float | None = None  # when frame 0 is due, moved by the delays of a slow consumer; None: not open
         self._index = 0
@@ -96,7 +96,7 @@ class LiveSession:
             self._sound_rate = self._checked_sound_rate()
             self._footage = Footage(self._servers, await self._servers.avatar(), self._idle_bytes)
             await self._footage.fetch(0)
-            self._talk = Talk(self._servers, self._footage, self._timeline, self._clock, self._pace)
+            self._talk = FrameScheduler(self._servers, self._footage, self._timeline, self._clock, self._pace)
             self._start = self._clock.now()
 
     @property

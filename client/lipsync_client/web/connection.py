@@ -91,7 +91,7 @@ class Connection:
             LipsyncError: there is no session to be had.
         """
         # It is read from the start: a browser that goes while an avatar is loaded for it leaves its place.
-        await _first_to_end(self._read(), self._live(hello, client, faces, voice), self._say_that_it_loads())
+        await _first_to_end(self._read(), self._live(hello, client, faces, voice), self._send_heartbeats())
 
     async def refuse(self, refusal: Refused) -> None:
         """Say why, and end the connection."""
@@ -128,7 +128,7 @@ class Connection:
             )
             await _first_to_end(speaker.run(), self._show(session, speaker))
 
-    async def _say_that_it_loads(self) -> None:
+    async def _send_heartbeats(self) -> None:
         while True:
             await asyncio.sleep(LOADING_S)
             if self._speaker is None:
@@ -146,13 +146,13 @@ class Connection:
                     if sound:
                         speaker.sound(rate, sound)
                 else:
-                    await self._obey(parse_control(message), speaker)
+                    await self._handle_control(parse_control(message), speaker)
             except Refused as refusal:
                 if refusal.code is not None:
                     raise
                 await self._tell("error", reason=refusal.reason, text=str(refusal))
 
-    async def _obey(self, message: Mapping[str, Any], speaker: Speaker) -> None:
+    async def _handle_control(self, message: Mapping[str, Any], speaker: Speaker) -> None:
         kind = message["type"]
         if kind == "taken":
             index = number_of(message, "index")

@@ -11,7 +11,7 @@ const FINAL = ["token", "idle", "bad_message", "too_much"]; // trying again woul
 export class Link {
   /**
    * @param {number} soundRate samples a second of the frames' sound
-   * @param {{welcome, frame, told, down}} on called with the server's welcome; each frame; each other message; and
+   * @param {{welcome, frame, onMessage, down}} on called with the server's welcome; each frame; each other message; and
    *     with {reason, text, wait} when the connection is lost: `wait` is the seconds until the next try, or null
    */
   constructor(soundRate, on) {
@@ -76,7 +76,7 @@ export class Link {
       this.on.welcome(message);
     } else {
       if (message.type === "error") this.error = message;
-      this.on.told(message);
+      this.on.onMessage(message);
     }
   }
 

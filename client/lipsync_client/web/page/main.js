@@ -15,11 +15,11 @@ const notice = new Notice(() => link.open(), (token) => {
 });
 
 export const player = new Player($("face"), drawn);
-export const link = new Link(player.soundRate, { welcome, frame, told, down });
+export const link = new Link(player.soundRate, { welcome, frame, onMessage, down });
 
 let source = null; // what speaks: {kind, stop?, sender?}; one at a time
 let speaking = false; // a talking frame was drawn last
-let hushed = 0; // interruptions that the server has not answered yet: talking frames until then are old
+let pendingInterrupts = 0; // interruptions that the server has not answered yet: talking frames until then are old
 let soundChosen = false; // the person has pressed Sound
 let ended = Infinity; // number of the speech's last frame, once it has come
 let shown = ""; // by `show`
@@ -29,7 +29,7 @@ link.token = new URLSearchParams(location.hash.slice(1)).get("token") ?? "";
 link.open();
 
 function welcome(message) {
-  hushed = 0;
+  pendingInterrupts = 0;
   player.fps = message.fps;
   player.restart();
   notice.hide();
@@ -60,15 +60,15 @@ function down({ reason, text, wait }) {
 }
 
 function frame(frame) {
-  if (hushed && frame.speaking) return;
+  if (pendingInterrupts && frame.speaking) return;
   if (frame.last) ended = frame.index;
   player.push(frame);
   if (frame.speechFrame >= 0) source?.sender?.advance(frame.speechFrame / player.fps);
   if (document.hidden) seen(frame);
 }
 
-function told(message) {
-  if (message.type === "interrupted") hushed = Math.max(0, hushed - 1);
+function onMessage(message) {
+  if (message.type === "interrupted") pendingInterrupts = Math.max(0, pendingInterrupts - 1);
   if (message.type !== "error") return;
   interrupt();
   if (link.ready) say(message.text, "error");
@@ -160,7 +160,7 @@ function interrupt() {
 /** Nothing more of what was begun is heard or shown, here or on the server. */
 function silence() {
   endSource();
-  hushed += link.ready;
+  pendingInterrupts += link.ready;
   link.tell("interrupt");
   player.flush();
   speaking = false;
