@@ -151,7 +151,7 @@ def opened(context: Any, url: str, avatar: str | None = None) -> Any:
 
 
 def until(page: Any, expression: str, wait_s: float = WAIT_S) -> None:
-    """Wait until an expression is true in a page. (Playwright's own way needs `eval`, which the page forbids.)"""
+    """Wait until an expression is true in a page. Playwright's own way needs `eval`, which the page forbids."""
     deadline = time.monotonic() + wait_s
     while not page.evaluate(expression):
         if time.monotonic() > deadline:

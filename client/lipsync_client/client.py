@@ -105,7 +105,8 @@ class Client:
         footage_start: int | None = None,
     ) -> Result:
         """One request, as the server's contract has it; the fields are described at `Request`. For whole speeches use
-        `render`; this is for callers who cut the speech themselves."""
+        `render`; this is for callers who cut the speech themselves.
+        """
         request = Request(np.asarray(audio), audio_start, audio_end, first_frame, frame_count, footage_start)
         call = _Call(self, request, avatar)
         try:

@@ -76,7 +76,7 @@ def _made(folder: Path) -> Path:
 
 
 def _temporary(*, make: bool = True) -> Path:
-    """This user's private folder under the temporary directory.
+    """The user's private folder under the temporary directory.
 
     Raises:
         LipsyncError: there is no temporary directory, or somebody else has made that folder.

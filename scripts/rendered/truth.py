@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipsync_server import home
+from lipsync_server.pipeline import LocalPipeline
 from lipsync_server.repository.source import AvatarSource, face_crop
 from lipsync_studio.evaluation.evaluate import evaluate
 from lipsync_studio.evaluation.recording import Truth
@@ -48,7 +49,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("evaluation"))
     options = parser.parse_args()
     truth = open_truth(home.AVATARS / "demo", options.pictures)
-    evaluate(speech=options.speech, out=options.out, truth=truth)
+    evaluate(LocalPipeline(), options.speech, out=options.out, truth=truth)
 
 
 if __name__ == "__main__":

@@ -44,6 +44,8 @@ class LocalPipeline:
         repository: a built one; the default repository if absent.
         avatar: its id.
         gpu_configs: `cuda` or `tensorrt`, as in server.yaml.
+        packed: a folder with the avatar's own models, as `repository.package.write_packed` leaves them, if they are not
+            in the repository; the shared stages are taken from there all the same.
 
     Attributes:
         key: hash of the packed avatar.
@@ -54,20 +56,28 @@ class LocalPipeline:
         ValueError, FileNotFoundError: no such avatar, or the repository is not built.
     """
 
-    def __init__(self, repository: Path | None = None, avatar: str = "demo", gpu_configs: str | None = None) -> None:
+    def __init__(
+        self,
+        repository: Path | None = None,
+        avatar: str = "demo",
+        gpu_configs: str | None = None,
+        *,
+        packed: Path | None = None,
+    ) -> None:
         repository = repository or home.repository()
-        folder = _network_of(repository, avatar)
+        own = packed or repository
+        folder = _network_of(own, avatar)
         self._filterbank = mel.load_filterbank()
-        ensemble = _config(repository / ("lipsync_ensemble" if folder.name == "lipsync" else avatar))
+        ensemble = _config(own / ("lipsync_ensemble" if folder.name == "lipsync" else avatar))
         steps = ensemble["ensemble_scheduling"]["step"]
-        encoder = repository / next(step["model_name"] for step in steps if "audio_features" in step["output_map"])
-        self._encoder = _Network(encoder, gpu_configs)
+        encoder = next(step["model_name"] for step in steps if "audio_features" in step["output_map"])
+        self._encoder = _Network((own if (own / encoder).is_dir() else repository) / encoder, gpu_configs)
         self._unet = _Network(folder, gpu_configs)
         nothing = np.zeros((1, 32, 16, 16), np.float32)
         first = self._unet(audio_features=nothing, footage_position=np.zeros((1, 1), np.int64))
         self.key = int(first["avatar_key"].item())
-        self.avatar = Avatars(repository).get(self.key)
-        self.folder = next(repository.glob(f"*/avatar/{key_name(self.key)}"))
+        self.avatar = Avatars(own).get(self.key)
+        self.folder = next(own.glob(f"*/avatar/{key_name(self.key)}"))
 
     def render(
         self, speech: NDArray[np.float32], footage_start: int = 0, chunk: int = timeline.MAX_FRAMES

@@ -20,9 +20,10 @@ from lipsync_composite.avatar import PackedAvatar
 from lipsync_composite.loop import footage_index
 from lipsync_server import home
 from lipsync_server.networks.graphs import expand_weights, served_encoder, served_unet
+from lipsync_server.pipeline import LocalPipeline
 from lipsync_server.repository.build import build
 from lipsync_server.repository.model_folders import read_config
-from lipsync_server.repository.package import check_avatar_id, package_avatar
+from lipsync_server.repository.package import check_avatar_id, package_avatar, plan, write_packed
 from lipsync_server.repository.source import AvatarSource, SourceError, face_crop
 
 # The crop where it is visible, half of it where it is masked, plus the features' first value: shows every path.
@@ -339,3 +340,14 @@ def test_avatars_packed_for_another_shared_encoder_are_named_and_refused(tmp_pat
 def test_an_id_that_is_no_safe_model_name_is_refused(bad):
     with pytest.raises(SourceError, match="cannot be used"):
         check_avatar_id(bad)
+
+
+def test_a_packed_draft_renders_as_the_avatar_does_once_it_is_installed(tmp_path):
+    repository = hearing_repository(tmp_path / "model_repository")
+    source, speech = AvatarSource.read(write_source(tmp_path / "toy")), home.read_sample()[:6400]
+    with draft_in(repository) as draft:
+        write_packed(plan(source, repository), draft)
+        drafted = [frame.jpeg for frame in LocalPipeline(repository, "toy", packed=draft).render(speech)]
+        assert not (repository / "toy").exists()
+    package_avatar(source, repository)
+    assert drafted == [frame.jpeg for frame in LocalPipeline(repository, "toy").render(speech)]

@@ -31,8 +31,8 @@ def run_joined(run: Run, requests: Sequence[Tensors], pool: Executor | None) -> 
         joined = {name: np.concatenate([request[name] for request in requests]) for name in requests[0]}
         try:
             outputs = run_in_parts(run, joined, pool)
-        except Exception:
-            pass  # below, each for itself
+        except Exception:  # noqa: S110 (below, each for itself)
+            pass
         else:
             ends = np.cumsum([len(next(iter(request.values()))) for request in requests])[:-1]
             split = {name: np.split(x, ends) for name, x in outputs.items()}

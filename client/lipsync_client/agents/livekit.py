@@ -119,7 +119,8 @@ class LipsyncVideoGenerator(VideoGenerator):
 
 class _Runner(AvatarRunner):
     """Publishes the picture once and at its full rate. LiveKit's default encodes a large one three times, in software,
-    and gives viewers of the smaller copies fewer frames."""
+    and gives viewers of the smaller copies fewer frames.
+    """
 
     async def _publish_track(self) -> None:
         async with self._lock:

@@ -191,7 +191,8 @@ class Control:
 
 def find_key() -> str | None:
     """The control key: LIPSYNC_CONTROL_KEY, or the private file that the server writes for its user; None if neither
-    exists."""
+    exists.
+    """
     if key := os.environ.get("LIPSYNC_CONTROL_KEY"):
         return key
     try:

@@ -26,7 +26,8 @@ LARGE = (3840, 2160)  # pixels
 
 def composite_ms(rounds: int) -> dict[str, list[float]]:
     """Milliseconds a frame, a value for each round: the demo's frames as they are, and inside frames of 3840x2160 with
-    the mouth as large as before. In turn, on one core."""
+    the mouth as large as before. In turn, on one core.
+    """
     source, count = AvatarSource.read(DEMO), 25
     frames = [frame for frame, _ in zip(source.frames(), range(count), strict=False)]
     boxes = source.read_boxes()[:count]
@@ -82,7 +83,8 @@ def avatar_costs(server: TritonServer, repository: Path, counts: tuple[int, ...]
 
 def request_bytes(url: str, avatar: str, frames: int = 24) -> int:
     """Bytes that cross the network for a request in the middle of a speech, all framing included; counted on a socket
-    between client and server, as the difference that a second request makes."""
+    between client and server, as the difference that a second request makes.
+    """
     counter = _Counter(url)
     with Client(counter.url) as client:
         start, audio = client.timeline().slice(home.read_sample(), 60, frames)

@@ -51,7 +51,8 @@ class Evidence:
 
 class WatchedControl(Control):
     """Checks each unloading against the callers' own counts, before it is done. An avatar that has been idle for a
-    moment only does not count: it may have been in use when the registry decided."""
+    moment only does not count: it may have been in use when the registry decided.
+    """
 
     evidence: Evidence
     in_use: Counter[str]
@@ -181,7 +182,9 @@ async def emptied(server: TritonServer, registry: Registry) -> float:
     for one in await registry.overview():
         if one.state.phase == "loaded":
             await registry.unload(one.state.id)
-    while any(one.state.phase not in ("not loaded", "unloaded") for one in await registry.overview()):
+    while any(  # noqa: ASYNC110 (the server tells no event)
+        one.state.phase not in ("not loaded", "unloaded") for one in await registry.overview()
+    ):
         await asyncio.sleep(0.2)
     return memory_mb(server)
 

@@ -36,7 +36,8 @@ class Load:
 
 def live(url: str, avatar: str, speech: NDArray[np.float32], streams: int, seconds: float) -> Load:
     """`streams` live speakers. Chunk c is asked for when its speech is there, at c * 0.32 s, and its frames are shown
-    from 0.32 s later on: a chunk that takes longer has late frames."""
+    from 0.32 s later on: a chunk that takes longer has late frames.
+    """
     period = CHUNK / 25
     chunks = int(seconds / period)
     latency: list[float] = []

@@ -87,7 +87,7 @@ def perf(
     data.write_text(json.dumps(input_data(frames)))
     command = [str(folder / "perf_analyzer"), "-m", model, "-i", "grpc", "-u", server]
     os.environ["LD_LIBRARY_PATH"] = str(folder)
-    os.execv(command[0], [*command, "--input-data", str(data), *context.args])
+    os.execv(command[0], [*command, "--input-data", str(data), *context.args])  # noqa: S606
 
 
 perf.context_settings = {"ignore_unknown_options": True, "allow_extra_args": True}  # type: ignore[attr-defined]

@@ -138,7 +138,8 @@ def most_damaged(
     network: onnx.ModelProto, small: onnx.ModelProto, psnr: Callable[[onnx.ModelProto], float]
 ) -> list[str]:
     """The convolutions beside the tensors that INT8 damages, the worst first: that without whose rounding the picture
-    becomes best."""
+    becomes best.
+    """
     with tempfile.TemporaryDirectory() as folder:
         touched = _convolutions(onnx.load(_prepared(network, Path(folder))))
     tensors = {node.input[0] for node in small.graph.node if node.op_type == "QuantizeLinear"}

@@ -80,7 +80,8 @@ def write_encoder(
     repository: Path, name: str, encoder: onnx.ModelProto, into: Path | None = None, version: str = "1"
 ) -> None:
     """Write a served encoder as the model `name` into the folder `into`, the repository by default, configured as the
-    shared one."""
+    shared one.
+    """
     folder = (into or repository) / name
     (folder / version).mkdir(parents=True, exist_ok=True)
     draft = folder / version / "model.draft"

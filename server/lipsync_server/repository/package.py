@@ -134,7 +134,8 @@ def package_avatar(source: AvatarSource, repository: Path, *, shipped: bool = Fa
 
 def pack_folder(folder: Path, draft: Path, repository: Path) -> str:
     """Pack an avatar's source folder into an empty folder of the repository (`draft_in`); what `lipsync avatars add`
-    calls. Returns the avatar's id. Errors as `package_avatar`."""
+    calls. Returns the avatar's id. Errors as `package_avatar`.
+    """
     source = AvatarSource.read(folder)
     write_packed(plan(source, repository), draft)
     return source.id
@@ -179,7 +180,8 @@ def _write_network(
     planned: Plan, folder: Path, network: onnx.ModelProto, crops: NDArray[np.uint8], facts: AvatarFacts
 ) -> None:
     """The network's model folder. The crops lie beside the model: mapped from there, they cost no memory of their
-    own."""
+    own.
+    """
     source = planned.source
     model = served_unet(network, crops, source.mask, source.loop, facts.avatar_key)
     path = folder / planned.version / "model.onnx"

@@ -144,7 +144,7 @@ class TritonServer:
         self.control_key = control_key(self.config)
         leftovers.sweep_dead()
         ports = choose_ports(self.config.bind, self.config.ports)
-        host = "127.0.0.1" if self.config.bind == "0.0.0.0" else self.config.bind
+        host = "127.0.0.1" if self.config.bind == "0.0.0.0" else self.config.bind  # noqa: S104
         self.http_url, self.grpc_url = f"{host}:{ports.http}", f"{host}:{ports.grpc}"
         self.metrics_url = f"http://{host}:{ports.metrics}/metrics"
         self._api = HttpApi(self.http_url, self.control_key)

@@ -18,11 +18,11 @@ def evaluate(
     seconds: Annotated[float, typer.Option(help="of each speech file")] = 30.0,
 ) -> None:
     """Measure an avatar: a table on the screen and in OUT/table.md, contact sheets beside it."""
+    from lipsync_server.pipeline import LocalPipeline
     from lipsync_studio.evaluation import evaluate as evaluation
 
     evaluation.evaluate(
-        avatar,
-        repository,
+        LocalPipeline(repository, avatar),
         speech or (),
         out,
         voice=voice,

@@ -1,4 +1,4 @@
-"""Speaks sentences with Pico's English voices and aligns their phonemes. Runs in a Python environment of its own:
+"""Speaks sentences with Pico's English voices and aligns their phonemes. Runs in a Python environment of its own.
 
 pip install 'setuptools<80' && pip install --no-build-isolation ttspico pocketsphinx
 

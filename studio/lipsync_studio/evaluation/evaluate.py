@@ -83,8 +83,7 @@ def open_session(pipeline: LocalPipeline, truth: Truth | None) -> tuple[Evaluati
 
 
 def evaluate(
-    avatar: str = "demo",
-    repository: Path | None = None,
+    pipeline: LocalPipeline,
     speech: Sequence[Path] = (),
     out: Path = Path("evaluation"),
     *,
@@ -96,8 +95,7 @@ def evaluate(
     """Evaluate an avatar: a table on the screen and in OUT/table.md, contact sheets beside it.
 
     Args:
-        avatar: its id.
-        repository: a built one; the default repository if absent.
+        pipeline: the avatar's.
         speech: files; phonemes in a .json beside one are used. The project's sample if there is none.
         out: folder for the table and the pictures.
         voice: flite voice with known phonemes; "" for none.
@@ -106,14 +104,14 @@ def evaluate(
         truth: gives the picture that should have come out for a footage frame and mouth curves.
 
     Raises:
-        ValueError: the repository has no such avatar, or no face is found in its footage.
+        ValueError: no face is found in the avatar's footage.
         AudioError: a speech file cannot be read.
         DownloadError: the landmark network could not be downloaded.
     """
     speeches = [read_speech(path, seconds) for path in speech or [home.SAMPLE]]
     if voice and shutil.which("flite"):
         speeches.append(flite_speech(voice, count))
-    session, facts = open_session(LocalPipeline(repository, avatar), truth)
+    session, facts = open_session(pipeline, truth)
     if voice and not shutil.which("flite"):
         note("flite is not installed, so no speech has known phonemes.")
     out.mkdir(parents=True, exist_ok=True)

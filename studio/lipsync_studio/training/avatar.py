@@ -21,12 +21,14 @@ import yaml
 from numpy.typing import NDArray
 from rich.progress import track
 
-from lipsync_client.console import notes
+from lipsync_client.avatar_file.packed import draft_in
+from lipsync_client.console import note, notes
 from lipsync_mel import mel
 from lipsync_mel.timeline import SAMPLES_PER_FRAME
 from lipsync_server import home
+from lipsync_server.pipeline import LocalPipeline
 from lipsync_server.repository.build import build
-from lipsync_server.repository.package import package_avatar
+from lipsync_server.repository.package import plan, write_packed
 from lipsync_server.repository.source import AvatarSource, SourceError
 from lipsync_studio.corpus.speech_data import encoder_rows
 from lipsync_studio.evaluation.evaluate import evaluate
@@ -115,15 +117,13 @@ def held_out_sound(clips: list[Clip], source: VideoSource, work: Path) -> list[P
 
 
 def measure(avatar: AvatarSource, speech: list[Path], work: Path) -> None:
-    """Pack the avatar into a repository of WORK's own, where nobody is served from, and write WORK/evaluation."""
-    build()
-    repository = work / "model_repository"
-    shutil.rmtree(repository, ignore_errors=True)
-    shutil.copytree(
-        home.repository(), repository, ignore=shutil.ignore_patterns("avatar", "*.crops", "__pycache__", ".*")
-    )
-    package_avatar(avatar, repository)
-    evaluate(avatar.id, repository, [*speech, home.SAMPLE], work / "evaluation")
+    """Pack the avatar, where no server serves it yet, evaluate it in this process, and write WORK/evaluation."""
+    repository = home.repository()
+    build(repository, report=note)
+    with draft_in(repository) as draft:
+        write_packed(plan(avatar, repository), draft)
+        pipeline = LocalPipeline(repository, avatar.id, packed=draft)
+        evaluate(pipeline, [*speech, home.SAMPLE], work / "evaluation")
 
 
 def train_avatar(

@@ -90,7 +90,8 @@ class PackedAvatar:
 
     def render(self, position: int, mouth: Picture) -> bytes:
         """The footage frame at a position >= 0 of the loop with a mouth (BGR, shape = (320, 320, 3)), as JPEG: the very
-        bytes of encoding the whole composited frame."""
+        bytes of encoding the whole composited frame.
+        """
         record = self._record(position)
         patch, picture = self._composited(record, mouth)
         first = int(record["cuts"])

@@ -36,7 +36,8 @@ class SoftEdge(NamedTuple):
 
 def _ramps(start: float, length: float) -> tuple[int, NDArray[np.float32]]:
     """First pixel and weights of one axis: 0 outside [start, start + length], smoothstep at both ends, 1 between.
-    Only pixels with a weight above 0 are listed; a pixel's place is its centre."""
+    Only pixels with a weight above 0 are listed; a pixel's place is its centre.
+    """
     pixels = np.arange(int(np.floor(start)), int(np.ceil(start + length)) + 1)
     depth = np.minimum(pixels + 0.5 - start, start + length - pixels - 0.5)
     t = np.clip(depth / (EDGE * length), 0, 1)
@@ -48,7 +49,8 @@ def _ramps(start: float, length: float) -> tuple[int, NDArray[np.float32]]:
 @lru_cache(maxsize=64)
 def soft_edge(size: int, mask: Rect) -> SoftEdge:
     """The soft edge of `mask` (in the 320 crop) for a box of `size` pixels; 32 pixels, the least of each that assets
-    allow, make 3 of the frame, so there always is an inside."""
+    allow, make 3 of the frame, so there always is an inside.
+    """
     scale = size / CROP
     left, across = _ramps((mask.x + MARGIN) * scale, mask.width * scale)
     top, down = _ramps((mask.y + MARGIN) * scale, mask.height * scale)
@@ -84,7 +86,8 @@ _buffers = _Buffers()
 
 def scratch(name: str, height: int, width: int) -> Picture:
     """The calling thread's BGR picture of a name, shape = (height, width, 3), with any content: valid until the next
-    call with this name. Pictures of this size come from fresh pages: without reuse, page faults take 0.3 ms a frame."""
+    call with this name. Pictures of this size come from fresh pages: without reuse, page faults take 0.3 ms a frame.
+    """
     size = 3 * height * width
     if name not in _buffers.named or len(_buffers.named[name]) < size:
         _buffers.named[name] = np.empty(size, np.uint8)

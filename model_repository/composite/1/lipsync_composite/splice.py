@@ -79,7 +79,8 @@ class Grid(NamedTuple):
 
 def encode(picture: Bytes, quality: int, interval: int) -> Bytes:
     """Encodes BGR, shape = (height, width, 3), as 4:2:0 JPEG with standard Huffman tables and a restart marker every
-    `interval` MCUs. OpenCV's bytes equal Pillow's at these settings, in half the time: it reads BGR as it is."""
+    `interval` MCUs. OpenCV's bytes equal Pillow's at these settings, in half the time: it reads BGR as it is.
+    """
     settings = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_RST_INTERVAL, interval]
     done, data = cv2.imencode(".jpg", picture, settings)
     if not done:
@@ -99,7 +100,8 @@ def _scan_start(jpeg: Bytes) -> int:
 
 def segment_bounds(jpeg: Bytes, count: int) -> NDArray[np.int64]:
     """Offsets of the `count` segments of a JPEG, shape = (count + 1,). Segment k, with the two-byte marker that ends it
-    (RST, or EOI for the last), is `jpeg[bounds[k]:bounds[k + 1]]`."""
+    (RST, or EOI for the last), is `jpeg[bounds[k]:bounds[k + 1]]`.
+    """
     start = _scan_start(jpeg)
     ff = np.flatnonzero(jpeg[start:-1] == 0xFF) + start
     follower = jpeg[ff + 1]  # 0 where the 0xFF is data
