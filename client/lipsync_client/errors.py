@@ -34,7 +34,7 @@ class ServerUnavailable(LipsyncError, ConnectionError):
 
 
 class Overloaded(ServerUnavailable):
-    """The server is alive, but has as many requests on their way as it takes."""
+    """The server is alive, but has as many requests in flight as it takes."""
 
 
 class Timeout(LipsyncError, TimeoutError):

@@ -183,7 +183,7 @@ def serving_openly(url: str) -> Iterator[int]:
             process.wait(30)
 
 
-def test_a_token_is_asked_for_and_an_insecure_page_told_why_it_has_no_microphone(server, browser) -> None:
+def test_a_token_is_asked_for_and_an_insecure_page_told_of_its_microphone(server, browser) -> None:
     with serving_openly(server.grpc_url) as port, contextlib.closing(browser.new_context(**DESK)) as context:
         page = context.new_page()
         page.goto(f"http://127.0.0.1:{port}/#token=wrong")

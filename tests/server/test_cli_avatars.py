@@ -94,7 +94,7 @@ def test_an_avatar_is_added_replaced_and_removed_while_the_server_runs(
     assert not [path.name for path in repository.iterdir() if path.name.startswith((ID, ".pack"))]
 
 
-def test_what_fails_or_is_stopped_half_way_leaves_nothing_in_memory_nor_on_disk(
+def test_what_fails_or_is_stopped_leaves_nothing_in_memory_nor_on_disk(
     server, repository, lipsync, file, tmp_path
 ) -> None:
     def states() -> set[str]:

@@ -56,7 +56,7 @@ def pixels(jpeg: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(jpeg)))
 
 
-def test_live_speech_equals_rendering_it_whole_and_idle_frames_are_the_footage(server, demo, clock, sound) -> None:
+def test_live_speech_equals_the_whole_and_idle_frames_the_footage(server, demo, clock, sound) -> None:
     footage = demo[1]
 
     async def main() -> None:
@@ -94,7 +94,7 @@ def test_idle_frames_run_no_network(server, client, clock) -> None:
     assert executed() == before
 
 
-def test_after_an_interruption_the_next_frame_is_idle_and_the_next_speech_exact(server, sound) -> None:
+def test_after_an_interruption_the_next_frame_is_idle_then_speech_exact(server, sound) -> None:
     """On the event loop's clock."""
 
     async def main() -> None:

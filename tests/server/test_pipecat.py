@@ -299,7 +299,7 @@ def test_speech_that_may_not_be_interrupted_is_heard_to_its_end(server, sound, f
     asyncio.run(main())
 
 
-def test_speech_that_may_not_be_interrupted_keeps_its_order_while_more_of_it_comes(server, monkeypatch) -> None:
+def test_uninterruptible_speech_keeps_its_order_while_more_comes(server, monkeypatch) -> None:
     session = functools.partial(LiveSession, buffer_s=1.5)  # the rest of the speech waits in the pipeline
     monkeypatch.setattr("lipsync_client.agents.face.LiveSession", session)
     noise = np.random.default_rng(0).integers(1, 9000, 4 * RATE, np.int16).tobytes()

@@ -25,9 +25,7 @@ def exact(repository, medium) -> np.ndarray:
 
 
 @pytest.mark.parametrize("preset", ["low", "medium"])
-def test_a_preset_gives_the_same_bytes_however_a_speech_is_cut_and_keeps_to_38_db(
-    preset, medium, server, client, repository, exact
-):
+def test_a_preset_is_exact_for_any_cutting_and_keeps_to_38_db(preset, medium, server, client, repository, exact):
     avatar = {"low": "demo", "medium": medium}[preset]
     assert client.is_model_ready(INT8_ENCODER)
     local = list(LocalPipeline(repository, avatar).render(SPEECH))
@@ -48,7 +46,7 @@ def test_without_openvino_a_preset_is_served_by_onnxruntime(preset, medium, repo
     assert 10 * np.log10(255**2 / max(square, 1e-9)) >= 38
 
 
-def test_an_int8_avatar_walks_its_footage_as_composite_does_beyond_any_life_of_a_stream(call, repository):
+def test_an_int8_avatar_loops_as_composite_does_at_any_position(call, repository):
     facts = LocalPipeline(repository).avatar.facts
     features = np.zeros((1, 32, 16, 16), np.float32)
     for position in (facts.frames + 3, 2**24 + 1, 10**8 + 7, 2**31 - 1):

@@ -75,7 +75,7 @@ def run(scenario) -> None:
     asyncio.run(asyncio.wait_for(scenario, SECONDS))
 
 
-def test_callers_at_random_get_the_right_frames_and_no_more_than_allowed_are_loaded(server, control, avatars) -> None:
+def test_random_callers_get_right_frames_within_the_registrys_limits(server, control, avatars) -> None:
     async def caller(registry, client, serial, number: int) -> None:
         dice = random.Random(number)
         for _ in range(4):
@@ -163,7 +163,7 @@ def install(file: Path, repository: Path, control: Control, *, broken: bool = Fa
             control.load(avatar)
 
 
-def test_a_replacement_mixes_nothing_loses_nothing_and_if_it_fails_changes_nothing(
+def test_a_replacement_mixes_and_loses_nothing_also_when_it_fails(
     server, control, avatars, repository, tmp_path
 ) -> None:
     """Also where the new version hears through another encoder than the old one."""

@@ -298,9 +298,7 @@ def test_whatever_the_server_does_everything_is_heard_in_order(fake: LiveFake, c
     run(main, clock)
 
 
-def test_speech_that_is_heard_without_a_face_is_taken_no_faster_than_it_is_heard(
-    fake: LiveFake, clock: TestClock
-) -> None:
+def test_speech_without_a_face_is_taken_no_faster_than_it_is_heard(fake: LiveFake, clock: TestClock) -> None:
     async def main() -> None:
         async with opened(NOBODY, sound_rate=RATE, clock=clock) as face:
             speaking = asyncio.create_task(say(face, np.tile(SPEECH, 18)))  # 35.8 s

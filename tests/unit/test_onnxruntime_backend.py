@@ -176,7 +176,7 @@ def test_a_gpu_is_used_where_onnxruntime_has_cuda_and_else_the_cpu_serves():
     assert providers({}, "GPU", 0, ["CPUExecutionProvider"]) == [("CPUExecutionProvider", {})]
 
 
-def test_openvino_runs_the_same_network_row_by_row_from_its_own_wheel_or_onnxruntime_does(model, monkeypatch):
+def test_openvino_runs_the_network_row_by_row_or_onnxruntime_does(model, monkeypatch):
     config = CONFIG | accelerated("cpu", "openvino")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     plain = open_network(config, model, "CPU", 0)
@@ -190,7 +190,7 @@ def test_openvino_runs_the_same_network_row_by_row_from_its_own_wheel_or_onnxrun
         assert got["value"].ravel().tolist() == [13, 10, 12, 11]
 
 
-def test_bf16_is_used_where_the_cpu_has_it_and_else_onnxruntime_computes_in_fp32(tmp_path, monkeypatch):
+def test_bf16_is_used_where_the_cpu_has_it_else_fp32(tmp_path, monkeypatch):
     openvino_network = pytest.importorskip("openvino_network", reason="OpenVINO is not installed")
     path, config = convolution(tmp_path), CONVOLUTION | accelerated("cpu", "openvino", precision="BF16")
     picture = {"x": np.random.default_rng(0).standard_normal((3, 16, 20, 20)).astype(np.float32)}
@@ -212,7 +212,7 @@ def test_bf16_is_used_where_the_cpu_has_it_and_else_onnxruntime_computes_in_fp32
     assert 1e-5 < difference < 0.02  # BF16 has 8 bits
 
 
-def test_on_a_gpu_inputs_go_into_memory_that_is_kept_and_answers_do_not_change_afterwards(model):
+def test_gpu_inputs_go_into_kept_memory_and_answers_stay_as_they_are(model):
     """There is no GPU here: the CPU stands for it, with the same calls."""
     session = ort.InferenceSession(str(model))
     buffers = DeviceBuffers(session, "cpu", 0)
@@ -244,7 +244,7 @@ def test_a_network_on_a_gpu_runs_its_batch_as_one_on_the_stated_gpu(model, monke
 
 
 def test_a_missing_file_and_a_wrong_tensor_name_are_named(model):
-    with pytest.raises(ValueError, match=r"lookup/1/other\.onnx is missing: run `make build`"):
+    with pytest.raises(ValueError, match=r"lookup/1/other\.onnx is missing: run `lipsync build`"):
         open_network(CONFIG, model.with_name("other.onnx"), "CPU", 0)
     with pytest.raises(ValueError, match=r"has the output 'price'; model\.onnx has \['value'\]"):
         open_network(CONFIG | {"output": [{"name": "price"}]}, model, "CPU", 0)

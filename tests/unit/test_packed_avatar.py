@@ -229,7 +229,7 @@ def test_the_files_of_a_replaced_version_cost_no_second_copy(tmp_path, repositor
     assert (repository / "toy_lipsync/avatar" / old / "pixels.bin").stat().st_ino == inode
 
 
-def test_what_a_killed_process_left_is_swept_away_and_what_others_are_making_is_not(repository):
+def test_drafts_of_killed_processes_are_swept_and_living_ones_are_not(repository):
     (repository / ".pack-killed" / "toy_lipsync").mkdir(parents=True)
     with draft_in(repository) as first, draft_in(repository) as second:
         assert set(repository.glob(".pack-*")) == {first, second}

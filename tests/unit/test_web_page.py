@@ -41,7 +41,7 @@ async def get(host: str, path: str, name: str, more: str = "Connection: close\r\
     return status, dict(line.lower().split(": ", 1) for line in lines), body
 
 
-def test_the_page_is_served_with_its_security_headers_to_the_right_host_name_only() -> None:
+def test_the_page_has_security_headers_and_one_host_name() -> None:
     async def main() -> None:
         with running(WebFake()) as fake:
             async with serving(fake, clock) as server:
@@ -104,7 +104,7 @@ def test_a_synthesiser_speaks_text_and_takes_nothing_in_it_for_an_option(name: s
     asyncio.run(main())
 
 
-def test_without_a_registry_the_shipped_avatar_is_offered_and_with_names_those() -> None:
+def test_without_a_registry_the_shipped_or_named_avatars_are_offered() -> None:
     assert asyncio.run(Faces().names()) == ["demo"]
     assert asyncio.run(Faces(["anna", "ben"]).names()) == ["anna", "ben"]
 
@@ -151,7 +151,7 @@ def served(scenario, registry: FakeRegistry, **settings) -> None:
     run(main, clock)
 
 
-def test_an_avatar_is_leased_while_a_page_shows_it_and_broken_ones_are_not_offered() -> None:
+def test_a_shown_avatar_is_leased_and_broken_ones_are_not_offered() -> None:
     registry = FakeRegistry()
 
     async def scenario(server) -> None:

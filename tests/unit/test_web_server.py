@@ -122,7 +122,7 @@ def test_without_a_synthesiser_text_is_refused_and_the_connection_goes_on(fake, 
     run(main, clock)
 
 
-def test_a_browser_that_takes_no_frames_gets_no_more_than_the_window_and_is_ended(fake, clock) -> None:
+def test_a_browser_that_takes_no_frames_gets_a_window_and_is_ended(fake, clock) -> None:
     async def main() -> None:
         async with serving(fake, clock, window=10) as server, server.page() as browser:
             taken = await browser.until_frame(lambda frame: frame.index == 20)
@@ -304,7 +304,7 @@ def test_without_a_lip_sync_server_the_page_learns_why(fake, clock) -> None:
     run(main, clock)
 
 
-def test_a_lip_sync_server_that_fails_is_reported_and_the_next_speech_is_spoken(fake, clock) -> None:
+def test_a_failing_server_is_reported_and_the_next_speech_is_spoken(fake, clock) -> None:
     broken = threading.Event()
     broken.set()
 

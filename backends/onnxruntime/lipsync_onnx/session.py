@@ -182,7 +182,7 @@ def open_network(config: Mapping[str, Any], path: Path, kind: str, device: int) 
         ValueError: missing file, accelerator or tensor, by name.
     """
     if not path.is_file():
-        raise ValueError(f"{path.parent.parent.name}/{path.parent.name}/{path.name} is missing: run `make build`")
+        raise ValueError(f"{path.parent.parent.name}/{path.parent.name}/{path.name} is missing: run `lipsync build`")
     available = ort.get_available_providers()
     workers, threads = thread_budget(config)
     batches = config["max_batch_size"] > 0

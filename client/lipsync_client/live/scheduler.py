@@ -68,7 +68,7 @@ class FrameScheduler:
         self.drops = 0
         self._servers, self._footage = servers, footage
         self._timeline, self._clock, self._pace = timeline, clock, pace
-        self._limit = max(pace.chunk, round(pace.ahead_s * timeline.fps))  # frames ahead, on the way included
+        self._limit = max(pace.chunk, round(pace.ahead_s * timeline.fps))  # frames ahead, in flight included
         self._speeches: deque[Speech] = deque()  # in the order of showing; only the last may still grow
         self._slots: deque[Slot] = deque()  # in the order of showing
         self._calls: set[asyncio.Task[None]] = set()

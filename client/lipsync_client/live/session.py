@@ -44,8 +44,8 @@ class LiveSession:
         first_chunk: frames of the first request of a speech: few, to show it soon. More, up to half of `chunk`, for a
             while after frames were late.
         chunk: frames of a request at most; they grow to this while frames are ahead of their time.
-        in_flight: requests for talking frames on the way at once.
-        ahead_s: seconds of talking frames that are rendered ahead at most, on the way included.
+        in_flight: requests for talking frames in flight at once.
+        ahead_s: seconds of talking frames that are rendered ahead at most, those in flight included.
         buffer_s: seconds of sound that wait to be shown at most, and one more; `push` waits while there are more.
         idle_bytes: memory for the idle frames, which are fetched once if they fit; as much again for frames of silence.
         timeout: seconds that one attempt of a request may take; with an `AsyncClient`, its own holds for its questions.
@@ -170,7 +170,7 @@ class LiveSession:
     async def interrupt(self) -> None:
         """Be silent at once: the frame after this call is idle.
 
-        Everything that was pushed and not shown is dropped, in every queue, and the requests on the way are cancelled.
+        Everything that was pushed and not shown is dropped, in every queue, and the requests in flight are cancelled.
         """
         if self._start is not None:
             self._talk.drop()
@@ -178,7 +178,7 @@ class LiveSession:
             self._progress.set()
 
     async def close(self) -> None:
-        """End the session: the iterator stops. What is on the way is cancelled."""
+        """End the session: the iterator stops. Requests in flight are cancelled."""
         if self._closed:
             return
         self._closed = True

@@ -39,7 +39,7 @@ def write_gpu_models(repository: Path) -> list[str]:
             continue
         networks = sorted(path.parent.glob("[0-9]*/model.onnx"))
         if not networks:
-            raise ValueError(f"{path.parent} has no network: run `make build`")
+            raise ValueError(f"{path.parent} has no network: run `lipsync build`")
         for network in networks:
             _write(network.with_name(TWIN), in_fp16(_without_crops(network)).SerializeToString())
         weights = hashlib.sha256(networks[-1].read_bytes()).hexdigest()[:12]
