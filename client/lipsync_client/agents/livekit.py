@@ -55,6 +55,7 @@ class LipsyncVideoGenerator(VideoGenerator):
         sample_rate: int = 24_000,
     ) -> None:
         self._face = AgentFace(servers, avatar=avatar, sound_rate=sample_rate)
+        self._synchronizer: rtc.AVSynchronizer | None = None
 
     async def open(self) -> AvatarOptions:
         """Connect.
@@ -97,6 +98,12 @@ class LipsyncVideoGenerator(VideoGenerator):
     async def clear_buffer(self) -> None:
         """Be silent at once: nothing of the speech is given any more, its end included."""
         await self._face.interrupt()
+        if self._synchronizer:
+            await self._synchronizer.clear_queue()  # the last 0.1 s before the room
+
+    def set_synchronizer(self, synchronizer: rtc.AVSynchronizer) -> None:
+        """Tell where the frames go, so that an interruption empties that too."""
+        self._synchronizer = synchronizer
 
     async def aclose(self) -> None:
         """End the iterator and the connections."""
@@ -118,8 +125,10 @@ class LipsyncVideoGenerator(VideoGenerator):
 
 
 class _Runner(AvatarRunner):
-    """Publishes the picture once and at its full rate. LiveKit's default encodes a large one three times, in software,
-    and gives viewers of the smaller copies fewer frames.
+    """Publishes the picture once and at its full rate.
+
+    LiveKit's default encodes a large one three times, in software, and gives viewers of the smaller copies fewer
+    frames. There is no public way to say so, hence this one private method, and a narrow bound on LiveKit's version.
     """
 
     async def _publish_track(self) -> None:
@@ -144,12 +153,6 @@ class _Runner(AvatarRunner):
                 ),
             )
 
-    def _on_clear_buffer(self) -> None:
-        super()._on_clear_buffer()
-        task = asyncio.create_task(self._av_sync.clear_queue())  # the last 0.1 s before the room is not said either
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
 
 class LipsyncAvatar:
     """Gives an agent a face from within its own process: what it says goes through the avatar into the room.
@@ -173,6 +176,7 @@ class LipsyncAvatar:
         options = await self._generator.open()
         sink = QueueAudioOutput(sample_rate=options.audio_sample_rate, wait_playback_start=True)
         self._runner = _Runner(room, audio_recv=sink, video_gen=self._generator, options=options)
+        self._generator.set_synchronizer(self._runner.av_sync)
         await self._runner.start()
         agent_session.output.replace_audio_tail(sink)
 
