@@ -119,4 +119,4 @@ def test_the_server_takes_gpu_configs_where_they_are_with_other_counts_too(repos
     for model in ("lipsync", "audio_encoder"):
         assert config_of(repository / model / "configs" / f"{name}.pbtxt").default_model_filename == TWIN
     with pytest.raises(ConfigError, match="gpu_configs is 'rocm'; allowed is cuda, tensorrt or null"):
-        ServerConfig(gpu_configs="rocm")
+        ServerConfig.from_dict({"gpu_configs": "rocm"})
