@@ -21,6 +21,8 @@ from test_client_audio import write
 
 FRAMES = 38  # of 1.5 s
 
+pytestmark = pytest.mark.slow  # every test starts processes
+
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServer]:

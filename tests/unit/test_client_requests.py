@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import aclosing, closing
 from typing import Any
@@ -149,6 +150,10 @@ def test_closing_early_cancels_what_is_on_the_way(kind, fake: FakeServer) -> Non
     def hang_after_first(number: int, seen, context) -> None:
         if seen.first:
             seen.cancelled.wait(WAIT_S)
+        else:  # the others are sent at the same time: let one of them arrive before the caller may close
+            deadline = time.monotonic() + WAIT_S
+            while len(fake.seen) < 2 and time.monotonic() < deadline:
+                time.sleep(0.01)
 
     def check() -> None:
         assert all(seen.cancelled.wait(5) for seen in fake.seen if seen.first)

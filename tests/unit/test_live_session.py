@@ -362,6 +362,7 @@ def test_two_speeches_follow_each_other_without_a_gap(fake: LiveFake, clock: Tes
     run(main, clock)
 
 
+@pytest.mark.slow
 def test_sound_and_picture_do_not_drift_in_ten_minutes(fake: LiveFake, clock: TestClock) -> None:
     """Speech at its own pace with gaps in the supply: each frame's sound is the picture's own, and none is lost."""
     random = np.random.default_rng(5)

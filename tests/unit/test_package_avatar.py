@@ -53,6 +53,8 @@ toy (float[N,1,80,16] mel) => (float[N,512] features)
 OTHER_ENCODER = TOY_ENCODER.replace("flat = {0,-1}", "flat = {-1,1280}")
 FRAMES, BOX = 5, (60, 30, 100)
 
+pytestmark = pytest.mark.slow  # networks are packed and tried
+
 
 def write_source(folder: Path, **changes: str) -> Path:
     """A tiny avatar: five frames of drifting colour, 240x160."""

@@ -22,6 +22,8 @@ from lipsync_composite.assets import key_name
 from lipsync_server.repository.package import package_avatar
 from lipsync_server.repository.source import AvatarSource
 
+pytestmark = pytest.mark.slow  # networks are packed and tried
+
 
 def pack(folder: Path, repository: Path, to: Path | None = None, **changes: str) -> int:
     return package_avatar(AvatarSource.read(write_source(folder, **changes)), repository, to=to)

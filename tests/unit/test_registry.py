@@ -343,7 +343,9 @@ def test_ctrl_c_ends_a_command_that_waits_for_its_avatar() -> None:
     server.slow.clear()
 
     def loads(avatar: str) -> None:
-        signal.raise_signal(signal.SIGINT)
+        signal.pthread_kill(
+            threading.main_thread().ident or 0, signal.SIGINT
+        )  # wakes its event loop, as a terminal does
         load(avatar)
 
     load, server.load = server.load, loads  # type: ignore[method-assign]
