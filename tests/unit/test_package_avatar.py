@@ -1,7 +1,9 @@
 """Packing an avatar: the graph around a network, the content key, clear refusals. A toy network stands for the real."""
 
+import ast
 import os
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import av
@@ -21,6 +23,7 @@ from lipsync_composite.loop import footage_index
 from lipsync_server import home
 from lipsync_server.networks.graphs import expand_weights, served_encoder, served_unet
 from lipsync_server.pipeline import LocalPipeline
+from lipsync_server.repository import build as builder
 from lipsync_server.repository.build import build
 from lipsync_server.repository.model_folders import read_config
 from lipsync_server.repository.package import check_avatar_id, package_avatar, plan, write_packed
@@ -353,3 +356,19 @@ def test_a_packed_draft_renders_as_the_avatar_does_once_it_is_installed(tmp_path
         assert not (repository / "toy").exists()
     package_avatar(source, repository)
     assert drafted == [frame.jpeg for frame in LocalPipeline(repository, "toy").render(speech)]
+
+
+BUILDING = ("lipsync_composite", "lipsync_mel", "lipsync_server.networks", "lipsync_server.repository")
+
+
+@pytest.mark.parametrize("code", ["ENCODER_CODE", "INT8_ENCODER_CODE", "AVATAR_CODE"])
+def test_what_is_built_is_built_again_when_any_module_behind_it_changes(code):
+    """The build compares the files of these modules: one that they import, and the list lacks, would go unnoticed."""
+    listed = {module.__name__ for module in getattr(builder, code)}
+    imported = set()
+    for module in getattr(builder, code):
+        for node in ast.walk(ast.parse(Path(module.__file__).read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(BUILDING):
+                inner = {f"{node.module}.{alias.name}" for alias in node.names}
+                imported |= {name for name in inner if find_spec(name)} if node.module in BUILDING else {node.module}
+    assert imported <= listed

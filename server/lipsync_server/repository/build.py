@@ -17,10 +17,12 @@ from types import ModuleType
 
 import onnx
 
+from lipsync_client import avatar_facts
 from lipsync_client.avatar_file.packed import encoder_mismatch
 from lipsync_client.errors import LipsyncError
 from lipsync_client.locks import locked
-from lipsync_composite import assets, avatar, blend, compose, loop, splice
+from lipsync_composite import assets, avatar, blend, geometry, loop, splice
+from lipsync_mel import mel, timeline
 from lipsync_server import home
 from lipsync_server.networks import graphs, quantize
 from lipsync_server.repository import int8, model_folders, package, presets, source, trial
@@ -28,7 +30,10 @@ from lipsync_server.repository.model_folders import INT8_ENCODER, SHARED_ENCODER
 from lipsync_server.repository.package import package_avatar
 from lipsync_server.repository.source import AvatarSource
 
-COMPOSITE = (assets, avatar, blend, compose, loop, splice)
+# The code that each step's output depends on.
+ENCODER_CODE = (graphs, geometry)
+INT8_ENCODER_CODE = (*ENCODER_CODE, quantize, model_folders, source, avatar_facts, mel, timeline)
+AVATAR_CODE = (*INT8_ENCODER_CODE, int8, package, presets, trial, assets, avatar, blend, loop, splice)
 STAMPS = ".build.json"
 
 
@@ -48,19 +53,19 @@ def build(repository: Path | None = None, avatars: Path = home.AVATARS, report: 
     repository = repository or home.repository()
     demo, encoder = avatars / "demo", avatars / "audio_encoder" / "encoder.onnx"
     packing = [
-        *_code(graphs, int8, model_folders, package, presets, trial, source, quantize, *COMPOSITE),
+        *_code(AVATAR_CODE),
         repository / "lipsync/config.template.pbtxt",
     ]
     with _alone(repository):
         served = repository / "audio_encoder/1/model.onnx"
-        sources = [encoder, *_code(graphs)]
+        sources = [encoder, *_code(ENCODER_CODE)]
         _step(repository, "audio encoder", [served], sources, lambda: _build_encoder(encoder, served), report)
 
         _step(
             repository,
             "audio encoder in INT8",
             [repository / INT8_ENCODER / "1/model.onnx", repository / INT8_ENCODER / "config.pbtxt"],
-            [encoder, home.SAMPLE, repository / SHARED_ENCODER / "config.pbtxt", *_code(graphs, quantize)],
+            [encoder, home.SAMPLE, repository / SHARED_ENCODER / "config.pbtxt", *_code(INT8_ENCODER_CODE)],
             lambda: _build_int8_encoder(encoder, repository),
             report,
         )
@@ -90,7 +95,7 @@ def _alone(repository: Path) -> Iterator[None]:
         yield
 
 
-def _code(*modules: ModuleType) -> list[Path]:
+def _code(modules: Iterable[ModuleType]) -> list[Path]:
     return [Path(str(module.__file__)) for module in modules]
 
 
