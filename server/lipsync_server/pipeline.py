@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2
 
 from lipsync_composite.assets import key_name
-from lipsync_composite.compose import Avatars
+from lipsync_composite.frame_request import Avatars
 from lipsync_mel import mel, timeline
 from lipsync_onnx.batch import run_in_parts
 from lipsync_onnx.session import open_network

@@ -16,7 +16,7 @@ import pytest
 
 from lipsync_composite.assets import key_name, write_assets
 from lipsync_composite.avatar import AssetsError, PackedAvatar
-from lipsync_composite.compose import Avatars, FrameRequestError, compose
+from lipsync_composite.frame_request import Avatars, FrameRequestError, compose
 
 STAGE = Path(__file__).parents[2] / "model_repository" / "composite"
 MOUTHS = np.random.default_rng(1).integers(0, 256, (3, 320, 320, 3), dtype=np.uint8)

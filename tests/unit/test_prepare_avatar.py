@@ -22,7 +22,7 @@ from lipsync_server.repository.source import AvatarSource, SourceError, face_cro
 from lipsync_studio.evaluation.metrics import envelope
 from lipsync_studio.faces import finder as faces
 from lipsync_studio.faces import landmarks
-from lipsync_studio.faces.wheel_file import cached_file
+from lipsync_studio.faces.downloaded_file import cached_file
 from lipsync_studio.prepare.avatar_folder import Attribution, write_footage
 from lipsync_studio.prepare.checks import (
     offset_findings,

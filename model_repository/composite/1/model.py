@@ -13,7 +13,7 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 from lipsync_composite import permit_file
-from lipsync_composite.compose import Avatars, FrameRequestError, check_count, compose
+from lipsync_composite.frame_request import Avatars, FrameRequestError, check_count, compose
 
 
 class TritonPythonModel:

@@ -28,7 +28,7 @@ from lipsync_server.benchmark.throughput import Renderer, first_frames_ms, stage
 from lipsync_server.repository.gpu import write_gpu_models
 from lipsync_server.repository.source import AvatarSource
 from lipsync_server.serving import Ports, ServerConfig, TritonServer
-from lipsync_server.serving.config import GpuConfigs
+from lipsync_server.serving.server_settings import GpuConfigs
 
 SPEAKING = 2  # live sessions at once
 

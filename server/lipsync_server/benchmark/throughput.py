@@ -17,7 +17,7 @@ from lipsync_server import home
 from lipsync_server.benchmark.packed import DEMO, FULL_WIDTH
 from lipsync_server.pipeline import LocalPipeline
 from lipsync_server.repository.source import AvatarSource
-from lipsync_server.serving.config import GpuConfigs
+from lipsync_server.serving.server_settings import GpuConfigs
 
 CHUNKS = (1, 4, 8, 16, 25, 32)
 FLOOR, REFERENCE = "floor", "reference"

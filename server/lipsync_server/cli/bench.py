@@ -14,7 +14,7 @@ from lipsync_client.cli.common import Json, show
 from lipsync_client.errors import LipsyncError
 from lipsync_server.benchmark import PARTS, PRESETS
 from lipsync_server.benchmark.results import Results
-from lipsync_server.serving.config import GpuConfigs
+from lipsync_server.serving.server_settings import GpuConfigs
 
 
 def bench(

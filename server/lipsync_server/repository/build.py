@@ -21,11 +21,11 @@ from lipsync_client import avatar_facts
 from lipsync_client.avatar_file.packed import encoder_mismatch
 from lipsync_client.errors import LipsyncError
 from lipsync_client.locks import locked
-from lipsync_composite import assets, avatar, blend, geometry, loop, splice
+from lipsync_composite import assets, avatar, geometry, loop, paste, splice
 from lipsync_mel import mel, timeline
 from lipsync_server import home
 from lipsync_server.networks import graphs, quantize
-from lipsync_server.repository import int8, model_folders, package, presets, source, trial
+from lipsync_server.repository import avatar_int8, model_folders, package, presets, source, trial
 from lipsync_server.repository.model_folders import INT8_ENCODER, SHARED_ENCODER, write_encoder
 from lipsync_server.repository.package import package_avatar
 from lipsync_server.repository.source import AvatarSource
@@ -33,7 +33,7 @@ from lipsync_server.repository.source import AvatarSource
 # The code that each step's output depends on.
 ENCODER_CODE = (graphs, geometry)
 INT8_ENCODER_CODE = (*ENCODER_CODE, quantize, model_folders, source, avatar_facts, mel, timeline)
-AVATAR_CODE = (*INT8_ENCODER_CODE, int8, package, presets, trial, assets, avatar, blend, loop, splice)
+AVATAR_CODE = (*INT8_ENCODER_CODE, avatar_int8, package, presets, trial, assets, avatar, loop, paste, splice)
 STAMPS = ".build.json"
 
 

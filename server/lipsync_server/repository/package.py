@@ -21,7 +21,7 @@ from lipsync_client.console import notes
 from lipsync_composite.assets import key_name, write_assets
 from lipsync_composite.avatar import PackedAvatar
 from lipsync_server.networks.graphs import expand_weights, served_encoder, served_unet, served_unet_visual
-from lipsync_server.repository.int8 import quantised
+from lipsync_server.repository.avatar_int8 import quantised
 from lipsync_server.repository.model_folders import (
     INT8_ENCODER,
     SHARED_ENCODER,

@@ -1,7 +1,7 @@
 """Starts, watches and stops the Triton server that comes with the `nvidia-pytriton` wheel."""
 
-from lipsync_server.serving.config import Ports, ServerConfig
 from lipsync_server.serving.errors import ConfigError, ServingError
 from lipsync_server.serving.server import TritonServer
+from lipsync_server.serving.server_settings import Ports, ServerConfig
 
 __all__ = ["ConfigError", "Ports", "ServerConfig", "ServingError", "TritonServer"]

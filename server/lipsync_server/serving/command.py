@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lipsync_server.serving.config import Ports, ServerConfig
 from lipsync_server.serving.control_key import HEADER, RESTRICTED
+from lipsync_server.serving.server_settings import Ports, ServerConfig
 
 
 def server_arguments(

@@ -10,8 +10,8 @@ import tempfile
 from pathlib import Path
 
 from lipsync_client.folders import cache_folder, cached
-from lipsync_server.serving.config import ServerConfig
 from lipsync_server.serving.errors import ServingError
+from lipsync_server.serving.server_settings import ServerConfig
 
 HEADER = "lipsync-control"
 RESTRICTED = "model-repository,shared-memory,trace,logging"

@@ -10,9 +10,9 @@ import socket
 import urllib.error
 import urllib.request
 
-from lipsync_server.serving.config import Ports
 from lipsync_server.serving.control_key import HEADER
 from lipsync_server.serving.errors import ServingError
+from lipsync_server.serving.server_settings import Ports
 
 
 def choose_ports(bind: str, ports: Ports) -> Ports:

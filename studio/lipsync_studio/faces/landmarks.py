@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsync_studio.faces import wheel_file
+from lipsync_studio.faces import downloaded_file
 
 WHEEL = "mediapipe==0.10.21"
 MEMBER = "mediapipe/modules/face_landmark/face_landmark.tflite"
@@ -49,7 +49,7 @@ def region_of(points: Points) -> Region:
 
 def cached_file() -> Path:
     """The network's file in the cache folder."""
-    return wheel_file.cached_file(MEMBER)
+    return downloaded_file.cached_file(MEMBER)
 
 
 class FaceMesh:
@@ -62,7 +62,7 @@ class FaceMesh:
     def __init__(self) -> None:
         from ai_edge_litert.interpreter import Interpreter
 
-        self._network = Interpreter(str(wheel_file.wheel_file(WHEEL, MEMBER)), num_threads=1)
+        self._network = Interpreter(str(downloaded_file.wheel_file(WHEEL, MEMBER)), num_threads=1)
         self._network.allocate_tensors()
         self._input = self._network.get_input_details()[0]["index"]
         outputs = {int(np.prod(one["shape"])): one["index"] for one in self._network.get_output_details()}

@@ -20,7 +20,7 @@ from rich.progress import track
 
 from lipsync_client.console import notes
 from lipsync_composite.assets import SMALLEST
-from lipsync_composite.blend import BLENDS
+from lipsync_composite.paste import BLENDS
 from lipsync_server.repository.package import check_avatar_id
 from lipsync_server.repository.presets import choose_preset
 from lipsync_server.repository.source import Picture, SourceError, face_crop
@@ -41,7 +41,7 @@ class ImportOptions:
         encoder: the audio encoder's checkpoint or export; None: the avatar uses the shared encoder.
         mask: a name of `mask.MASKS`; None: detected from the network.
         audio_mode: the kind of audio features that the U-Net was trained with.
-        blend: a name of `lipsync_composite.blend.BLENDS`.
+        blend: a name of `lipsync_composite.paste.BLENDS`.
         first: first footage frame to use, with as many after it as `frames` says, played forwards and backwards as
             the reference does; None: a quiet part of at most `frames` is chosen.
         frames: number of footage frames, at most.

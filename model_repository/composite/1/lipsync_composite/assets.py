@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsync_composite.blend import BLENDS, changed_rect
 from lipsync_composite.geometry import INNER
 from lipsync_composite.loop import LOOPS
+from lipsync_composite.paste import BLENDS, changed_rect
 from lipsync_composite.splice import Grid, Rect, encode, row_cuts, segment_bounds
 
 FORMAT = 1

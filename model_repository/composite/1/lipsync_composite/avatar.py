@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipsync_composite.assets import FORMAT, Facts
-from lipsync_composite.blend import changed_rect, paste, scratch
 from lipsync_composite.loop import footage_index
+from lipsync_composite.paste import changed_rect, paste, scratch
 from lipsync_composite.splice import Grid, Rect, splice
 
 Picture = NDArray[np.uint8]

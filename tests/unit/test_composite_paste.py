@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from lipsync_composite.blend import changed_rect, paste
 from lipsync_composite.geometry import CROP, INNER, MARGIN
+from lipsync_composite.paste import changed_rect, paste
 from lipsync_composite.splice import Rect
 
 MASK = Rect(5, 5, 310, 305)
