@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +26,9 @@ from live_clock import TestClock
 
 FOLDERS = {"server": "server", "browser": "browser", "wheel": "wheel"}  # of tests, and the markers they set
 TYPES = {"AUDIO": np.float32, "AUDIO_END": np.bool_, "FRAME_COUNT": np.int32, "VISUAL_FRAMES": np.float32}
+
+# A shell ignores Ctrl-C for what it starts in the background, and so would every command that a test starts there.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
