@@ -89,9 +89,7 @@ def write_source(folder: Path, **changes: str) -> Path:
 
 def bare_repository(folder: Path) -> Path:
     """The committed model repository, without build output."""
-    generated = shutil.ignore_patterns(
-        "model.onnx", "*.crops", "avatar", "configs", "__pycache__", ".*cache", ".build*"
-    )
+    generated = shutil.ignore_patterns("model.onnx", "*.crops", "avatar", "configs", "__pycache__", ".*")
     shutil.copytree(home.repository(), folder, ignore=generated)
     (folder / "lipsync" / "config.pbtxt").unlink(missing_ok=True)
     return folder

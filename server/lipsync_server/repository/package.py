@@ -18,7 +18,7 @@ from rich.progress import track
 from lipsync_client.avatar_facts import AvatarFacts
 from lipsync_client.avatar_file.packed import PackedError, check_id, draft_in, folders_of, installed, pack_file
 from lipsync_client.console import notes
-from lipsync_composite.assets import key_name, write_assets
+from lipsync_composite.assets import check_settings, key_name, write_assets
 from lipsync_composite.avatar import PackedAvatar
 from lipsync_server.networks.graphs import expand_weights, served_encoder, served_unet, served_unet_visual
 from lipsync_server.repository.avatar_int8 import quantised
@@ -92,6 +92,7 @@ def plan(source: AvatarSource, repository: Path, *, shipped: bool = False) -> Pl
     """Decide how an avatar is packed. Writes nothing. Raises SourceError, ValueError: the source is broken."""
     if not shipped:
         check_avatar_id(source.id)
+    check_settings(source.loop, source.blend, source.mask, source.jpeg_quality)
     network = expand_weights(onnx.load(source.folder / source.unet))
     preset = choose_preset(network, source.preset)
     if source.encoder and shipped:

@@ -95,7 +95,7 @@ def write_assets(
         ValueError: an argument, a frame or a box is not as described.
     """
     folder = Path(folder)
-    _check_settings(loop, blend, mask, quality)
+    check_settings(loop, blend, mask, quality)
     if not len(boxes):
         raise ValueError("boxes is empty: an avatar needs at least one frame")
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -124,7 +124,8 @@ def write_assets(
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _check_settings(loop: str, blend: str, mask: Sequence[int], quality: int) -> None:
+def check_settings(loop: str, blend: str, mask: Sequence[int], quality: int) -> None:
+    """Check what `write_assets` is told beside the footage. Raises ValueError."""
     if loop not in LOOPS:
         raise ValueError(f"loop is {loop!r}; allowed: {', '.join(LOOPS)}")
     if blend not in BLENDS:
