@@ -1,7 +1,10 @@
 """The benchmark's bookkeeping: results that are kept and dropped, perf_analyzer's text, a report of what there is."""
 
+from contextlib import contextmanager
+
 import pytest
 
+from lipsync_server.benchmark import PARTS, run
 from lipsync_server.benchmark.analyzer import parsed
 from lipsync_server.benchmark.report import write_report
 from lipsync_server.benchmark.results import Results
@@ -57,6 +60,32 @@ def test_a_run_goes_on_where_it_was_left_unless_it_is_another_one(results, tmp_p
     for other in ({"keep": False, "quick": False, "gpu": None}, {"keep": True, "quick": True, "gpu": None}):
         assert not Results(tmp_path / "work", **other).has("throughput", "low")
     assert not Results(tmp_path / "work", keep=True, quick=False, gpu="cuda").has("throughput", "low")
+
+
+class Served(Exception):
+    """A part asked for a server."""
+
+
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize("part", [part for part in PARTS if part != "composite"])
+def test_the_avatar_that_a_part_serves_is_packed(tmp_path, monkeypatch, part, alone):
+    packed, served = [], []
+
+    def pack(folder, presets, full_width):
+        packed.extend(f"demo-{preset}" for preset in presets)
+        return folder
+
+    @contextmanager
+    def server(benchmark, avatar):
+        served.append(avatar)
+        raise Served
+        yield
+
+    monkeypatch.setattr(run, "packed_repository", pack)
+    monkeypatch.setattr(run.Benchmark, "server", server)
+    with pytest.raises(Served):
+        run.measure(tmp_path, ["low"], [part] if alone else [part, *(other for other in PARTS if other != part)])
+    assert set(served) <= set(packed) and (set(served) == set(packed) or not alone)
 
 
 def test_perf_analyzers_text_becomes_numbers():

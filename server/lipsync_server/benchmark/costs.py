@@ -22,6 +22,7 @@ from lipsync_server.repository.source import AvatarSource, face_crop
 from lipsync_server.serving import TritonServer
 
 LARGE = (3840, 2160)  # pixels
+COPIED = "medium"  # the preset of the avatar whose copies are counted
 
 
 def composite_ms(rounds: int) -> dict[str, list[float]]:
@@ -64,7 +65,9 @@ def composite_ms(rounds: int) -> dict[str, list[float]]:
 
 
 def avatar_costs(server: TritonServer, repository: Path, counts: tuple[int, ...]) -> dict[str, Any]:
-    """Memory in MB by avatars loaded, and the seconds that each load took: copies of `demo-medium`, each asked once."""
+    """Memory in MB by avatars loaded, and the seconds that each load took: copies of the demo in the preset COPIED,
+    each asked once.
+    """
     memory, seconds = {}, []
     speech = home.read_sample()[: 640 * 4]
     with Control(server.grpc_url, key=server.control_key) as control, Client(server.grpc_url, timeout=60) as client:
@@ -72,7 +75,7 @@ def avatar_costs(server: TritonServer, repository: Path, counts: tuple[int, ...]
         for count in counts:
             while loaded < count:
                 loaded += 1
-                avatar = copied(repository, "demo-medium", loaded)
+                avatar = copied(repository, f"demo-{COPIED}", loaded)
                 begin = time.perf_counter()
                 control.load(avatar)
                 seconds.append(time.perf_counter() - begin)

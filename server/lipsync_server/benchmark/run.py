@@ -15,9 +15,9 @@ from typing import Any
 
 from lipsync_client.console import note
 from lipsync_server import home
-from lipsync_server.benchmark import PARTS, PRESETS
+from lipsync_server.benchmark import OF_PRESETS, PARTS, PRESETS
 from lipsync_server.benchmark.analyzer import perf_analyzer
-from lipsync_server.benchmark.costs import avatar_costs, composite_ms, request_bytes
+from lipsync_server.benchmark.costs import COPIED, avatar_costs, composite_ms, request_bytes
 from lipsync_server.benchmark.live import Seen, live_sessions
 from lipsync_server.benchmark.memory import watched
 from lipsync_server.benchmark.packed import FULL_WIDTH, packed_repository
@@ -89,7 +89,7 @@ class Benchmark:
         return composite_ms(10 if self.quick else 30)
 
     def avatars(self, _: str) -> dict[str, Any]:
-        with self.server("demo-medium") as server:
+        with self.server(f"demo-{COPIED}") as server:
             return avatar_costs(server, self.repository, (0, 4) if self.quick else (0, 4, 19))
 
 
@@ -124,10 +124,10 @@ def measure(
     _check("part", parts, PARTS)
     results = Results(folder, keep=resume, quick=quick, gpu=gpu)
     note("packing the demo avatar with each preset")
-    packed = presets if parts != ["avatars"] else ["medium"]
-    benchmark = Benchmark(packed_repository(folder, packed, full_width), quick, gpu, reference)
+    repository = packed_repository(folder, _presets_needed(presets, parts), full_width)
+    benchmark = Benchmark(repository, quick, gpu, reference)
     for part in parts:
-        for preset in presets if part in ("throughput", "streams", "perf_analyzer") else ["all"]:
+        for preset in presets if part in OF_PRESETS else ["all"]:
             if not results.has(part, preset):
                 note(f"{time.strftime('%H:%M:%S')} {part}, {preset}")
                 work: Callable[[str], Any] = getattr(benchmark, part)
@@ -137,6 +137,12 @@ def measure(
     if output:
         note(f"Wrote {output}")
     return results
+
+
+def _presets_needed(presets: list[str], parts: list[str]) -> list[str]:
+    """Those that any of the parts has served."""
+    measured = presets if set(parts) & set(OF_PRESETS) else []
+    return list(dict.fromkeys([*measured, *([COPIED] if "avatars" in parts else [])]))
 
 
 def _check(what: str, names: list[str], allowed: tuple[str, ...]) -> None:
