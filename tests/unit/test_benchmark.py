@@ -9,6 +9,7 @@ from lipsync_server.benchmark.analyzer import parsed
 from lipsync_server.benchmark.report import write_report
 from lipsync_server.benchmark.results import Results
 from lipsync_server.benchmark.throughput import CHUNKS
+from lipsync_studio.benchmark.plot import plot_streams
 
 TWO_CALLERS = """
 Request concurrency: 1
@@ -111,4 +112,7 @@ def test_the_report_has_what_was_measured_and_leaves_out_the_rest(results, tmp_p
     results.add("streams", "low", found)
     write_report(results, path)
     assert "| low | 50.5 | 10.1 | 1.01 | 85 | 2 | 512 |" in path.read_text()
-    assert path.with_suffix(".png").exists()
+    assert "benchmarks.png" not in path.read_text() and not path.with_suffix(".png").exists()
+    write_report(results, path, plot_streams)
+    assert "(benchmarks.png)" in path.read_text()
+    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")

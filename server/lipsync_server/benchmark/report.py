@@ -1,8 +1,7 @@
-"""What the benchmark found, as Markdown and a plot. Parts that were not measured are left out."""
+"""What the benchmark found, as Markdown. Parts that were not measured are left out."""
 
 from __future__ import annotations
 
-import importlib.util
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from lipsync_server.benchmark.throughput import CHUNKS, FLOOR, REFERENCE
 LONG_CHUNK = "25"
 DASH = "-"
 Found = dict[str, Any]
+Plot = Callable[[Found, Path], None]  # draws what the part streams found, into a PNG file
 
 INTRODUCTION = """
 Written by `make benchmark`: contenders in turn on the same machine, medians and (lowest to highest). The reference is
@@ -23,13 +23,13 @@ avatar's 1280x720. `low` is the half-width network in INT8, `medium` in BF16 whe
 the full width in INT8, here with random weights: only its speed is meant."""
 
 
-def write_report(results: Results, path: Path) -> None:
-    """`path` (Markdown) and a plot of the same name beside it."""
+def write_report(results: Results, path: Path, plot: Plot | None = None) -> None:
+    """Write the report `path` (Markdown), and a plot of the live streams beside it where `plot` draws one."""
     facts = "".join(f"- {name}: {value}\n" for name, value in results.facts.items() if name != "quick")
     kind = " With `--quick`: few rounds, short streams.\n" if results.facts["quick"] else "\n"
-    sections: dict[str, Callable[[Found, Path], str]] = {
+    sections: dict[str, Callable[[Found], str]] = {
         "throughput": _throughput,
-        "streams": _streams,
+        "streams": lambda found: _streams(found, _drawn(plot, found, path.with_suffix(".png"))),
         "composite": _composite,
         "avatars": _avatars,
         "perf_analyzer": _analyzer,
@@ -39,7 +39,7 @@ def write_report(results: Results, path: Path) -> None:
         text += _summary(results.parts["throughput"], results.parts.get("streams", {}))
     for part, write in sections.items():
         if part in results.parts:
-            text += write(results.parts[part], path.with_suffix(".png"))
+            text += write(results.parts[part])
     path.write_text(text, encoding="utf-8")
 
 
@@ -71,7 +71,7 @@ def _summary(speeds: Found, streams: Found) -> str:
     return "\n## In short\n\n" + _table(head, rows)
 
 
-def _throughput(found: Found, _: Path) -> str:
+def _throughput(found: Found) -> str:
     text = "\n## Throughput\n\nFrames a second.\n\n"
     known = {name for measured in found.values() for name in measured["frames_s"]}
     contenders = [name for name in (REFERENCE, FLOOR, *map(str, CHUNKS)) if name in known]
@@ -99,10 +99,15 @@ def _throughput(found: Found, _: Path) -> str:
     return text + f"\nA request for 24 frames takes {sizes / 1000:.1f} KB on the wire.\n"
 
 
-def _streams(found: Found, plot: Path) -> str:
-    drawn = importlib.util.find_spec("matplotlib") is not None  # of the extra studio
-    if drawn:
-        _plot(found, plot)
+def _drawn(plot: Plot | None, found: Found, path: Path) -> str:
+    """The plot as Markdown; "" where nothing draws."""
+    if plot is None:
+        return ""
+    plot(found, path)
+    return f"\n![Latency and frames in time against live streams]({path.name})\n"
+
+
+def _streams(found: Found, picture: str) -> str:
     text = (
         "\n## Live streams\n\nEach stream asks for 8 frames every 0.32 s, which are shown from 0.32 s after that.\n\n"
     )
@@ -117,8 +122,7 @@ def _streams(found: Found, plot: Path) -> str:
         for load in measured["loads"]
     ]
     text += _table(["preset", "streams", "p50 ms", "p95 ms", "p99 ms", "late frames"], rows)
-    if drawn:
-        text += f"\n![Latency and frames in time against live streams]({plot.name})\n"
+    text += picture
     text += "\nTwo `LiveSession`s that speak (speech comes at twice its pace) and one that listens:\n\n"
     head = ["preset", "talking frames", "late", "handed out late, p99 ms", "first frame ms (longest)"]
     head += ["silent after an interruption, ms (longest)"]
@@ -133,28 +137,7 @@ def _streams(found: Found, plot: Path) -> str:
     return text + _table(head, rows)
 
 
-def _plot(found: Found, path: Path) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for preset, measured in found.items():
-        loads = {load["streams"]: load for load in measured["loads"]}  # of two runs the longer one
-        streams = sorted(loads)
-        left.plot(streams, [loads[n]["p95"] for n in streams], marker="o", label=f"{preset}, p95")
-        in_time = [25 * n * (1 - loads[n]["late"] / loads[n]["frames"]) for n in streams]
-        right.plot(streams, in_time, marker="o", label=preset)
-    left.axhline(320, color="grey", linestyle=":", label="a chunk's time")
-    left.set(xlabel="live streams", ylabel="latency of a chunk of 8, ms", yscale="log")
-    right.set(xlabel="live streams", ylabel="frames in time, a second")
-    for axes in (left, right):
-        axes.legend()
-        axes.grid(alpha=0.3)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-    figure.savefig(path, dpi=110)
-
-
-def _composite(found: Found, _: Path) -> str:
+def _composite(found: Found) -> str:
     sizes = found["all"]
     first, *_rest = sizes.values()
     rows = [
@@ -165,7 +148,7 @@ def _composite(found: Found, _: Path) -> str:
     return text + _table(["frame", "ms", "ratio"], rows)
 
 
-def _avatars(found: Found, _: Path) -> str:
+def _avatars(found: Found) -> str:
     memory, seconds = found["all"]["memory"], found["all"]["load_s"]
     one = memory["0"]
     rows = [
@@ -179,7 +162,7 @@ def _avatars(found: Found, _: Path) -> str:
     return text + f"\nLoading one takes {spread(seconds, 2)} s.\n"
 
 
-def _analyzer(found: Found, _: Path) -> str:
+def _analyzer(found: Found) -> str:
     text = "\n## perf_analyzer\n\n25 frames a request. Steps: ms in the queue + in the step.\n\n"
     rows = []
     for preset, runs in found.items():

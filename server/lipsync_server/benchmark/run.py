@@ -21,7 +21,7 @@ from lipsync_server.benchmark.costs import COPIED, avatar_costs, composite_ms, r
 from lipsync_server.benchmark.live import Seen, live_sessions
 from lipsync_server.benchmark.memory import watched
 from lipsync_server.benchmark.packed import FULL_WIDTH, packed_repository
-from lipsync_server.benchmark.report import write_report
+from lipsync_server.benchmark.report import Plot, write_report
 from lipsync_server.benchmark.results import Results
 from lipsync_server.benchmark.streams import live_until_late, overload
 from lipsync_server.benchmark.throughput import Renderer, first_frames_ms, stage_times, throughput
@@ -104,18 +104,20 @@ def measure(
     gpu: GpuConfigs | None = None,
     reference: Callable[[AvatarSource, str], Renderer] | None = None,
     full_width: Callable[[Path], None] | None = None,
+    plot: Plot | None = None,
 ) -> Results:
     """Measure, and write the report again after each part.
 
     Args:
         folder: for packed avatars and results.
         presets, parts: which ones; presets of full width need `full_width`.
-        output: the report, Markdown, and its plot; None: none is written.
+        output: the report, Markdown; None: none is written.
         resume: keep the results in `folder`, measure what is missing.
         quick: fewer rounds, shorter streams.
         gpu: `cuda` or `tensorrt`: networks in FP16 on the GPUs.
         reference: makes the renderer of the reference way, see `throughput`.
         full_width: writes a network of full width, see `packed_repository`.
+        plot: draws a picture for the report.
 
     Raises:
         ValueError: there is no such preset or part.
@@ -133,7 +135,7 @@ def measure(
                 work: Callable[[str], Any] = getattr(benchmark, part)
                 results.add(part, preset, work(preset))
                 if output:
-                    write_report(results, output)
+                    write_report(results, output, plot)
     if output:
         note(f"Wrote {output}")
     return results

@@ -1,1 +1,1 @@
-"""The benchmark with what needs PyTorch: the reference way, and a network of full width."""
+"""The benchmark with what the extra studio brings: the reference way, a network of full width, and the plot."""

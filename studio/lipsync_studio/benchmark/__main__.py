@@ -12,6 +12,7 @@ import torch
 from lipsync_server.benchmark import PARTS, PRESETS
 from lipsync_server.benchmark.packed import FULL_WIDTH
 from lipsync_server.benchmark.run import measure
+from lipsync_studio.benchmark.plot import plot_streams
 from lipsync_studio.benchmark.reference import Reference
 from lipsync_studio.export import export_unet
 from lipsync_studio.networks import UNet
@@ -46,6 +47,7 @@ def main() -> None:
             gpu=options.gpu,
             reference=Reference,
             full_width=full_width,
+            plot=plot_streams,
         )
 
 
