@@ -17,6 +17,7 @@ from lipsync_server import home
 from lipsync_server.pipeline import LocalPipeline
 from lipsync_server.repository.source import AvatarSource, face_crop
 from lipsync_studio.evaluation.evaluate import evaluate
+from lipsync_studio.evaluation.metric_tables import as_markdown
 from lipsync_studio.evaluation.recording import Truth
 from portrait import Portrait, pose_at
 
@@ -49,7 +50,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("evaluation"))
     options = parser.parse_args()
     truth = open_truth(home.AVATARS / "demo", options.pictures)
-    evaluate(LocalPipeline(), options.speech, out=options.out, truth=truth)
+    found = evaluate(LocalPipeline(), options.speech, out=options.out, truth=truth)
+    print(as_markdown(found.tables, found.avatar))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,18 @@
 """The benchmark's bookkeeping: results that are kept and dropped, perf_analyzer's text, a report of what there is."""
 
+import json
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 
+from lipsync_client.errors import LipsyncError
 from lipsync_server.benchmark import PARTS, run
 from lipsync_server.benchmark.analyzer import parsed
 from lipsync_server.benchmark.report import write_report
 from lipsync_server.benchmark.results import Results
 from lipsync_server.benchmark.throughput import CHUNKS
+from lipsync_server.cli import perf
 from lipsync_studio.benchmark.plot import plot_streams
 
 TWO_CALLERS = """
@@ -94,6 +98,19 @@ def test_perf_analyzers_text_becomes_numbers():
     assert (one["callers"], one["requests_s"], one["p95"]) == (1, 2.77664, 379.5)
     assert one["steps"]["audio_encoder_int8"] == [0.127, 0.058, 33.685, 0.248]
     assert two["callers"] == 2 and two["steps"]["demo-low_lipsync"][0] == 200.0
+
+
+def test_perf_with_json_prints_one_document_or_fails(tmp_path, monkeypatch, capfd):
+    program = tmp_path / "perf_analyzer"
+    monkeypatch.setattr(perf, "installed", lambda: tmp_path)
+    monkeypatch.setenv("LD_LIBRARY_PATH", "")
+    program.write_text(f"#!/bin/sh\necho a warning >&2\ncat <<END\n{TWO_CALLERS}\nEND\n")
+    program.chmod(0o755)
+    perf.perf(SimpleNamespace(args=[]), frames=8, as_json=True)
+    assert json.loads(capfd.readouterr().out) == parsed(TWO_CALLERS)
+    program.write_text("#!/bin/sh\necho no such model\nexit 1\n")
+    with pytest.raises(LipsyncError, match="perf_analyzer failed: no such model"):
+        perf.perf(SimpleNamespace(args=[]), frames=8, as_json=True)
 
 
 def test_the_report_has_what_was_measured_and_leaves_out_the_rest(results, tmp_path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -17,6 +19,8 @@ from lipsync_server import home
 from lipsync_server.pipeline import LocalPipeline
 from lipsync_server.repository.package import package_avatar
 from lipsync_server.repository.source import AvatarSource
+from lipsync_studio.cli.evaluate import evaluate
+from lipsync_studio.evaluation import evaluate as evaluation
 from lipsync_studio.evaluation import metric_tables, metrics
 from lipsync_studio.evaluation.contact_sheets import liveliest, mouth_sheet, write_sheets
 from lipsync_studio.evaluation.mouth_meter import MouthMeter, MouthShape
@@ -29,11 +33,16 @@ PAUSED = RenderedSpeech("paused", np.zeros(0, np.float32), (("pau", 0.4), ("b", 
 
 
 @pytest.fixture(scope="module")
-def pipeline(tmp_path_factory) -> LocalPipeline:
-    """A toy avatar in a model repository of its own."""
+def repository(tmp_path_factory) -> Path:
+    """A model repository of its own, with a toy avatar."""
     folder = tmp_path_factory.mktemp("evaluate")
     repository = hearing_repository(folder / "model_repository")
     package_avatar(AvatarSource.read(write_source(folder / "toy")), repository)
+    return repository
+
+
+@pytest.fixture(scope="module")
+def pipeline(repository) -> LocalPipeline:
     return LocalPipeline(repository, "toy")
 
 
@@ -307,6 +316,21 @@ def test_a_recording_of_the_toy_has_every_frame_and_a_clean_patch(pipeline, foot
     sheet = cv2.imread(str(tmp_path / "toy_mouth.png"))
     height, width = recording.mouths[0].shape[:2]
     assert sheet.shape == (2 * 4 * height, 8 * width, 3)  # four rows of eight, the truth below each
+
+
+def test_evaluate_prints_its_tables_and_with_json_one_document(repository, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(evaluation, "FaceMesh", TwoDots)
+    monkeypatch.setattr(evaluation, "silences", lambda: [RenderedSpeech("silence", np.zeros(640 * 5, np.float32))])
+    options = {"repository": repository, "out": tmp_path, "voice": "", "seconds": 1.0}
+    evaluate("toy", **options)
+    assert "mean opening" in capsys.readouterr().out
+    evaluate("toy", **options, as_json=True)
+    printed = capsys.readouterr()
+    found = json.loads(printed.out)
+    assert "Avatar toy, 240x160" in found["avatar"][0] and "table.md" in printed.err
+    assert [table["recordings"] for table in found["tables"]] == [["speech"], ["silence", "speech"]]
+    assert {"metric": "frames", "required": "", "values": ["25"]} in found["tables"][0]["rows"]
+    assert "|  | must hold | speech |\n|---|---|---|\n| frames |  | 25 |\n" in (tmp_path / "table.md").read_text()
 
 
 def test_the_sheet_shows_the_liveliest_moment():

@@ -72,7 +72,9 @@ def test_a_stage_needs_no_package_but_its_own(adapter):
                 assert {name.partition(".")[0] for name in names if name.startswith("lipsync_")} <= own, source
 
 
-def test_libraries_raise_and_only_commands_exit():
+@pytest.mark.parametrize("name", ["SystemExit", "print"])
+def test_only_commands_exit_and_print(name):
+    """Library code raises its errors, and tells its progress on standard error: standard output is for results."""
     found = []
     for path in sources():
         if "cli" in path.parts or path.name == "__main__.py" or "scripts" in path.parts or "examples" in path.parts:
@@ -82,9 +84,20 @@ def test_libraries_raise_and_only_commands_exit():
         found += [
             f"{path.relative_to(ROOT)}:{node.lineno}"
             for node in ast.walk(tree)
-            if isinstance(node, ast.Name) and node.id == "SystemExit" and id(node) not in commands
+            if isinstance(node, ast.Name) and node.id == name and id(node) not in commands
         ]
     assert not found
+
+
+def test_consoles_of_libraries_are_on_standard_error():
+    made = [
+        f"{path.relative_to(ROOT)}: {ast.unparse(node)}"
+        for path in sources()
+        if path.relative_to(ROOT) != Path("client/lipsync_client/cli/common.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("Console")
+    ]
+    assert made == ["client/lipsync_client/console.py: Console(stderr=True)"]
 
 
 def test_the_wheel_carries_what_is_tracked_of_models_and_avatars():

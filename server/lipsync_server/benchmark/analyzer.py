@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -21,16 +22,17 @@ def perf_analyzer(url: str, avatar: str, frames: int, callers: str) -> list[dict
     command = [
         *(sys.executable, "-m", "lipsync_client.cli.main", "perf"),
         *("--server", url, "--model", avatar, "--frames", str(frames), "--concurrency-range", callers),
-        *("--measurement-interval", "3000", "--stability-percentage", "50"),
+        *("--measurement-interval", "3000", "--stability-percentage", "50", "--json"),
     ]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     if result.returncode:
-        raise RuntimeError(f"perf_analyzer failed: {(result.stdout + result.stderr)[-500:]}")
-    return parsed(result.stdout)
+        raise RuntimeError(result.stderr.strip()[-500:])
+    found: list[dict[str, Any]] = json.loads(result.stdout)
+    return found
 
 
 def parsed(text: str) -> list[dict[str, Any]]:
-    """What perf_analyzer printed, as numbers."""
+    """What perf_analyzer printed, as numbers; see `perf_analyzer`."""
     found = []
     for block in text.split("Request concurrency: ")[1:]:
         latency = {f"p{q}": int(ms) / 1000 for q, ms in re.findall(r"^    p(50|95|99) latency: (\d+)", block, re.M)}

@@ -209,11 +209,10 @@ async def cold_starts(server: TritonServer, places: int) -> list[float]:
     return times
 
 
-def show(name: str, value: str) -> None:
-    print(f"{name:40s} {value}", flush=True)
-
-
 def main() -> None:
+    def show(name: str, value: str) -> None:
+        print(f"{name:40s} {value}", flush=True)
+
     parser = argparse.ArgumentParser(description="Measure the registry.")
     parser.add_argument("--seconds", type=float, default=180, help="of eight callers (default: %(default)g)")
     options = parser.parse_args()

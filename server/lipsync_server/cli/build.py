@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from lipsync_client.console import note
-
 
 def build() -> None:
     """Make the ONNX models and the packed demo avatar, where a source has changed. `serve` and `demo` do it too."""
     from lipsync_server.repository import build as repository
 
-    repository.build(report=note)
+    repository.build()

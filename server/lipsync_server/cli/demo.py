@@ -26,7 +26,7 @@ def demo(
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell ignores it for background programs
     check_installed()
-    build(report=note)
+    build()
     note("starting Triton")
     with TritonServer(home.repository(), ServerConfig(ports=Ports(0, 0, 0))) as server:
         render(speech, output, server=server.grpc_url)

@@ -15,11 +15,12 @@ from typing import Annotated, Any
 import typer
 
 from lipsync_client import wire
-from lipsync_client.cli.common import Server
+from lipsync_client.cli.common import Json, Server, show
 from lipsync_client.errors import LipsyncError
 from lipsync_client.folders import cache_folder
 from lipsync_mel import timeline
 from lipsync_server import home
+from lipsync_server.benchmark.analyzer import parsed
 
 WHEEL = "tritonclient==2.51.0"  # the last one that carries the perf_analyzer of the server's own version
 LIBRARIES = {"libb64": "libb64.so.0d", "libcudart": "libcudart.so.12"}  # in the server's wheel, under longer names
@@ -34,7 +35,8 @@ def installed() -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as draft:
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", draft, WHEEL]
-        subprocess.run(pip, check=True, timeout=600)
+        if subprocess.run(pip, stdout=sys.stderr, timeout=600, check=False).returncode:
+            raise LipsyncError(f"perf_analyzer could not be downloaded: pip found no {WHEEL}.")
         (wheel,) = Path(draft).glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:
             member = next(name for name in archive.namelist() if name.endswith("bin/perf_analyzer"))
@@ -75,6 +77,7 @@ def perf(
     frames: Annotated[int, typer.Option(min=1, max=timeline.MAX_FRAMES, help="Frames in each request.")] = 25,
     model: Annotated[str, typer.Option(help="The avatar's ensemble.")] = "lipsync_ensemble",
     server: Server = wire.DEFAULT_URL,
+    as_json: Json = False,
 ) -> None:
     """Run Triton's perf_analyzer on the pipeline with real speech; what it needs is set up on first use.
 
@@ -86,8 +89,14 @@ def perf(
     data = folder / f"speech-{frames}.json"
     data.write_text(json.dumps(input_data(frames)))
     command = [str(folder / "perf_analyzer"), "-m", model, "-i", "grpc", "-u", server]
+    command += ["--input-data", str(data), *context.args]
     os.environ["LD_LIBRARY_PATH"] = str(folder)
-    os.execv(command[0], [*command, "--input-data", str(data), *context.args])  # noqa: S606
+    if not as_json:
+        os.execv(command[0], command)  # noqa: S606
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise LipsyncError(f"perf_analyzer failed: {done.stdout.strip()[-500:]}")
+    show(parsed(done.stdout), True)
 
 
 perf.context_settings = {"ignore_unknown_options": True, "allow_extra_args": True}  # type: ignore[attr-defined]

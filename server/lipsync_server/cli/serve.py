@@ -61,7 +61,7 @@ def _built() -> Path:
     try:
         check_installed()
         repository = home.repository()
-        build(repository, report=note)
+        build(repository)
     except (ValueError, OSError) as error:
         raise ServingError(f"The models cannot be built: {error}") from error
     return repository

@@ -19,6 +19,7 @@ import onnx
 
 from lipsync_client import avatar_facts
 from lipsync_client.avatar_file.packed import encoder_mismatch
+from lipsync_client.console import note
 from lipsync_client.errors import LipsyncError
 from lipsync_client.locks import locked
 from lipsync_composite import assets, avatar, geometry, loop, paste, splice
@@ -37,14 +38,15 @@ AVATAR_CODE = (*INT8_ENCODER_CODE, avatar_int8, package, presets, trial, assets,
 STAMPS = ".build.json"
 
 
-def build(repository: Path | None = None, avatars: Path = home.AVATARS, report: Callable[[str], None] = print) -> None:
+def build(repository: Path | None = None, avatars: Path = home.AVATARS, report: Callable[[str], None] = note) -> None:
     """Bring a model repository up to date.
 
     Args:
         repository: the folder with the stages; the default repository if absent. Written only where something is to
             be built.
         avatars: the folder with `audio_encoder/` and `demo/`.
-        report: told of each step that is not up to date, and of avatars that must be packed again.
+        report: told of each step that is not up to date, and of avatars that must be packed again; by default, a note
+            on standard error.
 
     Raises:
         SourceError, ValueError, OSError: a source is missing or broken.

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from lipsync_client.cli.common import Json, show
+
 
 def evaluate(
     avatar: Annotated[str, typer.Argument(help="Its id.")] = "demo",
@@ -16,12 +18,14 @@ def evaluate(
     voice: Annotated[str, typer.Option(help="flite voice with known phonemes; '' for none.")] = "awb",
     count: Annotated[int, typer.Option("--sentences", help="of that voice")] = 8,
     seconds: Annotated[float, typer.Option(help="of each speech file")] = 30.0,
+    as_json: Json = False,
 ) -> None:
     """Measure an avatar: a table on the screen and in OUT/table.md, contact sheets beside it."""
     from lipsync_server.pipeline import LocalPipeline
     from lipsync_studio.evaluation import evaluate as evaluation
+    from lipsync_studio.evaluation.metric_tables import for_terminal
 
-    evaluation.evaluate(
+    found = evaluation.evaluate(
         LocalPipeline(repository, avatar),
         speech or (),
         out,
@@ -29,3 +33,4 @@ def evaluate(
         count=count,
         seconds=seconds,
     )
+    show(found, as_json, *map(for_terminal, found.tables), *found.avatar)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from lipsync_client.cli.common import show
+
 
 def train(
     work: Annotated[Path, typer.Argument(help="The training folder that `lipsync avatars prepare` left.")],
@@ -17,6 +19,9 @@ def train(
     avatars: Annotated[Path, typer.Option(help="Where the avatars' folders are.")] = Path("avatars"),
 ) -> None:
     """Train the network of the avatar that WORK was prepared for, or go on with it."""
+    from lipsync_studio.evaluation.metric_tables import for_terminal
     from lipsync_studio.training.avatar import train_avatar
 
-    train_avatar(work, width=width, samples=samples, hold_out=hold_out, device=device, avatars=avatars)
+    found = train_avatar(work, width=width, samples=samples, hold_out=hold_out, device=device, avatars=avatars)
+    if found:
+        show(found, False, *map(for_terminal, found.tables), *found.avatar)

@@ -12,9 +12,9 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from rich.console import Console
 
 from lipsync_client.console import note
 from lipsync_client.media.audio import read_audio
@@ -25,7 +25,7 @@ from lipsync_server.pipeline import LocalPipeline
 from lipsync_studio.corpus.sentences import sentences
 from lipsync_studio.corpus.speech_data import read_phones, read_wav, speak_with_flite
 from lipsync_studio.evaluation.contact_sheets import write_sheets
-from lipsync_studio.evaluation.metric_tables import picture_rows, speech_rows, write_tables
+from lipsync_studio.evaluation.metric_tables import MetricTable, as_markdown, picture_rows, speech_rows
 from lipsync_studio.evaluation.mouth_meter import MouthMeter
 from lipsync_studio.evaluation.patch_metrics import Footage
 from lipsync_studio.evaluation.recording import Recording, RenderedSpeech, Truth, joined
@@ -35,6 +35,13 @@ from lipsync_studio.faces.landmarks import FaceMesh
 NEW_SENTENCES = 1000  # seed: no sentences of the training
 NOISE = 1e-3  # RMS of the low noise, -60 dB of full scale
 REST_FRAMES = 36  # footage frames from which the mouth at rest is learned
+
+
+class Evaluation(NamedTuple):
+    """What was found of an avatar: sentences about it, and tables of metrics."""
+
+    avatar: list[str]
+    tables: list[MetricTable]
 
 
 def silences(seconds: float = 10.0) -> list[RenderedSpeech]:
@@ -91,8 +98,8 @@ def evaluate(
     count: int = 8,
     seconds: float = 30.0,
     truth: Truth | None = None,
-) -> None:
-    """Evaluate an avatar: a table on the screen and in OUT/table.md, contact sheets beside it.
+) -> Evaluation:
+    """Evaluate an avatar. Writes the tables into OUT/table.md, and contact sheets beside it.
 
     Args:
         pipeline: the avatar's.
@@ -117,12 +124,14 @@ def evaluate(
     out.mkdir(parents=True, exist_ok=True)
     spoken = [_record(session, one, out) for one in speeches]
     quiet = [_record(session, one, out) for one in silences()]
-    parts = [
-        ("Speech", spoken, speech_rows(spoken)),
-        ("Pictures", [*quiet, *spoken], picture_rows([*quiet, *spoken])),
+    everything = [*quiet, *spoken]
+    tables = [
+        MetricTable("Speech", [one.speech.name for one in spoken], speech_rows(spoken)),
+        MetricTable("Pictures", [one.speech.name for one in everything], picture_rows(everything)),
     ]
-    write_tables(parts, facts, out / "table.md", Console())
+    (out / "table.md").write_text(as_markdown(tables, facts), encoding="utf-8")
     note(f"written: {out / 'table.md'} and its pictures")
+    return Evaluation(facts, tables)
 
 
 def _record(session: EvaluationSession, speech: RenderedSpeech, out: Path) -> Recording:

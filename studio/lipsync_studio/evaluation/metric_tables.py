@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 
 from lipsync_studio.evaluation import metrics
@@ -148,25 +146,30 @@ def _slope_ratio(r: Recording) -> str:
     return f"{frame / max(still, 1e-6):.2f}"
 
 
-def write_tables(
-    parts: Sequence[tuple[str, Sequence[Recording], list[Row]]], notes: Sequence[str], path: Path, console: Console
-) -> None:
-    """Print the tables, and write them as Markdown.
+class MetricTable(NamedTuple):
+    """One table: its title, the recordings' names (the columns of values) and its rows."""
 
-    Args:
-        parts: title, recordings (the columns) and rows of each table.
-        notes: sentences above them.
-    """
-    text = [*notes, ""]
-    for title, recordings, rows in parts:
-        heads = ["", "must hold", *(r.speech.name for r in recordings)]
-        table = Table(*heads, title=title)
-        text += [f"## {title}", "", "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-        for row in rows:
-            cells = [row.metric, row.required, *row.values]
-            table.add_row(*cells)
-            text.append("| " + " | ".join(cells) + " |")
-        text.append("")
-        console.print(table)
-    console.print(*notes, sep="\n")
-    path.write_text("\n".join(text))
+    title: str
+    recordings: list[str]
+    rows: list[Row]
+
+    def cells(self) -> list[list[str]]:
+        """The head and the rows."""
+        return [["", "must hold", *self.recordings], *([row.metric, row.required, *row.values] for row in self.rows)]
+
+
+def as_markdown(tables: Sequence[MetricTable], sentences: Sequence[str]) -> str:
+    """The sentences, and the tables below them."""
+    text = [*sentences, ""]
+    for table in tables:
+        head, *rows = ("| " + " | ".join(cells) + " |" for cells in table.cells())
+        text += [f"## {table.title}", "", head, "|---" * len(table.cells()[0]) + "|", *rows, ""]
+    return "\n".join(text)
+
+
+def for_terminal(table: MetricTable) -> Table:
+    head, *rows = table.cells()
+    shown = Table(*head, title=table.title)
+    for row in rows:
+        shown.add_row(*row)
+    return shown

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from lipsync_client.avatar_file.packed import draft_in
-from lipsync_client.console import note, notes
+from lipsync_client.console import notes
 from lipsync_mel import mel
 from lipsync_mel.timeline import SAMPLES_PER_FRAME
 from lipsync_server import home
@@ -31,7 +31,7 @@ from lipsync_server.repository.build import build
 from lipsync_server.repository.package import plan, write_packed
 from lipsync_server.repository.source import AvatarSource, SourceError
 from lipsync_studio.corpus.speech_data import encoder_rows
-from lipsync_studio.evaluation.evaluate import evaluate
+from lipsync_studio.evaluation.evaluate import Evaluation, evaluate
 from lipsync_studio.export import export_unet, store_half
 from lipsync_studio.networks import WIDTHS, UNet
 from lipsync_studio.prepare.training_folder import Clip, read_clips, write_sound
@@ -116,14 +116,14 @@ def held_out_sound(clips: list[Clip], source: VideoSource, work: Path) -> list[P
     return [(folder / "sound.wav").rename(folder / "held_out.wav")]
 
 
-def measure(avatar: AvatarSource, speech: list[Path], work: Path) -> None:
+def measure(avatar: AvatarSource, speech: list[Path], work: Path) -> Evaluation:
     """Pack the avatar, where no server serves it yet, evaluate it in this process, and write WORK/evaluation."""
     repository = home.repository()
-    build(repository, report=note)
+    build(repository)
     with draft_in(repository) as draft:
         write_packed(plan(avatar, repository), draft)
         pipeline = LocalPipeline(repository, avatar.id, packed=draft)
-        evaluate(pipeline, [*speech, home.SAMPLE], work / "evaluation")
+        return evaluate(pipeline, [*speech, home.SAMPLE], work / "evaluation")
 
 
 def train_avatar(
@@ -134,7 +134,7 @@ def train_avatar(
     hold_out: float = 20.0,
     device: str = "auto",
     avatars: Path = Path("avatars"),
-) -> None:
+) -> Evaluation | None:
     """Train the avatar that the training folder `work` was prepared for, or continue.
 
     Args:
@@ -143,6 +143,9 @@ def train_avatar(
         hold_out: seconds at the end of the footage that only the evaluation uses.
         device: `cpu`, `cuda` or `auto`.
         avatars: the folder that holds the avatar's source folder.
+
+    Returns:
+        how well the avatar speaks; None if the training was stopped before its end.
 
     Raises:
         SourceError: an option is wrong, `work` was not prepared, or it has too little speech.
@@ -158,12 +161,13 @@ def train_avatar(
     with Stop() as stop:  # during the evaluation after it, Ctrl-C ends the command at once
         network = train_network(source, width, samples, work, _chosen(device), stop)
     if network is None:
-        return
+        return None
     onnx.save(store_half(export_unet(network.cpu().float())), target / "unet.onnx")
     shutil.copyfile(work / "encoder.onnx", target / "encoder.onnx")
     notes.print(f"written: {target / 'unet.onnx'}")
-    measure(AvatarSource.read(target), held_out_sound(clips, source, work), work)
+    found = measure(AvatarSource.read(target), held_out_sound(clips, source, work), work)
     notes.print(f"Look at {work / 'evaluation'}. Next: lipsync avatars add {target}")
+    return found
 
 
 def _chosen(device: str) -> torch.device:
