@@ -1,6 +1,6 @@
 """Settings files: YAML, checked by pydantic, each mistake told in one sentence.
 
-A field's `description` says what is allowed, in the words of the sentence.
+A field's `description` says what is allowed, in the words of the sentence. A field with `exclude` is no key of a file.
 """
 
 from __future__ import annotations
@@ -80,7 +80,8 @@ def _sentence(kind: type, values: Any, section: str, found: Any) -> str:
 
 
 def _names(kind: Any) -> list[str]:
-    return [item.name for item in fields(kind)]
+    """The keys that a file may hold; fields with `exclude` are for code alone."""
+    return [item.name for item in fields(kind) if not _field(kind, item.name).exclude]
 
 
 def _field(kind: Any, name: str) -> FieldInfo:

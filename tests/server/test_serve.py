@@ -6,6 +6,7 @@ A tiny repository keeps starts short: `identity` works, `broken` raises while it
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -23,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tritonclient.grpc as grpc
+import yaml
 from tritonclient.utils import InferenceServerException
 
 from lipsync_server import home
@@ -478,6 +480,16 @@ def test_invalid_settings_name_key_value_and_allowed(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(ConfigError, match=message):
         ServerConfig.from_yaml(path)
+
+
+@pytest.mark.parametrize("section", ["", "ports", "registry"])
+@pytest.mark.parametrize("wrong", [{"wrong": 1}, 5])
+def test_the_keys_that_a_sentence_offers_are_those_of_the_shipped_file(section, wrong):
+    shipped = yaml.safe_load(home.SETTINGS.read_text())
+    with pytest.raises(ConfigError) as caught:
+        ServerConfig.from_dict({section: wrong} if section else wrong)
+    offered = re.search(r"allowed (?:are|is a mapping with) (.*)\.$", str(caught.value))[1].split(", ")
+    assert offered == list(shipped[section] if section else shipped)
 
 
 def test_missing_settings_file_is_told(tmp_path):

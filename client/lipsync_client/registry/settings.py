@@ -37,7 +37,7 @@ class RegistrySettings:
     placement: Literal["round_robin", "least_loaded"] = Field(
         default="round_robin", description="round_robin or least_loaded"
     )
-    keep: tuple[str, ...] = (SHIPPED_AVATAR,)
+    keep: tuple[str, ...] = Field(default=(SHIPPED_AVATAR,), exclude=True)
 
     @model_validator(mode="after")
     def _fits(self) -> RegistrySettings:
