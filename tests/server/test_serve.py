@@ -555,7 +555,7 @@ def serve(*options: object) -> subprocess.CompletedProcess[str]:
 
 
 class Background:
-    """`serve.py` in the background of a non-interactive shell, which starts it with SIGINT ignored."""
+    """`lipsync serve` in the background of a non-interactive shell, which starts it with SIGINT ignored."""
 
     def __init__(self, repository: Path, folder: Path, model: str = "identity") -> None:
         self._folder = folder

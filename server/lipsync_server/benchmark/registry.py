@@ -236,7 +236,7 @@ def main() -> None:
                 show("frames of a stream beside it", f"{seen.streamed}")
                 show("memory with none loaded", f"{before:.0f} MiB before, {after:.0f} MiB after")
     if failed:
-        raise SystemExit("measure_registry: a promise is broken")
+        raise SystemExit("a promise is broken")
 
 
 if __name__ == "__main__":

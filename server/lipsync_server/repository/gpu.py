@@ -1,10 +1,10 @@
 """Makes the networks of a model repository ready for NVIDIA GPUs: FP16 twins, and configs that use them.
 
-    python scripts/gpu_models.py [--repository model_repository]
+    lipsync gpu-models [--repository model_repository]
 
 Beside each network's `model.onnx` it writes `model_fp16.onnx`, and for each model the configs `configs/cuda.pbtxt` and
-`configs/tensorrt.pbtxt`, which Triton takes with `--model-config-name=cuda` (or tensorrt), and scripts/serve.py with
-`gpu_configs` in server.yaml. Run it again after avatars were packed or added. docs/gpu.md has the rest.
+`configs/tensorrt.pbtxt`, which Triton takes with `--model-config-name=cuda` (or tensorrt), and `lipsync serve`
+with `gpu_configs` in server.yaml. Run it again after avatars were packed or added. docs/gpu.md has the rest.
 """
 
 from __future__ import annotations
