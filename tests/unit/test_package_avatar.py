@@ -19,8 +19,9 @@ from lipsync_client.avatar_file.packed import PackedError, draft_in, installed, 
 from lipsync_client.errors import LipsyncError
 from lipsync_composite.assets import key_name
 from lipsync_composite.avatar import PackedAvatar
-from lipsync_composite.loop import footage_index
+from lipsync_composite.loop import LOOPS, footage_index
 from lipsync_server import home
+from lipsync_server.networks import graphs
 from lipsync_server.networks.graphs import expand_weights, served_encoder, served_unet
 from lipsync_server.pipeline import LocalPipeline
 from lipsync_server.repository import build as builder
@@ -110,7 +111,8 @@ def repository(tmp_path) -> Path:
 
 def test_the_graph_gathers_loops_masks_and_truncates(tmp_path):
     crops = np.random.default_rng(1).integers(0, 256, (FRAMES, 320, 320, 3), np.uint8)
-    for loop in ("forward", "pingpong"):
+    assert graphs.LOOPS.keys() == set(LOOPS)  # composite's
+    for loop in LOOPS:
         model = served_unet(onnx.parser.parse_model(TOY_UNET), crops, (10, 20, 200, 100), loop, key=99)
         session = ort.InferenceSession(model.SerializeToString())
         positions = np.array([[0], [4], [5], [9], [123456]])
