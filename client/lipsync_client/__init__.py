@@ -19,7 +19,7 @@ from lipsync_client.errors import (
 
 if TYPE_CHECKING:
     from lipsync_client.aio import AsyncClient
-    from lipsync_client.avatar_file.packed import PackedError
+    from lipsync_client.avatar_file.names import PackedError
     from lipsync_client.client import Client
     from lipsync_client.control.control import (
         AvatarOverview,
@@ -79,7 +79,7 @@ __all__ = [
 # than many programs need to run.
 _NAMES = {
     "aio": "AsyncClient",
-    "avatar_file.packed": "PackedError",
+    "avatar_file.names": "PackedError",
     "client": "Client",
     "control.control": "AvatarOverview AvatarState AvatarStats Control ModelState ServerStatus",
     "live.frame": "LiveFrame",

@@ -15,7 +15,8 @@ import pytest
 from onnx import numpy_helper
 
 from lipsync_client import AsyncClient, Control, LoadFailed
-from lipsync_client.avatar_file.packed import draft_in, installed, remove, unpack_file
+from lipsync_client.avatar_file.archive import unpack_file
+from lipsync_client.avatar_file.install import draft_in, installed, remove
 from lipsync_client.control.control import KEY_HEADER, on_gpu
 from lipsync_client.registry.registry import Registry
 from lipsync_client.registry.settings import RegistrySettings

@@ -15,7 +15,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from lipsync_client.avatar_facts import FACT_NAMES, AvatarFacts
-from lipsync_client.avatar_file.packed import PackedError, draft_in, installed, unpack_file
+from lipsync_client.avatar_file.archive import unpack_file
+from lipsync_client.avatar_file.install import draft_in, installed
+from lipsync_client.avatar_file.names import PackedError
 from lipsync_client.errors import LipsyncError
 from lipsync_composite.assets import key_name
 from lipsync_composite.avatar import PackedAvatar

@@ -16,8 +16,10 @@ from google.protobuf import text_format
 from test_package_avatar import TOY_ENCODER, bare_repository, write_source
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from lipsync_client.avatar_file import packed
-from lipsync_client.avatar_file.packed import PackedError, draft_in, installed, remove, unpack_file
+from lipsync_client.avatar_file import install
+from lipsync_client.avatar_file.archive import unpack_file
+from lipsync_client.avatar_file.install import draft_in, installed, remove
+from lipsync_client.avatar_file.names import PackedError
 from lipsync_composite.assets import key_name
 from lipsync_server.repository.package import package_avatar
 from lipsync_server.repository.source import AvatarSource
@@ -84,7 +86,7 @@ def test_a_replacement_that_fails_leaves_all_as_it_was(tmp_path, repository, fil
 @pytest.mark.parametrize("exchange", [True, False])
 def test_a_replacement_carries_the_footage_that_a_server_still_shows(tmp_path, repository, monkeypatch, exchange):
     if not exchange:  # as on a file system that knows no exchange
-        monkeypatch.setattr(packed.ctypes, "CDLL", lambda *_, **__: object())
+        monkeypatch.setattr(install.ctypes, "CDLL", lambda *_, **__: object())
     keys = [pack(tmp_path / q, repository, jpeg_quality=q) for q in ("60", "70", "80")]
     assets = repository / "toy_lipsync" / "avatar"
     assert {path.name for path in assets.iterdir()} == {key_name(key) for key in keys[1:]}
@@ -94,14 +96,14 @@ def test_whoever_loads_during_a_replacement_finds_a_whole_folder(tmp_path, repos
     """Whatever is renamed or exchanged, in between every folder that is there is complete and of one version."""
     pack(tmp_path / "old", repository)
     seen = []
-    exchange = packed._exchange
+    exchange = install.exchange_folders
 
     def watched(one: Path, other: Path) -> None:
         seen.append(_key_in_config_and_files(repository / "toy_lipsync"))
         exchange(one, other)
         seen.append(_key_in_config_and_files(repository / "toy_lipsync"))
 
-    monkeypatch.setattr(packed, "_exchange", watched)
+    monkeypatch.setattr(install, "exchange_folders", watched)
     pack(tmp_path / "new", repository, jpeg_quality="50")
     assert len(set(seen)) == 2 and all(len(set(pair)) == 1 for pair in seen)
 

@@ -10,8 +10,9 @@ from typing import Annotated, cast
 import typer
 
 from lipsync_client import wire
-from lipsync_client.avatar_file import packed
-from lipsync_client.avatar_file.packed import check_id, draft_in, folders_of, installed, unpack_file
+from lipsync_client.avatar_file import install
+from lipsync_client.avatar_file.archive import unpack_file
+from lipsync_client.avatar_file.names import check_id, folders_of
 from lipsync_client.cli.common import LOAD_TIMEOUT, Json, Server, missing_extra, show
 from lipsync_client.cli.tables import overview_table, stats_table
 from lipsync_client.console import note
@@ -92,7 +93,7 @@ def add(
     Example: `lipsync avatars add anna.zip`
     """
     repository = repository or default_repository()
-    with draft_in(repository) as draft:
+    with install.draft_in(repository) as draft:
         avatar = _pack(source, draft, repository) if source.is_dir() else unpack_file(source, draft)
         with Control(server, timeout=LOAD_TIMEOUT) as control:
             message = _install(draft, avatar, repository, control)
@@ -108,7 +109,7 @@ def remove(avatar: AvatarId, repository: Repository = None, server: Server = wir
             with suppress(AvatarNotFound, ServerUnavailable):
                 control.unload(avatar)
                 control.wait_until_gone(avatar, GONE_S)
-        packed.remove(avatar, repository)
+        install.remove(avatar, repository)
         note(f"Removed {avatar}")
 
 
@@ -131,10 +132,10 @@ def _install(draft: Path, avatar: str, repository: Path, control: Control) -> st
     try:
         served = control.ready(avatar)
     except ServerUnavailable:
-        with installed(draft, avatar, repository):
+        with install.installed(draft, avatar, repository):
             return f"Added {avatar}; no server answers at {control.url}, so that it was not tried there."
     try:
-        with installed(draft, avatar, repository):
+        with install.installed(draft, avatar, repository):
             control.load(avatar)
     except AvatarNotFound:
         raise LipsyncError(

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StrictFloat, StrictInt, StrictStr, model_validator
 from pydantic.dataclasses import dataclass
 
-from lipsync_client.avatar_file.packed import VALID_ID
+from lipsync_client.avatar_file.names import VALID_ID
 from lipsync_client.settings import CHECKED, SettingsError, checked, read_yaml
 from lipsync_client.wire import SHIPPED_AVATAR, ensemble_of
 

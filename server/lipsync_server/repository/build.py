@@ -18,7 +18,7 @@ from types import ModuleType
 import onnx
 
 from lipsync_client import avatar_facts
-from lipsync_client.avatar_file.packed import encoder_mismatch
+from lipsync_client.avatar_file.install import encoder_mismatch
 from lipsync_client.console import note
 from lipsync_client.errors import LipsyncError
 from lipsync_client.locks import locked

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from lipsync_client.avatar_facts import AvatarFacts
-from lipsync_client.avatar_file.packed import PackedError, check_id, draft_in, folders_of, installed, pack_file
+from lipsync_client.avatar_file.archive import pack_file
+from lipsync_client.avatar_file.install import draft_in, installed
+from lipsync_client.avatar_file.names import PackedError, check_id, folders_of
 from lipsync_client.console import notes
 from lipsync_composite.assets import check_settings, key_name, write_assets
 from lipsync_composite.avatar import PackedAvatar

@@ -21,7 +21,7 @@ import yaml
 from numpy.typing import NDArray
 from rich.progress import track
 
-from lipsync_client.avatar_file.packed import draft_in
+from lipsync_client.avatar_file.install import draft_in
 from lipsync_client.console import notes
 from lipsync_mel import mel
 from lipsync_mel.timeline import SAMPLES_PER_FRAME

@@ -1,0 +1,91 @@
+"""A packed avatar as one file to carry around.
+
+It holds data only: one that would make a server run code, or that names files outside its folders, is refused.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from pathlib import Path
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from lipsync_client.avatar_file.fields import ENCODER_FIELDS, ENSEMBLE_FIELDS, NETWORK_FIELDS, fields_beyond
+from lipsync_client.avatar_file.names import NETWORK, STAGES, PackedError, check_id, folders_of
+
+__all__ = ["pack_file", "unpack_file"]
+
+MODEL_FILES = r"config\.pbtxt|\d{1,18}/model\.onnx"
+NETWORK_FILES = (
+    rf"{MODEL_FILES}|\d{{1,18}}/[0-9a-f]{{16}}\.crops"
+    r"|avatar/[0-9a-f]{16}/(avatar\.json|footage\.bin|pixels\.bin|index\.npy|cuts\.npy)"
+)
+
+
+def pack_file(draft: Path, file: Path) -> None:
+    """Write the avatar in the folder `draft` as one file; it appears complete or not at all."""
+    part = file.with_name(f".{file.name}.part")
+    try:
+        with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+            for path in sorted(draft.rglob("*")):
+                archive.write(path, path.relative_to(draft))
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def unpack_file(file: Path, draft: Path) -> str:
+    """Unpack a file of `pack_file` into an empty folder, and check it. Returns the avatar's id. Raises PackedError."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = [name for name in archive.namelist() if not name.endswith("/")]
+            avatar = _id_among(file, {name.partition("/")[0] for name in names})
+            for name in names:
+                if not _is_allowed(avatar, name):
+                    raise PackedError(f"{file} holds {name!r}, which is no part of a packed avatar.")
+            archive.extractall(draft, names)
+    except FileNotFoundError:
+        raise PackedError(f"There is no file {file}.") from None
+    except (zipfile.BadZipFile, OSError) as error:
+        raise PackedError(f"{file} is not a packed avatar, as `lipsync avatars pack` writes it ({error}).") from None
+    (draft / avatar / "1").mkdir(parents=True, exist_ok=True)  # Triton wants a version folder of an ensemble too
+    _check_configs(file, draft, avatar)
+    return avatar
+
+
+def _id_among(file: Path, folders: set[str]) -> str:
+    ids = [name.removesuffix(NETWORK) for name in folders if name.endswith(NETWORK)]
+    if len(ids) != 1 or not folders <= set(folders_of(ids[0])):
+        raise PackedError(f"{file} is not a packed avatar: it holds {', '.join(sorted(folders)) or 'nothing'}.")
+    check_id(ids[0])
+    return ids[0]
+
+
+def _is_allowed(avatar: str, name: str) -> bool:
+    encoder, network, ensemble = map(re.escape, folders_of(avatar))
+    allowed = rf"{network}/({NETWORK_FILES})|{encoder}/({MODEL_FILES})|{ensemble}/config\.pbtxt"
+    return re.fullmatch(allowed, name) is not None
+
+
+def _check_configs(file: Path, draft: Path, avatar: str) -> None:
+    """A config names the network runtime and the known stages, in the templates' fields: others could run code."""
+    encoder, network, ensemble = folders_of(avatar)
+    allowed = {network: NETWORK_FIELDS, ensemble: ENSEMBLE_FIELDS, encoder: ENCODER_FIELDS}
+    for name in (network, ensemble, *([encoder] if (draft / encoder).exists() else [])):
+        path = draft / name / "config.pbtxt"
+        try:
+            config = text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
+        except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
+            raise PackedError(f"{file}: {name}/config.pbtxt cannot be read ({error}).") from None
+        is_ensemble = name == ensemble
+        steps = {step.model_name for step in config.ensemble_scheduling.step}
+        if strange := fields_beyond(allowed[name], config):
+            raise PackedError(f"{file}: {name}/config.pbtxt holds {strange[0]!r}, which is no part of a packed avatar.")
+        if (
+            config.name != name
+            or (config.backend, config.platform) != (("", "ensemble") if is_ensemble else ("onnxruntime", ""))
+            or not steps <= ({*STAGES, network, encoder} if is_ensemble else set())
+        ):
+            raise PackedError(f"{file}: {name}/config.pbtxt is not that of a packed avatar; pack it again.")

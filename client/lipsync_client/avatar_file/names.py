@@ -1,0 +1,38 @@
+"""Names of a packed avatar: its id, and its folders in a model repository.
+
+An avatar X is the folders `X_lipsync` (network and footage), `X` (the ensemble that clients call) and, where it brings
+its own, `X_audio_encoder`. `lipsync avatars pack` makes them.
+"""
+
+from __future__ import annotations
+
+import re
+
+from lipsync_client.errors import LipsyncError
+from lipsync_client.wire import SHIPPED_AVATAR
+
+__all__ = ["ENCODER", "NETWORK", "SHIPPED_MODELS", "STAGES", "VALID_ID", "PackedError", "check_id", "folders_of"]
+
+VALID_ID = re.compile(r"[a-z][a-z0-9_-]{0,47}")
+NETWORK, ENCODER = "_lipsync", "_audio_encoder"
+STAGES = ("mel_preprocess", "audio_encoder", "audio_encoder_int8", "composite")
+SHIPPED_MODELS = ("lipsync", "lipsync_ensemble", "lipsync_visual", "lipsync_visual_ensemble")
+RESERVED = {*STAGES, *SHIPPED_MODELS, SHIPPED_AVATAR}
+
+
+class PackedError(LipsyncError, ValueError):
+    """A packed avatar, its id or the repository is not as it must be; the text says what is wrong."""
+
+
+def check_id(avatar: str) -> None:
+    """Raises PackedError for an id that is no safe folder name, or taken by the product."""
+    if not VALID_ID.fullmatch(avatar) or avatar in RESERVED or avatar.endswith((NETWORK, ENCODER)):
+        raise PackedError(
+            f"id {avatar!r} cannot be used: 1 to 48 of a-z, 0-9, _ and -, starting with a letter, not ending in "
+            f"{NETWORK} or {ENCODER}, and none of {', '.join(sorted(RESERVED))}"
+        )
+
+
+def folders_of(avatar: str) -> tuple[str, str, str]:
+    """The avatar's folders in the order in which they must be there: its own encoder, network, ensemble."""
+    return f"{avatar}{ENCODER}", f"{avatar}{NETWORK}", avatar
