@@ -103,16 +103,22 @@ class LocalPipeline:
         for first in range(0, frames, chunk):
             count = min(chunk, frames - first)
             positions = footage_start + first + np.arange(count, dtype=np.int64)
-            outputs = self._unet(
-                audio_features=self._features(whole, first, count), footage_position=positions[:, None]
-            )
+            outputs = self._unet(audio_features=self.features(whole, first, count), footage_position=positions[:, None])
             yield from zip(positions.tolist(), outputs["mouth"], strict=True)
 
-    def _features(self, whole: NDArray[np.float32], first: int, count: int) -> NDArray[np.float32]:
-        """FP32 [count,32,16,16], from the slice of the speech that the client sends for these frames."""
+    def features(self, speech: NDArray[np.float32], first: int, count: int) -> NDArray[np.float32]:
+        """The audio features of frames, from the slice of the speech that the client sends for them.
+
+        Args:
+            speech: FP32 [n], 16 kHz mono, with the look-ahead of the last frame.
+            first, count: which frames.
+
+        Returns:
+            FP32 [count,32,16,16].
+        """
         begin, end = timeline.samples_needed(first, count)
         starts, inside = timeline.row_windows(first, count, None)
-        windows = mel.encoder_windows(self._filterbank, whole[begin:end], begin, None, starts, inside)
+        windows = mel.encoder_windows(self._filterbank, speech[begin:end], begin, None, starts, inside)
         mask = inside.astype(np.float32)[:, None]
         return self._encoder(mel_windows=windows, window_mask=mask)["audio_features"]
 

@@ -33,6 +33,7 @@ from lipsync_server.serving.control_key import control_key
 from lipsync_server.serving.model_configs import write_configs
 
 FREE = Ports(0, 0, 0)
+MINE = f"_{os.getpid()}_"  # in the names of what servers of these tests own
 IDENTITY = ServerConfig(ports=FREE, load=("identity",), required=("identity",))
 
 CONFIG = """
@@ -107,9 +108,10 @@ def running(repository) -> Iterator[TritonServer]:
         required=("identity_ensemble",),
         instances={"identity": 2},
     )
+    before = traces(MINE)
     with TritonServer(repository, config) as server:
         yield server
-    assert not traces(server._name), "the shared server left something behind"
+    assert traces(MINE) == before, "the shared server left something behind"
 
 
 @pytest.fixture(scope="module")
@@ -119,10 +121,11 @@ def client(running) -> Iterator[grpc.InferenceServerClient]:
 
 
 def traces(part: str) -> list[str]:
-    """Processes and shared memory whose name contains `part`."""
+    """Processes and shared memory whose name contains `part`; names tell the process that owns a server."""
     programs = (leftovers.SERVER, leftovers.STAGE)
-    processes = [f"{program} {pid} {name}" for program in programs for pid, name in leftovers._processes(program)]
-    return [trace for trace in [*processes, *map(str, leftovers.SHARED_MEMORY.glob("lipsync_*"))] if part in trace]
+    processes = [f"{program} {pid} {name}" for program in programs for pid, name in leftovers.processes(program)]
+    found = [*processes, *map(str, leftovers.SHARED_MEMORY.glob("lipsync_*"))]
+    return sorted(trace for trace in found if part in trace)
 
 
 def eventually(condition: Callable[[], object], timeout: float = 20) -> None:
@@ -262,18 +265,21 @@ def test_server_ends_with_a_crashed_owner(repository):
 
 def test_failed_required_model_stops_the_start(repository):
     config = ServerConfig(ports=FREE, load=("broken_ensemble", "identity"), required=("broken_ensemble",))
-    server = TritonServer(repository, config)
+    server, before = TritonServer(repository, config), traces(MINE)
     with pytest.raises(ServingError, match=r"broken_ensemble cannot be served: its step broken.*truncated"):
         server.start()
     assert not traces(f" {server.pid} ")
-    assert not traces(server._name)
+    assert traces(MINE) == before
 
 
 def test_start_that_takes_too_long_leaves_nothing(repository):
-    server = TritonServer(repository, ServerConfig(ports=FREE, load=("slow",), required=("slow",)))
+    server, before = (
+        TritonServer(repository, ServerConfig(ports=FREE, load=("slow",), required=("slow",))),
+        traces(MINE),
+    )
     with pytest.raises(ServingError, match="did not answer in time"):
         server.start(timeout=1.5)
-    assert not traces(server._name)
+    assert traces(MINE) == before
 
 
 # Any path
@@ -283,15 +289,16 @@ def test_start_that_takes_too_long_leaves_nothing(repository):
 def test_a_repository_and_a_cache_of_any_name_are_served(repository, tmp_path, monkeypatch, caplog, name):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / name / "cache"))
     shutil.copytree(repository, tmp_path / name / "models", ignore=shutil.ignore_patterns("configs"))
+    before = traces(MINE)
     with TritonServer(tmp_path / name / "models", IDENTITY) as server:
-        links = [path for path in leftovers.SHARED_MEMORY.glob(f"{server._name}*") if path.is_symlink()]
+        links = [path for path in leftovers.SHARED_MEMORY.glob(f"*{MINE}*") if path.is_symlink()]
         assert sorted(path.readlink().parent.parent.name for path in links) == sorted([tmp_path.name, "lipsync"])
         with grpc.InferenceServerClient(server.grpc_url) as connected:
             assert echo(connected, "identity", count=3)
     (said,) = caplog.messages
     assert "spaces or letters beyond ASCII" in said
     assert all(str(link) in said for link in links)
-    assert not traces(server._name)
+    assert traces(MINE) == before
 
 
 def test_a_plain_path_is_served_as_it_is(running, repository):
@@ -304,10 +311,10 @@ def test_a_stage_that_ends_before_it_can_speak_ends_the_start(repository, tmp_pa
     monkeypatch.setattr("lipsync_server.serving.server.safe_paths", lambda server, **paths: paths)
     monkeypatch.setattr("lipsync_server.serving.server.UNNOTICED_S", 1)
     server = TritonServer(repository, IDENTITY)
-    server.repository = tmp_path / "with a space"  # past resolving the link
+    server.repository, before = tmp_path / "with a space", traces(MINE)  # past resolving the link
     with pytest.raises(ServingError, match=r"(?s)A Python stage ended before it could say why.*stol"):
         server.start(timeout=60)
-    assert not traces(server._name)
+    assert traces(MINE) == before
 
 
 @pytest.fixture
@@ -345,7 +352,7 @@ def test_a_user_without_home_or_passwd_entry_serves_what_it_cannot_write(reposit
 
 
 def test_only_names_of_dead_owners_are_swept():
-    namespace, pid, start = leftovers._namespace(), os.getpid(), leftovers._start_time(os.getpid())
+    namespace, pid, start = map(int, leftovers.NAME.fullmatch(leftovers.new_name()).groups())
     dead = leftovers.SHARED_MEMORY / f"lipsync_{namespace}_{pid}_{start + 1}_900_x"  # this process id was used again
     mine = leftovers.SHARED_MEMORY / f"lipsync_{namespace}_{pid}_{start}_900_x"
     foreign = leftovers.SHARED_MEMORY / f"lipsync_{namespace + 1}_{pid}_{start + 1}_900_x"  # another container's
@@ -585,7 +592,7 @@ class Background:
         return int(self.read("status"))
 
     def process(self, program: str) -> int:
-        (pid,) = [pid for pid, name in leftovers._processes(program) if f"_{self.pid}_" in name]
+        (pid,) = [pid for pid, name in leftovers.processes(program) if f"_{self.pid}_" in name]
         return pid
 
     def __exit__(self, *exception: object) -> None:

@@ -84,7 +84,7 @@ def test_a_slice_gives_the_features_of_the_whole_speech(pipeline):
     windows = mel.encoder_windows(mel.load_filterbank(), babble, 0, len(babble), starts, inside)
     rows = windows.reshape(20, -1)[:, :512]  # what the toy encoder gives
     expected = np.stack([rows[i : i + 16].reshape(32, 16, 16) for i in range(5)])
-    np.testing.assert_array_equal(pipeline._features(babble, 20, 5), expected)
+    np.testing.assert_array_equal(pipeline.features(babble, 20, 5), expected)
 
 
 def test_footage_begins_where_it_is_told(pipeline):

@@ -89,7 +89,7 @@ def test_an_imported_checkpoint_pastes_what_the_reference_pastes(trained, import
     speech = np.random.default_rng(3).normal(0, 0.1, 640 * count).astype(np.float32)
     network = UNet("full").eval()
     network.load_state_dict(torch.load(trained / "unet.pth", weights_only=True))
-    features = pipeline._features(np.concatenate([speech, np.zeros(7240, np.float32)]), 0, count)
+    features = pipeline.features(np.concatenate([speech, np.zeros(7240, np.float32)]), 0, count)
     assert np.abs(np.diff(features, axis=0)).max() > 0.1  # the frames have different audio features
     off = []
     for (position, mouth), audio in zip(pipeline.mouths(speech, start), features, strict=True):

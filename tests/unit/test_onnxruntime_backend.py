@@ -212,16 +212,24 @@ def test_bf16_is_used_where_the_cpu_has_it_else_fp32(tmp_path, monkeypatch):
     assert 1e-5 < difference < 0.02  # BF16 has 8 bits
 
 
-def test_gpu_inputs_go_into_kept_memory_and_answers_stay_as_they_are(model):
+def test_gpu_inputs_go_into_kept_memory_and_answers_stay_as_they_are(model, monkeypatch):
     """There is no GPU here: the CPU stands for it, with the same calls."""
+    allocate, allocated = ort.OrtValue.ortvalue_from_numpy, []
+
+    def watched(values, device, number):
+        allocated.append(len(values))
+        return allocate(values, device, number)
+
+    monkeypatch.setattr(ort.OrtValue, "ortvalue_from_numpy", watched)
     session = ort.InferenceSession(str(model))
     buffers = DeviceBuffers(session, "cpu", 0)
     answers = [buffers.run(["value"], rows(*numbers))[0] for numbers in ([3, 0], [1, 2], [0], [2, 3])]
     assert [answer.ravel().tolist() for answer in answers] == [[13, 10], [11, 12], [10], [12, 13]]
-    assert len(buffers._inputs) == 2  # one for each number of rows
-    for count in range(1, 40):
+    assert allocated == [2, 1]  # once for each number of rows
+    many = range(1, KEPT + 4)
+    for count in (*many, *reversed(many)):
         assert buffers.run(["value"], rows(*[1] * count))[0].ravel().tolist() == [11] * count
-    assert len(buffers._inputs) == KEPT
+    assert allocated == [2, 1, *many[2:], *(3, 2, 1)]  # the last KEPT were there on the way back
 
 
 def test_a_network_on_a_gpu_runs_its_batch_as_one_on_the_stated_gpu(model, monkeypatch):

@@ -29,7 +29,7 @@ def new_name() -> str:
 
 def sweep_dead() -> list[str]:
     """Remove what servers of dead owners left; returns their names."""
-    names = {name for _, name in _processes(SERVER, STAGE)} | {name for _, name in _regions()}
+    names = {name for _, name in processes(SERVER, STAGE)} | {name for _, name in _regions()}
     dead = sorted(name for name in names if not _may_live(name))
     for name in dead:
         sweep(name)
@@ -39,7 +39,7 @@ def sweep_dead() -> list[str]:
 def sweep(name: str, timeout: float = 5) -> None:
     """End the processes of one server and remove its shared memory."""
     deadline = time.monotonic() + timeout
-    while pids := [pid for pid, owner in _processes(SERVER, STAGE) if owner == name]:
+    while pids := [pid for pid, owner in processes(SERVER, STAGE) if owner == name]:
         for pid in pids:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
@@ -59,7 +59,14 @@ def dead_stages(server: int) -> set[int]:
 
 def has_stages(name: str) -> bool:
     """Whether a server still has processes of Python models."""
-    return any(owner == name for _, owner in _processes(STAGE))
+    return any(owner == name for _, owner in processes(STAGE))
+
+
+def processes(*programs: str) -> Iterator[tuple[int, str]]:
+    """Processes of these programs (SERVER, STAGE) that carry a name of this project: their ids, and the name."""
+    for pid, arguments in _programs(*programs):
+        if match := NAME.search(" ".join(arguments)):
+            yield pid, match.group()
 
 
 def running_arguments() -> set[str]:
@@ -84,13 +91,6 @@ def _programs(*names: str) -> Iterator[tuple[int, list[str]]]:
             continue
         if Path(arguments[0]).name in names:
             yield int(folder.name), arguments
-
-
-def _processes(*programs: str) -> Iterator[tuple[int, str]]:
-    """The same for those that carry a name of this project, with the name."""
-    for pid, arguments in _programs(*programs):
-        if match := NAME.search(" ".join(arguments)):
-            yield pid, match.group()
 
 
 def _regions() -> Iterator[tuple[Path, str]]:
