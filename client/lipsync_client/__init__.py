@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         ServerStatus,
     )
     from lipsync_client.live.frame import LiveFrame
+    from lipsync_client.live.queue import Mark, SpeechPart
     from lipsync_client.live.session import LiveSession
     from lipsync_client.media.audio import read_audio, to_speech
     from lipsync_client.media.video import write_mp4
@@ -55,6 +56,7 @@ __all__ = [
     "LiveFrame",
     "LiveSession",
     "LoadFailed",
+    "Mark",
     "ModelState",
     "Overloaded",
     "PackedError",
@@ -66,6 +68,7 @@ __all__ = [
     "ServerStatus",
     "ServerUnavailable",
     "SettingsError",
+    "SpeechPart",
     "Timeline",
     "Timeout",
     "Timings",
@@ -83,6 +86,7 @@ _NAMES = {
     "client": "Client",
     "control.control": "AvatarOverview AvatarState AvatarStats Control ModelState ServerStatus",
     "live.frame": "LiveFrame",
+    "live.queue": "Mark SpeechPart",
     "live.session": "LiveSession",
     "media.audio": "read_audio to_speech",
     "media.video": "write_mp4",

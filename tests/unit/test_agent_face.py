@@ -13,8 +13,8 @@ import pytest
 from client_fake import TIMELINE, running
 from live_fake import LiveFake
 
-from lipsync_client import InvalidRequest, LipsyncError, LiveSession
-from lipsync_client.agents.face import AgentFace, AvatarFrame, Mark
+from lipsync_client import InvalidRequest, LipsyncError, LiveSession, Mark
+from lipsync_client.agents.face import AgentFace, AvatarFrame
 from live_clock import TestClock, run
 
 RATE = 24_000
@@ -48,7 +48,7 @@ async def opened(url: str, **options) -> AsyncIterator[AgentFace]:
 
 async def say(face: AgentFace, speech: np.ndarray = SPEECH, piece: int = 1000, rate: int = RATE) -> None:
     for start in range(0, len(speech), piece):
-        await face.push(speech[start : start + piece], rate, owner=start // piece)
+        await face.push(speech[start : start + piece], rate, tag=start // piece)
     await face.end()
 
 
@@ -99,25 +99,25 @@ def test_sound_comes_with_its_pictures_and_marks_keep_their_place(fake: LiveFake
         assert all(talks(moment) == (moment.sound is not None) for moment in moments)
         upto = next(number for number, moment in enumerate(moments) if "middle" in moment.marks)
         assert len(heard(moments[: upto + 1])) == 13 * SIZE  # 12.5 frames come before it
-        assert [moment.owner for moment in moments if talks(moment)] == ["a"] * 13 + ["b"] * 37
-        assert moments[-4].marks == [END] and talks(moments[-4])
+        assert [moment.tag for moment in moments if talks(moment)] == ["a"] * 13 + ["b"] * 37
+        assert moments[-4].marks == (END,) and talks(moments[-4])
         assert not errors(moments)
 
     run(main, clock)
 
 
 @pytest.mark.parametrize("rate", [24_000, 11_040])
-def test_every_sound_has_its_owner_wherever_a_speech_ends(fake: LiveFake, clock: TestClock, rate: int) -> None:
+def test_every_sound_has_its_tag_wherever_a_speech_ends(fake: LiveFake, clock: TestClock, rate: int) -> None:
     """At a rate that is not a multiple of the frames a second, samples and frames do not end together."""
 
     async def main() -> None:
         async with opened(fake.url, sound_rate=RATE, clock=clock) as face:
             for extra in range(0, 20, 4):
-                await face.push(SPEECH[: 40 * rate // 25 + extra], rate, owner=extra)
+                await face.push(SPEECH[: 40 * rate // 25 + extra], rate, tag=extra)
                 await face.end()
                 face.mark(END)
                 moments = [moment for moment in await until(face, END) if moment.sound is not None]
-                assert {moment.owner for moment in moments} == {extra}
+                assert {moment.tag for moment in moments} == {extra}
                 assert not face.pending
 
     run(main, clock)
@@ -177,18 +177,69 @@ def test_a_lost_server_costs_the_mouth_and_not_the_sound(fake: LiveFake, clock: 
             moments = await until(face, END)
             assert clock.time - start < 2 + 2 + 2.5  # the speech, patience, and a little
             check_heard(moments)
+            tags = [moment.tag for moment in moments if moment.sound is not None]
+            assert tags == [frame * SIZE // piece for frame in range(50)]
             assert 0 < sum(talks(moment) for moment in moments) < 50
             assert all(moment.jpeg for moment in moments)
             assert len(errors(moments)) == 1
 
             moments = await take(face, 200)  # the fake answers other questions: it counts as back
             fake.on_request = lambda number, seen, context: None
+            face.mark("before")
             await say(face)
             face.mark(END)
             moments += await until(face, END)
             check_heard(moments)
             assert sum(talks(moment) for moment in moments) == 50
             assert not errors(moments)
+
+    run(main, clock)
+
+
+def test_a_speech_that_lost_its_face_gets_it_back_with_the_next(fake: LiveFake, clock: TestClock) -> None:
+    """Not in the middle, where the server has been back for long and nothing waits."""
+
+    def fail(number: int, seen, context) -> None:
+        if seen.first >= 16:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "too tired")
+
+    fake.on_request = fail
+    speech = np.tile(SPEECH[: 40 * SIZE], 5)
+
+    async def main() -> None:
+        async with opened(fake.url, sound_rate=RATE, clock=clock) as face:
+            moments = []
+            for frame in range(200):  # at its own pace, and more slowly for a while, so that nothing waits any more
+                await face.push(speech[frame * SIZE : (frame + 1) * SIZE], RATE)
+                moments += await take(face, 2 if 100 <= frame < 120 else 1)
+            await face.end()
+            face.mark(END)
+            moments += await until(face, END)
+            check_heard(moments, speech)
+            lost = next(number for number, moment in enumerate(moments) if moment.error)
+            assert lost < 100 and any(map(talks, moments[:lost])) and not any(map(talks, moments[lost:]))
+            await say(face, SPEECH[: 10 * SIZE])
+            face.mark(END)
+            assert sum(map(talks, await until(face, END))) == 10
+
+    run(main, clock)
+
+
+def test_without_any_server_an_interruption_is_obeyed_and_marks_come(clock: TestClock) -> None:
+    async def main() -> None:
+        async with opened(NOBODY, sound_rate=RATE, clock=clock) as face:
+            face.mark(1)
+            await face.push(SPEECH, RATE, "a")
+            face.mark(2)
+            moments = await take(face, 10)
+            rest = await face.interrupt()
+            assert [entry.value if isinstance(entry, Mark) else entry.tag for entry in rest] == ["a", 2]
+            np.testing.assert_array_equal(heard(moments), SPEECH[: 10 * SIZE])
+            np.testing.assert_array_equal(rest[0].samples * 32768, SPEECH[10 * SIZE :])
+            face.mark(3)
+            moments += await take(face, 10)
+            assert len(heard(moments)) == 10 * SIZE and not face.pending
+            assert [mark for moment in moments for mark in moment.marks] == [1, 3]
 
     run(main, clock)
 

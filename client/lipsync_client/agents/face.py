@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lipsync_client import wire
-from lipsync_client.agents.line import Mark, PlayoutQueue, Slice
 from lipsync_client.aio import AsyncClient
 from lipsync_client.errors import LipsyncError
 from lipsync_client.live.frame import Clock, LiveFrame, LoopClock
+from lipsync_client.live.queue import Mark, SpeechPart, SpeechQueue
 from lipsync_client.live.session import LiveSession
 from lipsync_client.media.audio import to_speech
 
-__all__ = ["AgentFace", "AvatarFrame", "Mark", "Slice", "rgb"]
+__all__ = ["AgentFace", "AvatarFrame", "rgb"]
 
 PATIENCE_S = 2.0  # a listener waits no longer for a server than this; then the speech goes on without the mouth
 RETRY_S = 2.0  # pause between two questions whether a server is back
@@ -45,7 +45,7 @@ class AvatarFrame:
         sound: int16, shape = (n,): one frame long, or shorter where the speech goes on without the face; None where
             nothing is said.
         rate: its samples a second: the face's `sound_rate`, without the face the rate that was pushed.
-        owner: what `push` was given with that sound.
+        tag: what `push` was given with the first sample of that sound.
         marks: those that have been reached: all sound before them is in this moment or an earlier one.
         error: why the speech goes on without the face; given once when that begins.
     """
@@ -54,8 +54,8 @@ class AvatarFrame:
     jpeg: bytes | None
     sound: NDArray[np.int16] | None
     rate: int
-    owner: Any
-    marks: list[Any]
+    tag: Any
+    marks: tuple[Any, ...]
     error: LipsyncError | None
 
 
@@ -90,11 +90,11 @@ class AgentFace:
         )
         self.sound_rate = sound_rate
         self.turn = 0  # interruptions so far
-        self._line = PlayoutQueue(FPS)
+        self._faceless = SpeechQueue()  # what is heard without the face; the session holds the rest
         self._talking = False  # sound has come since the last end or interruption
         self._rate = 0  # of that sound
         self._last_push = 0.0
-        self._passes = False  # what is pushed, and what waits, is heard without the face
+        self._passes = False  # what goes in now is heard without the face
         self._opened = False
         self._closed = False
         self._due: float | None = None  # the next moment, until there was a session to tell
@@ -107,19 +107,19 @@ class AgentFace:
         return self._session
 
     @property
-    def waiting(self) -> list[Slice]:
+    def unheard(self) -> list[SpeechPart]:
         """The sound that was not heard yet."""
-        return list(self._line.slices)
+        return self._session.unheard + self._faceless.parts
 
     @property
     def waiting_s(self) -> float:
         """Seconds of it."""
-        return self._line.seconds
+        return self._session.waiting_s + self._faceless.seconds
 
     @property
     def pending(self) -> bool:
         """Something that went in, be it a mark, has not come out yet."""
-        return bool(self._line)
+        return self._session.pending or bool(self._faceless)
 
     async def open(self) -> None:
         """Connect. Does not raise if no server answers: a moment will report it, and the speech be heard."""
@@ -129,13 +129,13 @@ class AgentFace:
         except LipsyncError as error:
             await self._lose(error)
 
-    async def push(self, samples: NDArray[Any], rate: int, owner: Any = None) -> None:
+    async def push(self, samples: NDArray[Any], rate: int, tag: Any = None) -> None:
         """The next piece of speech. Waits while half a minute of it has not been heard yet.
 
         Args:
             samples: as for `to_speech`.
             rate: samples a second.
-            owner: handed on with the moments that have this sound.
+            tag: comes back with the moments that have this sound.
 
         Raises:
             AudioError, InvalidRequest: unusable samples.
@@ -145,31 +145,31 @@ class AgentFace:
             return
         if self._talking and rate != self._rate:
             await self.end()
-        if not self._talking and self._away:
-            self._passes = True
+        self._choose()
         self._talking, self._rate, self._last_push = True, rate, self._clock.now()
-        self._line.put(sound, rate, owner)
-        if not self._passes:
-            await self._session.push(sound, rate)
+        if self._passes:
+            self._faceless.put(SpeechPart(sound, rate, tag))
+        else:
+            await self._session.push(sound, rate, tag=tag)
         while self._passes and self.waiting_s > BUFFER_S:
             await self._clock.sleep_until(self._clock.now() + 1 / FPS)
 
     async def end(self) -> None:
         """The speech is complete."""
         if self._talking and not self._passes:
-            self._line.end(known=await self._session.end_speech() is not None)
+            await self._session.end_speech()
         self._talking = False
 
     def mark(self, value: Any) -> None:
         """Put a mark behind everything that was pushed. A moment brings it back when it is reached."""
-        self._line.mark(value)
+        self._choose()
+        (self._faceless if self._passes else self._session).mark(value)
 
-    async def interrupt(self) -> list[Slice | Mark]:
+    async def interrupt(self) -> list[SpeechPart | Mark]:
         """Be silent at once. What was not heard yet is dropped. Returns it, and the marks that were not reached."""
-        self._talking = self._passes = False
+        self._talking = False
         self.turn += 1
-        await self._session.interrupt()
-        return self._line.clear()
+        return await self._session.interrupt() + self._faceless.clear()
 
     async def close(self) -> None:
         """End the iterator and every connection."""
@@ -184,23 +184,19 @@ class AgentFace:
 
     async def __anext__(self) -> AvatarFrame:
         frame = await self._frame()
-        sound, rate, owner = None, self.sound_rate, self._line.next_owner()
+        sound, rate, tag, marks = None, self.sound_rate, None, frame.marks if frame else ()
         if frame and frame.audio_span:
-            start, stop = frame.audio_span
-            sound = frame.audio
-            marks = self._line.heard((stop - start) / self._session.timeline.sample_rate, last=frame.last)
-        elif self._passes:
-            slice, marks = self._line.take()
-            if slice:
-                sound, rate = slice.samples, slice.rate
-            self._passes = self._talking or self.pending
-        else:
-            marks = self._line.heard(0)
+            sound, tag = frame.audio, frame.tag
+        elif self._faceless:
+            taken = self._faceless.take(max(1, self._faceless.rate // FPS))
+            marks += taken.marks
+            if taken.rate:
+                sound, rate, tag = taken.samples, taken.rate, taken.tag
         if self._starved(frame):
             await self.end()
         report, self._report = self._report, None
         pcm = None if sound is None else np.clip(np.rint(sound * 32768), -32768, 32767).astype(np.int16)
-        return AvatarFrame(self.turn, frame.jpeg if frame else None, pcm, rate, owner, marks, report)
+        return AvatarFrame(self.turn, frame.jpeg if frame else None, pcm, rate, tag, marks, report)
 
     async def _frame(self) -> LiveFrame | None:
         """The session's next frame, at its time; None, just as often, until there was a session."""
@@ -224,17 +220,26 @@ class AgentFace:
         line = self._session.timeline
         return not frame.audio_span and self.waiting_s <= line.samples_after / line.sample_rate + 1 / line.fps
 
+    def _choose(self) -> None:
+        """Between two speeches: what comes next has a face if there is one and nothing waits to be heard without it."""
+        if not self._talking:
+            self._passes = self._away or bool(self._faceless)
+
     @property
     def _away(self) -> bool:
         return not self._opened or bool(self._asking and not self._asking.done())
 
     async def _lose(self, error: LipsyncError) -> None:
-        """The servers are away: all sound that was not heard yet is heard without the face."""
+        """The servers are away: all sound that the session has not shown is heard without the face."""
         if not self._asking or self._asking.done():
             self._report = error
             self._asking = asyncio.create_task(self._ask())
         self._passes = True
-        await self._session.interrupt()
+        for entry in await self._session.interrupt():
+            if isinstance(entry, Mark):
+                self._faceless.mark(entry.value)
+            else:
+                self._faceless.put(entry)
 
     async def _ask(self) -> None:
         """Return when a server is back."""

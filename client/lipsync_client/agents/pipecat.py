@@ -31,8 +31,9 @@ from pipecat.services.settings import ServiceSettings
 from pipecat.utils.errors import ErrorCategory
 
 from lipsync_client import wire
-from lipsync_client.agents.face import FPS, AgentFace, AvatarFrame, Slice, rgb
+from lipsync_client.agents.face import FPS, AgentFace, AvatarFrame, rgb
 from lipsync_client.aio import AsyncClient
+from lipsync_client.live.queue import SpeechPart
 
 __all__ = ["LipsyncVideoService"]
 
@@ -183,8 +184,8 @@ class LipsyncVideoService(AIService):
         await self._push_marks(moment.marks)
 
     async def _push_sound(self, sound: NDArray[np.int16], moment: AvatarFrame) -> None:
-        frame = TTSAudioRawFrame(sound.tobytes(), moment.rate, 1, context_id=moment.owner.context_id)
-        frame.interruptible = moment.owner.interruptible
+        frame = TTSAudioRawFrame(sound.tobytes(), moment.rate, 1, context_id=moment.tag.context_id)
+        frame.interruptible = moment.tag.interruptible
         await self.push_frame(frame)
 
     async def _push_marks(self, marks: Iterable[Any]) -> None:
@@ -196,8 +197,8 @@ class LipsyncVideoService(AIService):
 
     async def _interrupt(self, face: AgentFace, frame: InterruptionFrame, direction: FrameDirection) -> None:
         """Drop what may be dropped. What may not goes on; where other speech waited too, after a moment's pause."""
-        waiting = face.waiting
-        if waiting and not any(slice.owner.interruptible for slice in waiting):
+        waiting = face.unheard
+        if waiting and not any(part.tag.interruptible for part in waiting):
             await self.push_frame(frame, direction)
             return
         self._restored.clear()
@@ -207,9 +208,9 @@ class LipsyncVideoService(AIService):
                 dropped = await face.interrupt()
                 await self.push_frame(frame, direction)
             for entry in dropped:
-                if isinstance(entry, Slice):
-                    if not entry.owner.interruptible:
-                        await face.push(entry.samples, entry.rate, entry.owner)
+                if isinstance(entry, SpeechPart):
+                    if not entry.tag.interruptible:
+                        await face.push(entry.samples, entry.rate, entry.tag)
                 elif entry.value is self._drained:
                     face.mark(entry.value)
                 elif keeps(entry.value):

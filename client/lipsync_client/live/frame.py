@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +49,8 @@ class LiveFrame:
             `sound_rate`; None where there is none.
         last: the speech ends with this frame.
         footage_position: position in the avatar's footage, not looped; from frame to frame it changes by 1 at most.
+        tag: what `push` was given with the frame's first sample; None where there is no sound.
+        marks: values of the marks that are reached: all sound before them has been shown with this frame.
     """
 
     jpeg: bytes
@@ -61,3 +63,5 @@ class LiveFrame:
     audio_span: tuple[int, int] | None
     last: bool
     footage_position: int
+    tag: Any = None
+    marks: tuple[Any, ...] = ()

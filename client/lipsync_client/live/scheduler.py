@@ -154,6 +154,8 @@ class FrameScheduler:
             call.cancel()
         self._calls.clear()
         self._slots.clear()
+        for speech in self._speeches:
+            speech.lost = True
         self._speeches.clear()
         return calls
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from types import TracebackType
-
-import numpy as np
+from typing import Any
 
 from lipsync_client import wire
 from lipsync_client.aio import AsyncClient
-from lipsync_client.errors import InvalidRequest, LipsyncError
-from lipsync_client.live.footage import Footage, IdleWalk
+from lipsync_client.errors import LipsyncError
+from lipsync_client.live.footage import Footage
 from lipsync_client.live.frame import Clock, LiveFrame, LoopClock
-from lipsync_client.live.scheduler import FrameScheduler, Pace, Slot
+from lipsync_client.live.queue import Mark, SpeechPart, SpeechQueue
+from lipsync_client.live.scheduler import FrameScheduler, Pace
+from lipsync_client.live.selector import FrameSelector
 from lipsync_client.live.servers import Servers
-from lipsync_client.live.speech import Pcm, Speech
+from lipsync_client.live.speech import Pcm, Speech, checked_sound_rate
 from lipsync_client.timeline import Timeline
 from lipsync_client.wire import Avatar
 
@@ -32,8 +33,8 @@ class LiveSession:
     ...     async for frame in session:                    # 25 a second, for ever; idle ones in between
     ...         show(frame.jpeg), play(frame.audio)
 
-    A failure that patience and the other addresses did not mend is raised once, by the iterator. What was pushed is
-    lost then, the session is not: iterate again to go on, idle until the next push.
+    A failure that patience and the other addresses did not mend is raised once, by the iterator. What was pushed is not
+    shown any more then, and `interrupt` returns it. Iterate again to go on, idle until the next push.
 
     Args:
         servers: host:port of the server's gRPC endpoint, or several, tried in turn; or an `AsyncClient`, which many
@@ -74,15 +75,12 @@ class LiveSession:
         self._pace = Pace(first_chunk, chunk, in_flight, ahead_s, buffer_s)
         self._asked_sound_rate = sound_rate
         self._idle_bytes = idle_bytes
+        self._queue = SpeechQueue()
         self._opening = asyncio.Lock()
         self._pushing = asyncio.Lock()
         self._progress = asyncio.Event()  # something was shown or dropped: a push that waits may look again
         self._closed = False
-        self._walk = IdleWalk()
-        self._speaking: Speech | None = None  # the speech whose first frame was shown and whose last was not
         self._start: float | None = None  # when frame 0 is due, moved by the delays of a slow consumer; None: not open
-        self._index = 0
-        self._shown = b""
 
     async def open(self) -> None:
         """Connect, and fetch the first idle frames; otherwise done at the first use. Raises LipsyncError."""
@@ -93,10 +91,11 @@ class LiveSession:
                 return
             self._timeline = await self._servers.timeline()
             self._pace.check(self._timeline)
-            self._sound_rate = self._checked_sound_rate()
+            self._sound_rate = checked_sound_rate(self._asked_sound_rate, self._timeline)
             self._footage = Footage(self._servers, await self._servers.avatar(), self._idle_bytes)
             await self._footage.fetch(0)
             self._talk = FrameScheduler(self._servers, self._footage, self._timeline, self._clock, self._pace)
+            self._frames = FrameSelector(self._talk, self._footage, self._queue, self._timeline, self._sound_rate)
             self._start = self._clock.now()
 
     @property
@@ -119,15 +118,32 @@ class LiveSession:
         await self.open()
         await self._servers.avatar()
 
-    async def push(self, pcm: Pcm, rate: int) -> int | None:
+    @property
+    def unheard(self) -> list[SpeechPart]:
+        """The sound that was pushed and not shown yet, in order."""
+        return self._queue.parts
+
+    @property
+    def waiting_s(self) -> float:
+        """Seconds of it."""
+        return self._queue.seconds
+
+    @property
+    def pending(self) -> bool:
+        """Something that went in, be it a mark, has not come out yet."""
+        return bool(self._queue)
+
+    async def push(self, pcm: Pcm, rate: int, *, tag: Any = None) -> int | None:
         """Give the next piece of speech, of any length. The first one after an end or an interruption begins a speech.
 
-        Waits while `buffer_s` seconds of sound have not been shown yet; an interruption meanwhile drops the rest.
+        Waits while `buffer_s` seconds of sound have not been shown yet. An interruption meanwhile returns the rest;
+        cancelling the push forgets it.
 
         Args:
             pcm: 16-bit little-endian mono samples as bytes; or an array of floats in [-1, 1] or integers in their full
                 range, shape = (n,) or (n, channels) with n >= channels.
             rate: samples a second; the same throughout a speech.
+            tag: comes back with the frames of this sound.
 
         Returns:
             The speech's id: 1, 2, ..; None if an interruption came before any of it was taken.
@@ -139,7 +155,7 @@ class LiveSession:
         await self.open()
         drops = self._talk.drops
         async with self._pushing:
-            if not await self._room(drops):
+            if self._dropped(drops):
                 return None
             growing = self._talk.growing
             speech = growing or self._begin(rate)
@@ -149,13 +165,26 @@ class LiveSession:
                 if speech is not growing:  # nothing was taken: the next push may begin another one
                     self._talk.end(speech)
                 raise
-            for start in range(0, len(sound), rate):  # a second at a time: no piece passes the bound by more
-                if start and not await self._room(drops):
-                    break
-                speech.push(sound[start : start + rate])
-                self._talk.pump()
-                await asyncio.sleep(0)  # a producer that never waits must not hold up the frames
+            del pcm  # the queue has it now
+            entry = self._queue.put(SpeechPart(sound, rate, tag), speech)
+            taken = 0
+            try:
+                while taken < len(sound) and await self._room(drops):
+                    speech.push(sound[taken : taken + rate])  # a second at a time: no piece passes the bound by more
+                    taken += rate
+                    self._talk.pump()
+                    await asyncio.sleep(0)  # a producer that never waits must not hold up the frames
+            except asyncio.CancelledError:
+                self._queue.withdraw(entry, len(sound) - taken)
+                raise
         return speech.id
+
+    def mark(self, value: Any) -> None:
+        """Put a mark behind everything that was pushed.
+
+        It comes back in `LiveFrame.marks`, with the frame at which all sound before it has been shown.
+        """
+        self._queue.mark(value)
 
     async def end_speech(self) -> int | None:
         """The speech is complete: its last frames are rendered as if silence followed.
@@ -165,17 +194,25 @@ class LiveSession:
         """
         async with self._pushing:
             speech = self._talk.growing if self._start is not None else None
-            return speech.id if speech and self._talk.end(speech) else None
+            if speech and self._talk.end(speech):
+                return speech.id
+            if speech:  # too short for a frame
+                self._queue.forget(speech)
+            return None
 
-    async def interrupt(self) -> None:
-        """Be silent at once: the frame after this call is idle.
+    async def interrupt(self) -> list[SpeechPart | Mark]:
+        """Be silent at once: the frame after this call is idle. What is pushed after it begins a new speech.
 
         Everything that was pushed and not shown is dropped, in every queue, and the requests in flight are cancelled.
+
+        Returns:
+            The sound that was not shown and the marks that were not reached, in order.
         """
         if self._start is not None:
             self._talk.drop()
-            self._speaking = None
+            self._frames.stop_speaking()
             self._progress.set()
+        return self._queue.clear()
 
     async def close(self) -> None:
         """End the session: the iterator stops. Requests in flight are cancelled."""
@@ -210,7 +247,7 @@ class LiveSession:
             raise StopAsyncIteration
         await self.open()
         assert self._start is not None
-        due, now = self._start + self._timeline.time(self._index), self._clock.now()
+        due, now = self._start + self._timeline.time(self._frames.index), self._clock.now()
         if now > due + LATE_S:
             self._start += now - due
         await self._clock.sleep_until(due)  # also if it is past: others must have their turn
@@ -218,70 +255,27 @@ class LiveSession:
             raise StopAsyncIteration
         if self._talk.failure:
             failure, self._talk.failure = self._talk.failure, None
-            self._speaking = None
+            self._frames.stop_speaking()
             self._progress.set()
             raise failure
-        return self._next()
+        frame = self._frames.next()
+        self._progress.set()
+        return frame
 
     def _begin(self, rate: int) -> Speech:
         self._footage.start_refresh()  # a replaced avatar is noticed when somebody speaks
         return self._talk.begin(rate, self._sound_rate)
 
-    def _checked_sound_rate(self) -> int:
-        fps, rate = self._timeline.fps, self._asked_sound_rate
-        if rate is None:
-            return self._timeline.sample_rate
-        if rate < 1 or rate % fps:
-            raise InvalidRequest(f"sound_rate is {rate}; it must be a multiple of the {fps} frames a second")
-        return rate
-
     async def _room(self, drops: int) -> bool:
         """Wait until less than `buffer_s` of sound waits. False if it was dropped meanwhile."""
         limit = self._pace.buffer_s * self._timeline.sample_rate
-        while drops == self._talk.drops and self._talk.waiting >= limit:
+        while not self._dropped(drops) and self._talk.waiting >= limit:
             self._progress.clear()
             await self._progress.wait()
+        return not self._dropped(drops)
+
+    def _dropped(self, drops: int) -> bool:
+        """Whether everything was dropped since there were so many drops. Raises LipsyncError if the session ended."""
         if self._closed:
             raise LipsyncError("this session is closed")
-        return drops == self._talk.drops
-
-    def _next(self) -> LiveFrame:
-        """Choose between the next talking frame and an idle one. No waiting: an interruption cannot come in between."""
-        head = self._talk.head
-        ready = self._talk.ready()
-        position = self._walk.next(self._talk.position, head.position if head else None, ready)
-        jpeg = self._footage.get(position)
-        if head and head.jpeg and ready and (position == head.position or jpeg is None):
-            return self._talking(self._talk.take(), head.jpeg)
-        if jpeg is None:  # not here yet: stand still
-            self._footage.report()
-            jpeg, position = self._shown, self._talk.position
-        return self._frame(jpeg, position)
-
-    def _talking(self, slot: Slot, jpeg: bytes) -> LiveFrame:
-        self._speaking = slot.speech
-        frame = self._frame(jpeg, slot.position, slot)
-        if frame.last:
-            self._speaking = None
-        self._progress.set()
-        return frame
-
-    def _frame(self, jpeg: bytes, position: int, slot: Slot | None = None) -> LiveFrame:
-        speech = self._speaking
-        silence = np.zeros(self._sound_rate // self._timeline.fps, np.float32)
-        audio, span = slot.speech.sound(slot.frame) if slot else (silence, None)
-        frame = LiveFrame(
-            jpeg=jpeg,
-            index=self._index,
-            time_s=self._timeline.time(self._index),
-            state="speaking" if speech else "idle",
-            speech_id=speech.id if speech else None,
-            speech_frame=slot.frame if slot else None,
-            audio=audio,
-            audio_span=span,
-            last=bool(slot and slot.speech.finished),
-            footage_position=position,
-        )
-        self._index, self._shown, self._talk.position = self._index + 1, jpeg, position
-        self._footage.prefetch(position + 1)
-        return frame
+        return drops != self._talk.drops

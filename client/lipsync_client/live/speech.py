@@ -14,10 +14,19 @@ from lipsync_client.errors import AudioError, InvalidRequest
 from lipsync_client.media.audio import to_speech
 from lipsync_client.timeline import Request, Timeline
 
-__all__ = ["Pcm", "Resampler", "Speech", "Track"]
+__all__ = ["Pcm", "Resampler", "Speech", "checked_sound_rate"]
 
 Pcm = bytes | bytearray | memoryview | NDArray[Any]
 FLOAT32 = 4  # bytes
+
+
+def checked_sound_rate(rate: int | None, timeline: Timeline) -> int:
+    """Samples a second of the sound that frames carry; None: the timeline's. Raises InvalidRequest."""
+    if rate is None:
+        return timeline.sample_rate
+    if rate < 1 or rate % timeline.fps:
+        raise InvalidRequest(f"sound_rate is {rate}; it must be a multiple of the {timeline.fps} frames a second")
+    return rate
 
 
 class Resampler:
@@ -114,6 +123,7 @@ class Speech:
         id: number of the speech in its session.
         rate: samples a second of what is pushed.
         ended: no more samples will come.
+        lost: it was dropped, and none of its frames will be shown any more.
         requested: frames that the server was asked for: 0 .. requested-1.
         shown: frames that were handed out: 0 .. shown-1.
 
@@ -125,13 +135,17 @@ class Speech:
         self.id = number
         self.rate = rate
         self.ended = False
+        self.lost = False
         self.requested = 0
         self.shown = 0
         self._timeline = timeline
         self._heard = Track(rate, timeline.sample_rate)  # what the networks hear
         self._sound_size = sound_rate // timeline.fps  # samples a frame
-        # What people hear. Its filter holds back much less than the look-ahead does: what can be shown has its sound.
-        self._sound = self._heard if sound_rate == timeline.sample_rate else Track(rate, sound_rate)
+        # What people hear, where that is not what was pushed. Its filter holds back much less than the look-ahead does:
+        # what can be shown has its sound.
+        self._sound: Track | None = None
+        if sound_rate != rate:
+            self._sound = self._heard if sound_rate == timeline.sample_rate else Track(rate, sound_rate)
         self._loud = bytearray()  # of every frame's own samples, not its context: is any of them not 0
 
     def decode(self, pcm: Pcm, rate: int) -> NDArray[np.float32]:
@@ -144,11 +158,12 @@ class Speech:
         """Take decoded samples, the last ones if `end`."""
         line = self._timeline
         size, before = line.samples_per_frame, self.samples
-        if self._sound is not self._heard:
+        if self._sound and self._sound is not self._heard:
             self._sound.push(sound, end=end)
             self._sound.forget(self.shown * self._sound_size)
         speech = self._heard.push(sound, end=end)
-        self._heard.forget(line.span(min(self.shown, self.requested), 1)[0])
+        needed = min(self.shown, self.requested) if self._sound is self._heard else self.requested
+        self._heard.forget(line.span(needed, 1)[0])
         self._loud.extend(bytes(line.frame_count(self.samples) - len(self._loud)))
         for frame in set(((before + np.flatnonzero(speech)) // size).tolist()):
             self._loud[frame] = 1
@@ -199,13 +214,26 @@ class Speech:
         self.requested += count
         return Request(self._heard.part(start, stop), start, False, first, count, footage_start)
 
-    def sound(self, frame: int) -> tuple[NDArray[np.float32], tuple[int, int]]:
-        """The sound of a frame that was not shown yet.
+    def span(self, frame: int) -> tuple[int, int]:
+        """Where the sound of a frame begins and ends in the speech, in samples at the timeline's rate."""
+        start = frame * self._timeline.samples_per_frame
+        return start, min(start + self._timeline.samples_per_frame, self.samples)
+
+    def pushed(self, frame: int) -> int:
+        """How many of the samples that were pushed are heard with a frame."""
+        start, stop = (at * self.rate // self._timeline.sample_rate for at in self.span(frame))
+        return stop - start
+
+    def sound(self, frame: int, pushed: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The sound of a frame that was not shown yet, at the sound's rate.
+
+        Args:
+            pushed: the samples that were pushed for it, which are its sound if they have that rate.
 
         Returns:
-            (audio, span): samples of exactly one frame at the sound's rate, the last one filled up with zeros; where
-            they begin and end in the speech, at the timeline's rate, without that filling.
+            Samples of exactly one frame, the last one filled up with zeros.
         """
-        size, start = self._sound_size, frame * self._timeline.samples_per_frame
-        span = start, min(start + self._timeline.samples_per_frame, self.samples)
-        return self._sound.part(frame * size, (frame + 1) * size), span
+        size = self._sound_size
+        if self._sound:
+            return self._sound.part(frame * size, (frame + 1) * size)
+        return np.pad(pushed[:size], (0, max(0, size - len(pushed))))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 from lipsync_client.errors import LipsyncError
 from lipsync_client.live.session import LiveSession
@@ -17,7 +17,9 @@ __all__ = ["Speaker"]
 
 
 class Speaker:
-    """Sound, ends and texts wait here, because a session takes sound only as fast as it shows it.
+    """Sound, ends and texts wait here for their turn, because a session takes sound only as fast as it shows it.
+
+    What the session has taken is held there and not here.
 
     Args:
         session: takes the sound.
@@ -37,9 +39,9 @@ class Speaker:
         self._voice = voice
         self._settings = settings
         self._report = report
-        self._queue: deque[tuple[float, Coroutine[Any, Any, None]]] = deque()  # seconds of sound, and what to do
+        self._queue: deque[tuple[float, Callable[[], Awaitable[object]]]] = deque()  # seconds of sound; what to do
         self._wake = asyncio.Event()
-        self._work: asyncio.Task[None] | None = None
+        self._work: asyncio.Future[object] | None = None
 
     @property
     def busy(self) -> bool:
@@ -48,11 +50,11 @@ class Speaker:
 
     def sound(self, rate: int, pcm: bytes) -> None:
         """Say this sound next. Raises Refused if too much waits already."""
-        self._add(len(pcm) / 2 / rate, self._push(rate, pcm))
+        self._add(len(pcm) / 2 / rate, partial(self._session.push, pcm, rate))
 
     def end(self) -> None:
         """The speech is complete. Raises Refused."""
-        self._add(0.0, self._end())
+        self._add(0.0, self._session.end_speech)
 
     def say(self, text: str) -> None:
         """Say a text next, as a speech of its own. Raises Refused."""
@@ -62,7 +64,7 @@ class Speaker:
             )
         if len(text) > self._settings.text_chars:
             raise Refused("text", f"The text has {len(text)} characters; {self._settings.text_chars} are allowed.")
-        self._add(1.0, self._say(self._voice, text))  # a second stands for the work that a text is
+        self._add(1.0, partial(self._say, self._voice, text))  # a second stands for the work that a text is
 
     async def interrupt(self) -> None:
         """Forget what waits, and be silent."""
@@ -71,8 +73,6 @@ class Speaker:
 
     def forget(self) -> None:
         """Forget what waits."""
-        for _, work in self._queue:
-            work.close()
         self._queue.clear()
         if self._work:
             self._work.cancel()
@@ -84,7 +84,7 @@ class Speaker:
                 while not self._queue:
                     self._wake.clear()
                     await self._wake.wait()
-                self._work = asyncio.create_task(self._queue.popleft()[1])
+                self._work = asyncio.ensure_future(self._queue.popleft()[1]())
                 await asyncio.wait([self._work])
                 done, self._work = self._work, None
                 if done.cancelled():
@@ -97,25 +97,17 @@ class Speaker:
         finally:
             self.forget()
 
-    def _add(self, seconds: float, work: Coroutine[Any, Any, None]) -> None:
+    def _add(self, seconds: float, work: Callable[[], Awaitable[object]]) -> None:
         # An end without sound counts too: nothing that a browser sends is free.
         waiting = sum(seconds for seconds, _ in self._queue)
         if waiting + seconds > self._settings.waiting_s or len(self._queue) > 50 * self._settings.waiting_s:
-            work.close()
             raise Refused(
                 "too_much", f"More than {self._settings.waiting_s:.0f} s of sound wait already: this is left out."
             )
         self._queue.append((seconds, work))
         self._wake.set()
 
-    async def _push(self, rate: int, pcm: bytes) -> None:
-        await self._session.push(pcm, rate)
-
-    async def _end(self) -> None:
-        await self._session.end_speech()
-
     async def _say(self, voice: Voice, text: str) -> None:
         await self._session.end_speech()
-        pcm, rate = await voice.say(text)
-        await self._session.push(pcm, rate)
+        await self._session.push(*await voice.say(text))
         await self._session.end_speech()

@@ -1,0 +1,90 @@
+"""Which picture each frame of a live session shows, with which sound."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lipsync_client.live.footage import Footage, IdleWalk
+from lipsync_client.live.frame import LiveFrame
+from lipsync_client.live.queue import SpeechQueue
+from lipsync_client.live.scheduler import FrameScheduler, Slot
+from lipsync_client.live.speech import Speech
+from lipsync_client.timeline import Timeline
+
+__all__ = ["FrameSelector"]
+
+
+class FrameSelector:
+    """Makes the frames of a session, one after the other.
+
+    Attributes:
+        index: number of the next frame.
+
+    Args:
+        talk: the talking frames.
+        footage: the idle ones; those at position 0 must be here.
+        queue: gives up the sound that a frame shows.
+        sound_rate: samples a second of the frames' sound.
+    """
+
+    def __init__(
+        self, talk: FrameScheduler, footage: Footage, queue: SpeechQueue, timeline: Timeline, sound_rate: int
+    ) -> None:
+        self.index = 0
+        self._talk, self._footage, self._queue = talk, footage, queue
+        self._timeline, self._sound_size = timeline, sound_rate // timeline.fps
+        self._walk = IdleWalk()
+        self._speaking: Speech | None = None  # the speech whose first frame was shown and whose last was not
+        self._shown = b""
+
+    def next(self) -> LiveFrame:
+        """The next talking frame or an idle one. No waiting: an interruption cannot come in between.
+
+        Raises:
+            LipsyncError: the idle frame is not here, because fetching it failed.
+        """
+        head = self._talk.head
+        ready = self._talk.ready()
+        position = self._walk.next(self._talk.position, head.position if head else None, ready)
+        jpeg = self._footage.get(position)
+        if head and head.jpeg and ready and (position == head.position or jpeg is None):
+            return self._talking(self._talk.take(), head.jpeg)
+        if jpeg is None:  # not here yet: stand still
+            self._footage.report()
+            jpeg, position = self._shown, self._talk.position
+        return self._frame(jpeg, position)
+
+    def stop_speaking(self) -> None:
+        """The speech that is shown was dropped."""
+        self._speaking = None
+
+    def _talking(self, slot: Slot, jpeg: bytes) -> LiveFrame:
+        self._speaking = slot.speech
+        frame = self._frame(jpeg, slot.position, slot)
+        if frame.last:
+            self._speaking = None
+        return frame
+
+    def _frame(self, jpeg: bytes, position: int, slot: Slot | None = None) -> LiveFrame:
+        speech = self._speaking
+        last = bool(slot and slot.speech.finished)
+        taken = (
+            self._queue.take(slot.speech.pushed(slot.frame), slot.speech, last=last) if slot else self._queue.take(0)
+        )
+        frame = LiveFrame(
+            jpeg=jpeg,
+            index=self.index,
+            time_s=self._timeline.time(self.index),
+            state="speaking" if speech else "idle",
+            speech_id=speech.id if speech else None,
+            speech_frame=slot.frame if slot else None,
+            audio=slot.speech.sound(slot.frame, taken.samples) if slot else np.zeros(self._sound_size, np.float32),
+            audio_span=slot.speech.span(slot.frame) if slot else None,
+            last=last,
+            footage_position=position,
+            tag=taken.tag if slot else None,
+            marks=taken.marks,
+        )
+        self.index, self._shown, self._talk.position = self.index + 1, jpeg, position
+        self._footage.prefetch(position + 1)
+        return frame
