@@ -6,10 +6,13 @@ that runs these tests, by a path file.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import urllib.request
 import zipfile
 from pathlib import Path
 
@@ -76,16 +79,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Path:
     return folder
 
 
-def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    """A program of the new environment, run in an empty folder and without HOME."""
+def start(folder: Path, *command: str) -> subprocess.Popen[str]:
+    """A program of the new environment, in an empty folder and without HOME."""
     variables = {"PATH": os.defpath, "XDG_CACHE_HOME": str(folder / "cache"), "XDG_DATA_HOME": str(folder / "data")}
-    program = str(folder / "venv/bin" / command[0])
-    done = subprocess.run(
-        [program, *command[1:]], cwd=folder / "empty", env=variables, capture_output=True, text=True, timeout=250
-    )
-    assert done.returncode == 0, done.stderr
-    assert str(ROOT) not in done.stdout + done.stderr
-    return done
+    arguments = [str(folder / "venv/bin" / command[0]), *command[1:]]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(arguments, cwd=folder / "empty", env=variables, text=True, **pipes)
+
+
+def run(folder: Path, *command: str) -> tuple[str, str]:
+    """What such a program prints; it must succeed."""
+    with start(folder, *command) as process:
+        try:
+            out, problems = process.communicate(timeout=250)
+        finally:
+            process.kill()
+    assert process.returncode == 0, problems
+    assert str(ROOT) not in out + problems
+    return out, problems
 
 
 def test_it_carries_the_code_and_the_sources_and_nothing_built(wheel):
@@ -95,7 +106,8 @@ def test_it_carries_the_code_and_the_sources_and_nothing_built(wheel):
     sources = (path for name in ("audio_encoder", "demo") for path in (ROOT / "avatars" / name).iterdir())
     assert shipped == SHIPPED | {str(path.relative_to(ROOT)) for path in sources if path.is_file()}
     for package in PACKAGES:
-        (source,) = (path for path in ROOT.glob("*/**/lipsync_*/py.typed") if path.parent.name == package)
+        typed = (path for path in ROOT.glob(f"*/**/{package}/py.typed") if not path.is_relative_to(ROOT / "build"))
+        (source,) = typed
         code = {f"{package}/{path.relative_to(source.parent)}" for path in source.parent.rglob("*.py")}
         assert code <= names
         assert f"{package}/py.typed" in names
@@ -107,10 +119,16 @@ def test_it_carries_the_code_and_the_sources_and_nothing_built(wheel):
 
 def test_nothing_of_the_checkout_is_found(folder):
     program = "import {0}; print(*(package.__file__ for package in ({0})), sep='\\n')".format(", ".join(PACKAGES))
-    files = run(folder, "python", "-c", program).stdout.splitlines()
+    files = run(folder, "python", "-c", program)[0].splitlines()
     assert len(files) == len(PACKAGES)
     assert all(Path(file).is_relative_to(folder) for file in files)
-    assert run(folder, "lipsync", "--version").stdout.startswith("lipsync ")
+    assert run(folder, "lipsync", "--version")[0].startswith("lipsync ")
+
+
+def test_the_benchmark_prints_one_json_document_though_it_builds_first(folder):
+    out, notes = run(folder, "lipsync", "bench", "--quick", "--parts", "composite", "--json")
+    assert "building the demo avatar" in notes
+    assert json.loads(out)["results"]["composite"]["all"].keys() == {"1280x720", "3840x2160"}
 
 
 def test_the_demo_leaves_a_talking_face_and_a_second_build_writes_nothing(folder):
@@ -129,3 +147,17 @@ def test_the_demo_leaves_a_talking_face_and_a_second_build_writes_nothing(folder
     assert folder / "data/lipsync/model_repository/lipsync/1/model.onnx" in before
     run(folder, "lipsync", "build")
     assert state() == before
+
+
+def test_the_page_is_served(folder):
+    with start(folder, "lipsync", "web", "--port", "0") as process:
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().split()[1]
+            with urllib.request.urlopen(url, timeout=20) as answer:
+                assert b"main.js" in answer.read()
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=20)
+        finally:
+            process.kill()
+    assert process.returncode == 130  # stopped with Ctrl-C
