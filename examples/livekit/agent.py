@@ -50,7 +50,6 @@ async def entrypoint(context: JobContext) -> None:
     converses = "OPENAI_API_KEY" in os.environ
     session = conversing() if converses else AgentSession()
     avatar = LipsyncAvatar(SERVER, avatar=AVATAR, sample_rate=RATE)
-    context.add_shutdown_callback(avatar.aclose)
     await avatar.start(session, context.room)  # before the session: it must find its sound's way out taken
     await session.start(Agent(instructions="Answer in one or two short sentences."), room=context.room)
     if converses:

@@ -125,6 +125,13 @@ def test_without_a_server_it_does_not_open() -> None:
             with pytest.raises(ServerUnavailable):
                 await generator.open()
             await generator.aclose()
+            avatar = LipsyncAvatar(f"127.0.0.1:{taken.getsockname()[1]}")
+            others = asyncio.all_tasks()
+            with pytest.raises(ServerUnavailable):
+                await avatar.start(AgentSession(), Room())
+            assert asyncio.all_tasks() == others
+            await avatar.aclose()
+            await avatar.aclose()
 
     asyncio.run(asyncio.wait_for(main(), SECONDS))
 
@@ -138,7 +145,9 @@ class Room(rtc.EventEmitter):
         self.tracks: dict[int, rtc.TrackPublishOptions] = {}  # by kind
         self.connection_state = rtc.ConnectionState.CONN_CONNECTED
         self.remote_participants: dict[str, rtc.RemoteParticipant] = {}
-        self.local_participant = AsyncMock(publish_track=self._publish, register_rpc_method=Mock())
+        self.local_participant = AsyncMock(
+            identity="agent", track_publications={}, publish_track=self._publish, register_rpc_method=Mock()
+        )
         for action, kind in itertools.product(("register", "unregister"), ("text", "byte")):
             setattr(self, f"{action}_{kind}_stream_handler", Mock())
 
@@ -147,7 +156,9 @@ class Room(rtc.EventEmitter):
 
     async def _publish(self, track, options) -> AsyncMock:
         self.tracks[track.kind] = options
-        return AsyncMock()
+        publication = self.local_participant.track_publications[str(track.kind)] = AsyncMock(kind=track.kind)
+        self.emit("local_track_published", publication, track)
+        return publication
 
 
 @pytest.fixture
@@ -164,7 +175,15 @@ def pushed(monkeypatch) -> list[rtc.VideoFrame | rtc.AudioFrame]:
     return frames
 
 
-def test_the_example_agent_speaks_in_its_room(server, pushed, monkeypatch) -> None:
+@pytest.fixture
+def job(monkeypatch) -> Mock:
+    """The job that runs the agent, as far as an avatar needs it."""
+    job = Mock(connect=AsyncMock(), room=Room(), api=AsyncMock())
+    monkeypatch.setattr("livekit.agents.voice.avatar._types.get_job_context", lambda required: job)
+    return job
+
+
+def test_the_example_agent_speaks_in_its_room(server, pushed, job, monkeypatch) -> None:
     monkeypatch.setenv("LIPSYNC_SERVER", server.grpc_url)
     monkeypatch.setenv("SPEECH", str(home.SAMPLE))
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
@@ -173,13 +192,14 @@ def test_the_example_agent_speaks_in_its_room(server, pushed, monkeypatch) -> No
     spec.loader.exec_module(agent)
 
     async def main() -> None:
-        context = Mock(connect=AsyncMock(), room=Room())
-        await agent.entrypoint(context)
+        await agent.entrypoint(job)
         while len(heard(pushed)) < RATE // 2:
             await asyncio.sleep(0.01)
         said = (read_audio(home.SAMPLE, rate=RATE)[: RATE // 2] * 32767).astype(np.int16)
         np.testing.assert_allclose(heard(pushed)[: RATE // 2], said, atol=1)
-        await context.add_shutdown_callback.call_args.args[0]()
+        await job.add_shutdown_callback.call_args.args[0]()  # the avatar's own
+        removed = job.api.room.remove_participant.call_args.args[0]
+        assert removed.identity not in ("", job.room.local_participant.identity)  # the agent stays
 
     asyncio.run(asyncio.wait_for(main(), 2 * SECONDS))
 
@@ -188,6 +208,8 @@ def test_an_agent_session_speaks_through_the_avatar(server, sound, pushed) -> No
     async def main() -> None:
         room, session = Room(), AgentSession()
         avatar = LipsyncAvatar(server.grpc_url)
+        metrics = []
+        avatar.on("metrics_collected", metrics.append)
         await avatar.start(session, room)
         await session.start(Agent(instructions="Only says what it is told."))
 
@@ -202,6 +224,9 @@ def test_an_agent_session_speaks_through_the_avatar(server, sound, pushed) -> No
         assert room.tracks.keys() == {rtc.TrackKind.KIND_AUDIO, rtc.TrackKind.KIND_VIDEO}
         picture = room.tracks[rtc.TrackKind.KIND_VIDEO]
         assert (picture.simulcast, picture.video_encoding.max_framerate) == (False, 25)
+        assert (picture.source, picture.video_codec) == (rtc.TrackSource.SOURCE_CAMERA, rtc.VideoCodec.H264)
+        await avatar.wait_for_join(timeout=SECONDS)
+        assert [(one.metadata.model_provider, one.avatar_joined_time > 0) for one in metrics[:1]] == [("lipsync", True)]
 
         del pushed[:]
         said = session.say("two", audio=voice(pieces(np.tile(sound, 3))))

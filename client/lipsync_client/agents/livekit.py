@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import uuid
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
 from livekit import rtc
@@ -20,6 +21,7 @@ from livekit.agents.voice.avatar import (
     AudioSegmentEnd,
     AvatarOptions,
     AvatarRunner,
+    AvatarSession,
     QueueAudioOutput,
     VideoGenerator,
 )
@@ -34,6 +36,7 @@ __all__ = ["LipsyncAvatar", "LipsyncVideoGenerator"]
 logger = logging.getLogger(__name__)
 
 VIDEO_BITS_PER_S = 2_500_000  # at most
+NOBODY = f"no-avatar-{uuid.uuid4().hex}"
 
 
 class LipsyncVideoGenerator(VideoGenerator):
@@ -124,38 +127,42 @@ class LipsyncVideoGenerator(VideoGenerator):
                     yield mark
 
 
-class _Runner(AvatarRunner):
-    """Publishes the picture once and at its full rate.
+class _Participant:
+    """The agent's participant, which publishes a picture once and at its full rate.
 
-    LiveKit's default encodes a large one three times, in software, and gives viewers of the smaller copies fewer
-    frames. There is no public way to say so, hence this one private method, and a narrow bound on LiveKit's version.
+    `AvatarRunner` gives no options. LiveKit's default encodes a large picture three times, in software, and gives
+    viewers of the smaller copies fewer frames.
     """
 
-    async def _publish_track(self) -> None:
-        async with self._lock:
-            await self._room_connected_fut
-            participant = self._room.local_participant
-            sound = rtc.LocalAudioTrack.create_audio_track("avatar_audio", self._audio_source)
-            self._audio_publication = await participant.publish_track(
-                sound, rtc.TrackPublishOptions(source=rtc.TrackSource.SOURCE_MICROPHONE)
-            )
-            await self._audio_publication.wait_for_subscription()
-            picture = rtc.LocalVideoTrack.create_video_track("avatar_video", self._video_source)
-            self._video_publication = await participant.publish_track(
-                picture,
-                rtc.TrackPublishOptions(
-                    source=rtc.TrackSource.SOURCE_CAMERA,
-                    video_codec=rtc.VideoCodec.H264,
-                    simulcast=False,
-                    video_encoding=rtc.VideoEncoding(
-                        max_bitrate=VIDEO_BITS_PER_S, max_framerate=self._options.video_fps
-                    ),
-                ),
-            )
+    def __init__(self, participant: rtc.LocalParticipant, fps: float) -> None:
+        self._participant, self._fps = participant, fps
+
+    async def publish_track(self, track: rtc.LocalTrack, options: rtc.TrackPublishOptions) -> rtc.LocalTrackPublication:
+        if track.kind == rtc.TrackKind.KIND_VIDEO:
+            encoding = rtc.VideoEncoding(max_bitrate=VIDEO_BITS_PER_S, max_framerate=self._fps)
+            single = rtc.TrackPublishOptions(video_codec=rtc.VideoCodec.H264, simulcast=False, video_encoding=encoding)
+            options.MergeFrom(single)
+        return await self._participant.publish_track(track, options)
 
 
-class LipsyncAvatar:
+class _Room:
+    """The agent's room with such a participant in it; everything else is the room's own."""
+
+    def __init__(self, room: rtc.Room, fps: float) -> None:
+        self._room, self._fps = room, fps
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._room, name)
+
+    @property
+    def local_participant(self) -> _Participant:
+        return _Participant(self._room.local_participant, self._fps)
+
+
+class LipsyncAvatar(AvatarSession[Literal["metrics_collected"]]):
     """Gives an agent a face from within its own process: what it says goes through the avatar into the room.
+
+    It is LiveKit's `AvatarSession`, with its metrics and `wait_for_join`. In a job it closes itself at the job's end.
 
     Args:
         servers, avatar, sample_rate: as for `LipsyncVideoGenerator`.
@@ -168,20 +175,38 @@ class LipsyncAvatar:
         avatar: str = wire.SHIPPED_AVATAR,
         sample_rate: int = 24_000,
     ) -> None:
+        super().__init__()
         self._generator = LipsyncVideoGenerator(servers, avatar=avatar, sample_rate=sample_rate)
         self._runner: AvatarRunner | None = None
+        self._shown_in: rtc.Room | None = None
+
+    @property
+    def avatar_identity(self) -> str:
+        """The participant that shows the avatar: the agent's own. After `aclose` a name that nobody has."""
+        return self._shown_in.local_participant.identity if self._shown_in else NOBODY
+
+    @property
+    def provider(self) -> str:
+        """Who renders the avatar, for LiveKit's metrics."""
+        return "lipsync"
 
     async def start(self, agent_session: AgentSession[Any], room: rtc.Room) -> None:
         """Call it before the agent session's own `start`. Raises LipsyncError if no server answers."""
         options = await self._generator.open()
+        self._shown_in = room
+        await super().start(agent_session, room)
         sink = QueueAudioOutput(sample_rate=options.audio_sample_rate, wait_playback_start=True)
-        self._runner = _Runner(room, audio_recv=sink, video_gen=self._generator, options=options)
+        publishing = cast(rtc.Room, _Room(room, options.video_fps))
+        self._runner = AvatarRunner(publishing, audio_recv=sink, video_gen=self._generator, options=options)
         self._generator.set_synchronizer(self._runner.av_sync)
         await self._runner.start()
         agent_session.output.replace_audio_tail(sink)
 
     async def aclose(self) -> None:
-        """Take the face out of the room."""
-        if self._runner:
-            await self._runner.aclose()
+        """Take the face out of the room. The agent stays in it."""
+        runner, self._runner = self._runner, None
+        if runner:
+            await runner.aclose()
         await self._generator.aclose()
+        self._shown_in = None  # what LiveKit removes from the room is the avatar's participant: here, the agent's
+        await super().aclose()
