@@ -1,4 +1,4 @@
-"""`lipsync avatars`: which avatars a server has, and putting them into its repository."""
+"""`lipsync avatars`: lists a server's avatars, loads them, and puts them into its repository."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from lipsync_client.console import note
 from lipsync_client.control.control import Control
 from lipsync_client.errors import AvatarNotFound, LipsyncError, ServerUnavailable
 
-GONE_S = 60.0  # seconds that running requests get before an avatar's files go
+GONE_S = 60.0  # seconds that running requests get before an avatar's files are removed
 
 AvatarId = Annotated[str, typer.Argument(help="The avatar's name.")]
 
 
 def default_repository() -> Path:
-    """The folder that `lipsync serve` serves by default. The server's part of this distribution tells it."""
+    """The folder that `lipsync serve` serves by default; the server package returns it."""
     (point,) = entry_points(group="lipsync.repository")
     return cast(Path, point.load()())
 
@@ -34,13 +34,13 @@ Repository = Annotated[
     Path | None,
     typer.Option(
         envvar="LIPSYNC_REPOSITORY",
-        help="The folder that the server serves its models from. [default: the one of `lipsync serve`]",
+        help="The server's model repository. [default: the one of `lipsync serve`]",
     ),
 ]
 
 
 def list_avatars(server: Server = wire.DEFAULT_URL, as_json: Json = False) -> None:
-    """Show every avatar in the server's repository: its state, its device, and what it has done since it was loaded.
+    """Show every avatar in the server's repository: its state, its device, and its statistics since it was loaded.
 
     Example: `lipsync avatars list --json`
     """
@@ -50,14 +50,14 @@ def list_avatars(server: Server = wire.DEFAULT_URL, as_json: Json = False) -> No
 
 
 def load(avatar: AvatarId, server: Server = wire.DEFAULT_URL) -> None:
-    """Load an avatar, or load it anew after its files have changed."""
+    """Load an avatar, or load it again after its files have changed."""
     with Control(server, timeout=LOAD_TIMEOUT) as control:
         control.load(avatar)
         note(f"Loaded {avatar}")
 
 
 def unload(avatar: AvatarId, server: Server = wire.DEFAULT_URL) -> None:
-    """Unload an avatar; the others stay."""
+    """Unload an avatar. The others stay loaded."""
     with Control(server) as control:
         control.unload(avatar)
         control.wait_until_gone(avatar, GONE_S)
@@ -69,7 +69,7 @@ def stats(
     server: Server = wire.DEFAULT_URL,
     as_json: Json = False,
 ) -> None:
-    """Show what an avatar has done since it was loaded.
+    """Show the statistics of an avatar since it was loaded.
 
     Example: `lipsync avatars stats anna`
     """
@@ -85,10 +85,10 @@ def add(
     repository: Repository = None,
     server: Server = wire.DEFAULT_URL,
 ) -> None:
-    """Put an avatar into the server's repository and load it; one of the same name is replaced while it serves.
+    """Put an avatar into the server's repository and load it; an avatar of the same name is replaced while it serves.
 
-    If the server cannot load it, or you press Ctrl-C, the repository is as before, and the version that served goes on
-    serving.
+    If the server cannot load the new version, or you press Ctrl-C, the repository is as before, and the earlier version
+    is still served.
 
     Example: `lipsync avatars add anna.zip`
     """
@@ -114,13 +114,13 @@ def remove(avatar: AvatarId, repository: Repository = None, server: Server = wir
 
 
 def _pack(source: Path, draft: Path, repository: Path) -> str:
-    """Pack an avatar's source folder with the packer of the server package, which is found by its entry point."""
+    """Pack an avatar's source folder with the server package's packer (found by its entry point). Returns the id."""
     (packer,) = entry_points(group="lipsync.packers")
     try:
         pack_folder = packer.load()
     except ModuleNotFoundError as error:
         raise LipsyncError(
-            f"{source} is a folder, which is packed here. {missing_extra(error, packer.extras)}; "
+            f"{source} is a folder and must be packed first. {missing_extra(error, packer.extras)}; "
             "or add a file that `lipsync avatars pack --to` wrote."
         ) from None
     avatar: str = pack_folder(source, draft, repository)
@@ -128,12 +128,12 @@ def _pack(source: Path, draft: Path, repository: Path) -> str:
 
 
 def _install(draft: Path, avatar: str, repository: Path, control: Control) -> str:
-    """Put a packed avatar in place and load it; returns what to tell. If it cannot be loaded, all is as before."""
+    """Put a packed avatar in place and load it; returns a message. If it cannot be loaded, everything is as before."""
     try:
         served = control.ready(avatar)
     except ServerUnavailable:
         with install.installed(draft, avatar, repository):
-            return f"Added {avatar}; no server answers at {control.url}, so that it was not tried there."
+            return f"Added {avatar}. No server answers at {control.url}, so it was not loaded."
     try:
         with install.installed(draft, avatar, repository):
             control.load(avatar)

@@ -1,4 +1,4 @@
-"""What all commands share: where they print, how they fail, and common options."""
+"""Shared by all commands: output, errors and common options."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lipsync_client.registry.leased import leased
 from lipsync_client.registry.registry import Registry
 from lipsync_client.registry.settings import RegistrySettings
 
-LOAD_TIMEOUT = 600.0  # seconds; a GPU may build its engine first
+LOAD_TIMEOUT = 600.0  # seconds; on a GPU, an engine may be built first
 
 out = Console()  # results
 problems = Console(stderr=True)  # why something failed; `--quiet` does not silence it
@@ -29,18 +29,18 @@ Server = Annotated[
 ]
 Config = Annotated[
     Path | None,
-    typer.Option("--config", envvar="LIPSYNC_CONFIG", help="server.yaml, for how many avatars may be loaded."),
+    typer.Option("--config", envvar="LIPSYNC_CONFIG", help="A server.yaml, for the limits of loaded avatars."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 
 
 @contextmanager
 def loaded(avatar: str, server: str, config: Path | None) -> Iterator[None]:
-    """An avatar for the time of a command: loaded if it is not, where the server's control key is known."""
+    """Keep an avatar loaded while a command runs. Without the server's control key, nothing is loaded."""
     settings = RegistrySettings.from_yaml(config) if config else RegistrySettings()
     with Control(server) as control:
         ready = control.ready(avatar)
-    if ready or not find_key():  # without it, the first request tells what is missing
+    if ready or not find_key():  # without the key, the first request reports what is missing
         yield
     else:
         with leased(avatar, Registry(server, settings)):
@@ -48,7 +48,7 @@ def loaded(avatar: str, server: str, config: Path | None) -> Iterator[None]:
 
 
 def missing_extra(error: ModuleNotFoundError, extras: Sequence[str]) -> str:
-    """The sentence for a package that an extra of this distribution brings."""
+    """The sentence for a missing package that an extra of this distribution installs."""
     return f"This needs {error.name}: pip install 'lipsync-triton[{','.join(extras)}]'"
 
 
@@ -57,8 +57,8 @@ def show(data: Any, as_json: bool, *renderables: Any) -> None:
 
     Args:
         data: plain values; dataclasses and named tuples among them become objects.
-        as_json: print the data as one JSON document, instead of what is for people.
-        renderables: for people.
+        as_json: print `data` as one JSON document; otherwise `renderables` are printed.
+        renderables: the same result for people, as rich prints it.
     """
     if as_json:
         print(json.dumps(_plain(data), indent=2, ensure_ascii=False), flush=True)
@@ -67,7 +67,7 @@ def show(data: Any, as_json: bool, *renderables: Any) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """The value as JSON knows it."""
+    """The value as plain JSON types."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
@@ -81,10 +81,10 @@ def _plain(value: Any) -> Any:
 
 @contextmanager
 def failing_clearly(extras: Sequence[str] = ()) -> Iterator[None]:
-    """Turn what may go wrong into one sentence and an exit status.
+    """Turn an error into one sentence and an exit status.
 
     Args:
-        extras: of this distribution, which the command needs.
+        extras: the extras of this distribution that the command needs.
     """
     try:
         yield

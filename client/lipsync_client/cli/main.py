@@ -1,4 +1,4 @@
-"""`lipsync`: its commands are found by entry points, so that every installed part brings its own."""
+"""The command `lipsync`. It finds its commands by entry points, so each installed package can add some."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from lipsync_client.cli.common import Json, Server, failing_clearly, missing_ext
 from lipsync_client.console import notes
 
 COMMANDS = "lipsync.commands"
-ORDER = (  # of the help: first what a newcomer needs; others follow by name
+ORDER = (  # in the help: first what a new user needs; other commands follow by name
     *("demo", "serve", "render", "frames", "web", "status", "avatars", "bench", "perf", "build", "gpu-models"),
     *("list", "load", "unload", "stats", "add", "remove", "prepare", "train", "import", "evaluate", "pack"),
 )
-EXTRAS = {"server": "onnxruntime", "studio": "torch", "web": "starlette"}  # a package that only this extra brings
+EXTRAS = {"server": "onnxruntime", "studio": "torch", "web": "starlette"}  # a package that only this extra installs
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 HELP = """Talking faces from speech, by a lip-sync server.
 
-- `lipsync demo` runs the whole product once and leaves demo.mp4
-- `lipsync serve` serves until Ctrl-C; then, in a second terminal:
+- `lipsync demo` starts a server, renders the sample speech and writes demo.mp4
+- `lipsync serve` runs a server until Ctrl-C; then, in a second terminal:
 - `lipsync render speech.wav -o talk.mp4` makes a video
 - `lipsync web` serves a page with a talking face
 
@@ -37,7 +37,7 @@ Exit status: 0 done, 1 failed (one sentence says why), 2 wrong usage, 130 stoppe
 
 
 class EntryPointGroup(typer.core.TyperGroup):
-    """A command whose subcommands are the entry points of a group. They are imported when they are asked for."""
+    """A command whose subcommands are the entry points of a group. Each is imported on its first use."""
 
     entry_point_group = COMMANDS
 
@@ -58,7 +58,7 @@ def _found(group: str) -> dict[str, EntryPoint]:
 
 
 def _command(name: str, point: EntryPoint) -> Any:
-    """A command as Typer runs it. Where its extra is not installed: one that says so."""
+    """The Typer command of an entry point. If its extra is not installed, a command that says so."""
     try:
         target: Any = point.load()
     except ModuleNotFoundError as error:
@@ -76,7 +76,7 @@ def _command(name: str, point: EntryPoint) -> Any:
 
 
 def _short_help(target: Any, point: EntryPoint) -> str:
-    """The first sentence of a command's help, and the extra that it needs if that is not installed."""
+    """The first paragraph of a command's help, after the name of the extra that is missing, if any."""
     missing = [extra for extra in point.extras if importlib.util.find_spec(EXTRAS[extra]) is None]
     text = " ".join((target.__doc__ or "").partition("\n\n")[0].split())
     return f"(needs the extra {', '.join(missing)}) {text}" if missing else text
@@ -110,7 +110,7 @@ avatars = typer.Typer(
 
 @avatars.callback(invoke_without_command=True)
 def show_avatars(context: typer.Context, server: Server = wire.DEFAULT_URL, as_json: Json = False) -> None:
-    """Show, make, add, remove, load, unload and measure avatars; alone: as `list`."""
+    """Show, make, add, remove, load, unload and measure avatars. Without a subcommand: the same as `list`."""
     if context.invoked_subcommand is None:
         with failing_clearly():
             list_avatars(server, as_json)
@@ -137,11 +137,13 @@ def root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="No progress and no notes: only results, and why something failed.")
+        bool, typer.Option("--quiet", "-q", help="Print only results and errors, no progress and no notes.")
     ] = False,
     home: Annotated[
         Path | None,
-        typer.Option(envvar="LIPSYNC_HOME", help="Folder that the models are built in. [default: the user's data]"),
+        typer.Option(
+            envvar="LIPSYNC_HOME", help="Folder that holds model_repository. [default: the checkout or the user's data]"
+        ),
     ] = None,
 ) -> None:
     """Talking faces from speech, by a lip-sync server."""
@@ -151,7 +153,7 @@ def root(
 
 
 def main() -> None:
-    # SIGTERM as an exception, so that half-written files are removed then too.
+    # SIGTERM raises an exception, so that incomplete files are removed.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     app()
 

@@ -1,4 +1,4 @@
-"""`lipsync render` and `lipsync frames`: a speech file as a video, or as pictures."""
+"""`lipsync render` and `lipsync frames`: turn a speech file into a video, or into pictures."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from lipsync_client.media.audio import read_audio
 from lipsync_client.media.video import write_mp4
 
 Speech = Annotated[Path, typer.Argument(help="An audio or video file, of any format, rate and number of channels.")]
-AvatarName = Annotated[str, typer.Option("--avatar", help="Whose face; `lipsync avatars` shows all.")]
-Chunk = Annotated[int, typer.Option("--chunk", min=1, help="Frames a request: more is faster, fewer come sooner.")]
-FirstChunk = Annotated[int, typer.Option("--first-chunk", min=1, help="Frames of the first request.")]
+AvatarName = Annotated[str, typer.Option("--avatar", help="The avatar; `lipsync avatars` lists all.")]
+Chunk = Annotated[int, typer.Option("--chunk", min=1, help="Frames in a request: more are faster, fewer come sooner.")]
+FirstChunk = Annotated[int, typer.Option("--first-chunk", min=1, help="Frames in the first request.")]
 InFlight = Annotated[int, typer.Option("--in-flight", min=1, help="Requests in flight at once.")]
 TimeOut = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds that one request may take.")]
 
@@ -46,7 +46,7 @@ def render(
     if not output.parent.is_dir():
         raise LipsyncError(f"There is no folder {output.parent} to write {output.name} to.")
     if output.is_dir() or (output.exists() and speech.exists() and output.samefile(speech)):
-        raise LipsyncError(f"{output} is the speech itself or a folder: name another file with -o.")
+        raise LipsyncError(f"{output} is the speech itself or a folder: give another file with -o.")
     with (
         Client(server, timeout=timeout) as client,
         loaded(avatar, server, config),
@@ -60,7 +60,7 @@ def render(
 
 def frames(
     speech: Speech,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pictures: new or empty.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="A new or empty folder for the pictures.")],
     avatar: AvatarName = wire.SHIPPED_AVATAR,
     server: Server = wire.DEFAULT_URL,
     chunk: Chunk = 25,
@@ -75,7 +75,7 @@ def frames(
     Example: `lipsync frames speech.wav -o pictures`
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise LipsyncError(f"{output} is not an empty folder: name a new one with -o.")
+        raise LipsyncError(f"{output} is not an empty folder: give a new one with -o.")
     with (
         Client(server, timeout=timeout) as client,
         loaded(avatar, server, config),
@@ -93,7 +93,7 @@ def frames(
 def rendering(
     client: Client, speech: Path, *, avatar: str, chunk: int, first_chunk: int, in_flight: int
 ) -> Iterator[RenderStats]:
-    """Render a file, with a progress bar, and measure it. Requests in flight are cancelled at the end."""
+    """Render a file with a progress bar, and measure it. At the end, requests in flight are cancelled."""
     timeline = client.timeline()
     samples = read_audio(speech, rate=timeline.sample_rate)
     columns = (TextColumn("frames"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -1,4 +1,4 @@
-"""`lipsync status`: how a server is."""
+"""`lipsync status`: the state of a server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lipsync_client.errors import ControlDenied
 
 
 def status(server: Server = wire.DEFAULT_URL, as_json: Json = False) -> None:
-    """Show whether the server is up, its version, its models and avatars. Fails unless it is ready.
+    """Show whether the server is ready, its version, its models and avatars. The exit status is 1 unless it is ready.
 
     Example: `lipsync status --server 127.0.0.1:8001`
     """

@@ -1,4 +1,4 @@
-"""What the command line measures, and its tables."""
+"""Measurements and tables of the command line."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ["RenderStats", "avatars_table", "models_table", "overview_table", "re
 
 
 class RenderStats:
-    """Passes frames on and measures: how many, how soon the first, how long in all, and the server's own times.
+    """Passes frames on and measures: their number, the time to the first, the whole time, and the server's times.
 
     Args:
-        frames: what to pass on; the clock starts when this is made.
-        each: called once a frame.
+        frames: the frames; the clock starts when this object is made.
+        each: called once for each frame.
     """
 
     def __init__(self, frames: Iterable[Frame], each: Callable[[], None]) -> None:
@@ -45,7 +45,7 @@ class RenderStats:
             yield frame
 
     def figures(self, fps: int) -> dict[str, Any]:
-        """What was measured: seconds, frames a second, and the server's milliseconds a request (p50, p95)."""
+        """The measurements: seconds, frames a second, and the server's milliseconds for each request (p50, p95)."""
         video_s = self.count / fps
         times = np.array(self.requests)
         stages = {}
@@ -64,7 +64,7 @@ class RenderStats:
 
 
 def render_table(figures: dict[str, Any]) -> Table:
-    """Of `RenderStats.figures`."""
+    """The table of `RenderStats.figures`."""
     table = Table(show_header=False, box=None)
     for name, value in (
         ("frames", f"{figures['frames']}"),
@@ -94,7 +94,7 @@ def avatars_table(avatars: list[AvatarState]) -> Table:
 
 
 def overview_table(avatars: list[AvatarOverview]) -> Group:
-    """For a terminal of 80 columns; the reasons of failures, which are long, stand below."""
+    """A table for a terminal of 80 columns, with the reasons of failures below it."""
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for column in ("avatar", "state", "device", "MiB", "requests", "failed", "ms: all/queue/net", "last used"):
         table.add_column(column, no_wrap=True)
@@ -120,7 +120,7 @@ def stats_table(avatar: str, stats: AvatarStats) -> Table:
         ("avatar", escape(avatar)),
         ("requests", f"{stats.requests}"),
         ("failures", f"{stats.failures}"),
-        ("frames", f"{stats.frames}, with the few of the warm-up"),
+        ("frames", f"{stats.frames}, including the warm-up"),
         ("request", f"{stats.request_ms:.1f} ms on average, all stages"),
         ("U-Net: queue", f"{stats.queue_ms:.1f} ms a request on average"),
         ("U-Net: compute", f"{stats.compute_ms:.1f} ms a request on average, shared by the requests of a batch"),

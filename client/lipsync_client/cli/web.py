@@ -1,4 +1,4 @@
-"""`lipsync web`: the page's server on the command line."""
+"""`lipsync web`: serves the web page."""
 
 from __future__ import annotations
 
@@ -24,48 +24,49 @@ from lipsync_client.web.voice import Voice
 __all__ = ["web"]
 
 ASK_S = 3.0
-ANSWER_S = 10.0  # a page that waits for its welcome learns no later that the server hangs
+ANSWER_S = 10.0  # seconds after which a waiting page reports that the server does not answer
 DEFAULTS = Settings()
 
 
 def web(
     avatar: Annotated[
         list[str] | None,
-        typer.Option("--avatar", help="An avatar to offer; repeat it for more. [default: all that there are]"),
+        typer.Option("--avatar", help="An avatar to offer; repeat the option for more. [default: all]"),
     ] = None,
     server: Server = wire.DEFAULT_URL,
     config: Config = None,
     host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0 serves other machines too.")] = (
         "127.0.0.1"
     ),
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any free one.")] = 8080,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any free port.")] = 8080,
     token: Annotated[
         str | None,
         typer.Option(
             "--token",
             envvar="LIPSYNC_WEB_TOKEN",
-            help="What a page must know. [default: none on this machine alone, else one that is made and printed]",
+            help="Token that pages must send. [default: none on a loopback address, else a random one]",
             show_default=False,
         ),
     ] = None,
     allow_origin: Annotated[
         list[str] | None,
-        typer.Option("--allow-origin", help="An origin such as https://talk.example.org whose pages may connect too."),
+        typer.Option(
+            "--allow-origin", help="Another origin whose pages may connect, such as https://talk.example.org."
+        ),
     ] = None,
-    max_sessions: Annotated[int, typer.Option("--max-sessions", min=1, help="Pages that are served at once.")] = (
+    max_sessions: Annotated[int, typer.Option("--max-sessions", min=1, help="Most pages that are served at once.")] = (
         DEFAULTS.max_sessions
     ),
-    idle: Annotated[float, typer.Option("--idle", min=1, help="Seconds until a page that nobody uses is paused.")] = (
+    idle: Annotated[float, typer.Option("--idle", min=1, help="Seconds after which an unused page is paused.")] = (
         DEFAULTS.idle_s
     ),
 ) -> None:
-    """Serve a page with a talking face: speak to it by microphone, file or text, and interrupt it.
+    """Serve a page with a talking face: talk to it by microphone, file or text, and interrupt it.
 
-    Start a lip-sync server first (`lipsync serve`), then `lipsync web`, and open the address that it prints. An avatar
-    is loaded when a page chooses it, if the server's control key is known. Text needs a speech synthesiser on this
-    machine: flite or espeak-ng. For other machines: `lipsync web --host 0.0.0.0`. Their browsers give the microphone
-    to https pages only, so put a proxy with TLS before it, or use an SSH tunnel:
-    `ssh -L 8080:localhost:8080 THIS_MACHINE`.
+    Start a lip-sync server first (`lipsync serve`). Then run `lipsync web` and open the address that it prints.
+    An avatar is loaded when a page chooses it, if the server's control key is known. Text needs a speech synthesiser on
+    this machine: flite or espeak-ng. For other machines, run `lipsync web --host 0.0.0.0`. Browsers give the microphone
+    only to https pages, so use a proxy with TLS, or an SSH tunnel: `ssh -L 8080:localhost:8080 THIS_MACHINE`.
     """
     import websockets  # noqa: F401 (needed later, by uvicorn; if it is missing, say so before anything starts)
 
@@ -80,7 +81,7 @@ def web(
         origins = tuple(allow_origin or ())
         settings = Settings(token or None, origins, loopback, max_sessions, idle)
         if trouble := _trouble_with(server):
-            note(f"{trouble} The page will wait for it.")
+            note(f"{trouble} The page waits for the server.")
         _announce(port, settings)
         faces = Faces(avatar or (), Registry(server, limits) if find_key() else None)
         _serve(listening, server, faces, settings)
@@ -103,7 +104,7 @@ def _serve(listening: socket.socket, server: str, faces: Faces, settings: Settin
         log_level="error",
         server_header=False,
         ws_max_size=256 << 10,  # of one message from a browser
-        ws_per_message_deflate=False,  # pictures do not get smaller
+        ws_per_message_deflate=False,  # JPEG does not compress further
         limit_concurrency=settings.max_sessions * 4 + 64,
         timeout_graceful_shutdown=2,
     )
