@@ -186,7 +186,9 @@ def test_a_config_with_fields_that_the_packer_does_not_write_is_refused(tmp_path
                     config.ClearField("optimization")
                 content = text_format.MessageToString(config).encode() + field.encode()
             target.writestr(known, content)
-    with pytest.raises(PackedError, match=rf"evil\.zip: {name} holds '\w+.*', which is no part of a packed avatar"):
+    with pytest.raises(
+        PackedError, match=rf"evil\.zip: {name} holds '\w+.*', which does not belong to a packed avatar"
+    ):
         unpack_file(tmp_path / "evil.zip", tmp_path / "draft")
 
 

@@ -284,7 +284,7 @@ def test_freed_capacity_goes_to_a_waiting_lease() -> None:
 @pytest.mark.parametrize(
     ("allowed", "says"),
     [
-        ({"max_models": 1}, r"registry\.max_models is 1, which fay .*'anna' needs a higher limit"),
+        ({"max_models": 1}, r"registry\.max_models is 1, .*\(fay\): set a higher limit to load 'anna'"),
         (
             {"max_memory_gb": 1.5},
             r"registry\.max_memory_gb is 1\.5, but 'anna' needs about 1\.00 beside the 1\.00 .*fay",

@@ -1,1 +1,1 @@
-"""A packed avatar: a file to carry around, and its folders in a server's model repository."""
+"""A packed avatar: one file to copy, and its folders in a server's model repository."""

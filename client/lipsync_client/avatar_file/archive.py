@@ -1,6 +1,7 @@
-"""A packed avatar as one file to carry around.
+"""A packed avatar as one file.
 
-It holds data only: one that would make a server run code, or that names files outside its folders, is refused.
+The file holds data only. A file that would make a server run code, or that names files outside the avatar's folders, is
+refused.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ NETWORK_FILES = (
 
 
 def pack_file(draft: Path, file: Path) -> None:
-    """Write the avatar in the folder `draft` as one file; it appears complete or not at all."""
+    """Write the avatar in the folder `draft` as one file. The file appears complete or not at all."""
     part = file.with_name(f".{file.name}.part")
     try:
         with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
@@ -37,20 +38,20 @@ def pack_file(draft: Path, file: Path) -> None:
 
 
 def unpack_file(file: Path, draft: Path) -> str:
-    """Unpack a file of `pack_file` into an empty folder, and check it. Returns the avatar's id. Raises PackedError."""
+    """Unpack a file of `pack_file` into an empty folder and check it. Returns the avatar's id. Raises PackedError."""
     try:
         with zipfile.ZipFile(file) as archive:
             names = [name for name in archive.namelist() if not name.endswith("/")]
             avatar = _id_among(file, {name.partition("/")[0] for name in names})
             for name in names:
                 if not _is_allowed(avatar, name):
-                    raise PackedError(f"{file} holds {name!r}, which is no part of a packed avatar.")
+                    raise PackedError(f"{file} holds {name!r}, which does not belong to a packed avatar.")
             archive.extractall(draft, names)
     except FileNotFoundError:
         raise PackedError(f"There is no file {file}.") from None
     except (zipfile.BadZipFile, OSError) as error:
-        raise PackedError(f"{file} is not a packed avatar, as `lipsync avatars pack` writes it ({error}).") from None
-    (draft / avatar / "1").mkdir(parents=True, exist_ok=True)  # Triton wants a version folder of an ensemble too
+        raise PackedError(f"{file} is not a packed avatar of `lipsync avatars pack` ({error}).") from None
+    (draft / avatar / "1").mkdir(parents=True, exist_ok=True)  # Triton needs a version folder for an ensemble too
     _check_configs(file, draft, avatar)
     return avatar
 
@@ -70,7 +71,10 @@ def _is_allowed(avatar: str, name: str) -> bool:
 
 
 def _check_configs(file: Path, draft: Path, avatar: str) -> None:
-    """A config names the network runtime and the known stages, in the templates' fields: others could run code."""
+    """Check that configs name only the network runtime and the known stages, in the templates' fields.
+
+    Other configs could run code.
+    """
     encoder, network, ensemble = folders_of(avatar)
     allowed = {network: NETWORK_FIELDS, ensemble: ENSEMBLE_FIELDS, encoder: ENCODER_FIELDS}
     for name in (network, ensemble, *([encoder] if (draft / encoder).exists() else [])):
@@ -82,10 +86,12 @@ def _check_configs(file: Path, draft: Path, avatar: str) -> None:
         is_ensemble = name == ensemble
         steps = {step.model_name for step in config.ensemble_scheduling.step}
         if strange := fields_beyond(allowed[name], config):
-            raise PackedError(f"{file}: {name}/config.pbtxt holds {strange[0]!r}, which is no part of a packed avatar.")
+            raise PackedError(
+                f"{file}: {name}/config.pbtxt holds {strange[0]!r}, which does not belong to a packed avatar."
+            )
         if (
             config.name != name
             or (config.backend, config.platform) != (("", "ensemble") if is_ensemble else ("onnxruntime", ""))
             or not steps <= ({*STAGES, network, encoder} if is_ensemble else set())
         ):
-            raise PackedError(f"{file}: {name}/config.pbtxt is not that of a packed avatar; pack it again.")
+            raise PackedError(f"{file}: {name}/config.pbtxt is not the config of a packed avatar: pack it again.")

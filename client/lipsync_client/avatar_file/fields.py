@@ -1,6 +1,6 @@
-"""What the config of a packed avatar's model may hold, as paths of names: what the packer's templates write.
+"""The fields that the config of a packed avatar's model may have: those that the packer's templates write.
 
-Other fields name files (labels, warm-up data, TensorRT's cache) or run code (the parameter EXECUTION_ENV_PATH of
+Other fields could name files (labels, warm-up data, TensorRT's cache) or run code (the parameter EXECUTION_ENV_PATH of
 Triton's Python backend).
 """
 
@@ -33,7 +33,7 @@ def fields_beyond(allowed: str, config: Any) -> list[str]:
 
 
 def _paths(value: Any, path: str = "") -> Iterator[str]:
-    """Where the values in nested mappings and lists are: the keys on the way, with dots between them."""
+    """The paths of all values in nested mappings and lists: their keys, joined by dots."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from _paths(inner, f"{path}.{key}" if path else key)

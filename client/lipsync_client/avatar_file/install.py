@@ -1,4 +1,4 @@
-"""Packed avatars in a server's model repository: put in place and taken away, each folder in one step."""
+"""Puts packed avatars into a server's model repository and removes them, each folder in one step."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from lipsync_client.locks import locked, shared
 
 __all__ = ["draft_in", "encoder_mismatch", "installed", "remove"]
 
-DRAFT = ".pack-"  # folders in the making begin so; Triton lists them, and never loads them
+DRAFT = ".pack-"  # prefix of incomplete folders; Triton lists them but never loads them
 EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2)
 HERE = -100  # AT_FDCWD
 
 
 @contextmanager
 def draft_in(repository: Path) -> Iterator[Path]:
-    """An empty folder in a model repository, gone in the end; those of processes that were killed go too.
+    """An empty folder in a model repository, removed at the end. Leftovers of killed processes are removed too.
 
     Raises:
-        PackedError: that is no model repository.
+        PackedError: the folder is not a model repository.
     """
     if not (repository / "composite" / "config.pbtxt").is_file():
         raise PackedError(
             f"{repository} is not the server's model repository (it has no composite/config.pbtxt): "
-            "name that folder with --repository."
+            "give that folder with --repository."
         )
 
     def sweep() -> None:
@@ -49,11 +49,11 @@ def draft_in(repository: Path) -> Iterator[Path]:
 
 @contextmanager
 def installed(draft: Path, avatar: str, repository: Path) -> Iterator[None]:
-    """Put the avatar in the folder `draft` (`draft_in`) into its repository, in place of an earlier one of its id.
+    """Put the avatar in the folder `draft` (`draft_in`) into its repository, in place of an earlier version.
 
-    Each folder is exchanged in one step, so that nobody ever sees half of one. If the block fails, the earlier version
-    is back afterwards. The new network folder also carries the footage of the version that it replaces, which a
-    running server shows until it loads the new one.
+    Each folder is exchanged in one step, so no process ever sees half of one. If the block fails, the earlier version
+    is put back. The new network folder also contains the footage of the earlier version, because a running server uses
+    it until it loads the new one.
 
     Raises:
         PackedError: its id cannot be used, or it was packed for another audio encoder than the repository's.
@@ -72,7 +72,7 @@ def installed(draft: Path, avatar: str, repository: Path) -> Iterator[None]:
 
 
 def encoder_mismatch(folder: Path, avatar: str, repository: Path) -> str:
-    """A sentence, if the avatar in `folder` shares the repository's audio encoder but was packed for another one."""
+    """A sentence if the avatar in `folder` shares the audio encoder but was packed for another one, else ""."""
     encoder, network, _ = folders_of(avatar)
     here = _fact(repository / SHIPPED_MODELS[0], "audio_encoder")
     if not here or (folder / encoder).exists() or _fact(folder / network, "audio_encoder") == here:
@@ -84,7 +84,7 @@ def encoder_mismatch(folder: Path, avatar: str, repository: Path) -> str:
 
 
 def remove(avatar: str, repository: Path) -> None:
-    """Take an avatar out of a repository; a server must have unloaded it. Raises PackedError if it is not there."""
+    """Remove an avatar from a repository. A server must have unloaded it. Raises PackedError if it is not there."""
     check_id(avatar)
     with draft_in(repository) as draft, locked(repository / ".avatars.lock"):
         if not any((repository / name).exists() for name in folders_of(avatar)):
@@ -93,7 +93,7 @@ def remove(avatar: str, repository: Path) -> None:
 
 
 def _fact(network: Path, name: str) -> str:
-    """What the config of a network's folder states under a name; "" if nothing."""
+    """The value of a parameter in the config of a network's folder; "" if there is none."""
     try:
         config = text_format.Parse((network / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
     except (OSError, ValueError, text_format.ParseError):
@@ -102,11 +102,11 @@ def _fact(network: Path, name: str) -> str:
 
 
 def _carry_footage(old: Path, new: Path) -> None:
-    """Add the old version's footage to the new version's folder, as hard links where the disk allows."""
+    """Add the old version's footage to the new version's folder, as hard links where the file system allows them."""
     try:
         key = f"{int(_fact(old, 'avatar_key')):016x}"
     except ValueError:
-        return  # there is no old version, or nothing could serve it
+        return  # there is no old version, or none that could be served
     if (old / "avatar" / key).is_dir() and not (new / "avatar" / key).exists():
         shutil.copytree(old / "avatar" / key, new / "avatar" / key, copy_function=_link)
 
@@ -119,7 +119,7 @@ def _link(source: str, target: str) -> None:
 
 
 def _exchange_all(draft: Path, avatar: str, repository: Path) -> None:
-    """What the repository has of the avatar goes into the draft, and what the draft has into the repository."""
+    """Exchange the avatar's folders in the draft with those in the repository."""
     for name in folders_of(avatar):
         mine, theirs = draft / name, repository / name
         if mine.exists() and theirs.exists():
@@ -129,15 +129,15 @@ def _exchange_all(draft: Path, avatar: str, repository: Path) -> None:
         elif theirs.exists():
             theirs.rename(mine)
         for version in theirs.glob("[0-9]*"):
-            os.utime(version)  # Triton loads again what is newer than before, and an earlier version is not
+            os.utime(version)  # Triton reloads only what is newer; an earlier version is not
 
 
 def exchange_folders(one: Path, other: Path) -> None:
-    """Each gets the other's name, in one step where the file system can do that."""
+    """Exchange the names of two folders, in one step if the file system supports it."""
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if rename and rename(HERE, os.fsencode(one), HERE, os.fsencode(other), EXCHANGE) == 0:
         return
-    aside = one.with_name(f"{one.name}.old")  # file systems that know no exchange: for a moment there is no folder
+    aside = one.with_name(f"{one.name}.old")  # file systems without the exchange: for a moment there is no folder
     other.rename(aside)
     one.rename(other)
     aside.rename(one)

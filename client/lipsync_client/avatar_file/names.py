@@ -1,7 +1,7 @@
 """Names of a packed avatar: its id, and its folders in a model repository.
 
-An avatar X is the folders `X_lipsync` (network and footage), `X` (the ensemble that clients call) and, where it brings
-its own, `X_audio_encoder`. `lipsync avatars pack` makes them.
+An avatar X has the folders `X_lipsync` (network and footage), `X` (the ensemble that clients call) and, if it has its
+own encoder, `X_audio_encoder`. `lipsync avatars pack` makes them.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ RESERVED = {*STAGES, *SHIPPED_MODELS, SHIPPED_AVATAR}
 
 
 class PackedError(LipsyncError, ValueError):
-    """A packed avatar, its id or the repository is not as it must be; the text says what is wrong."""
+    """A packed avatar, its id or the repository is not valid; the text says what is wrong."""
 
 
 def check_id(avatar: str) -> None:
-    """Raises PackedError for an id that is no safe folder name, or taken by the product."""
+    """Raise PackedError for an id that is not a safe folder name, or that the product uses itself."""
     if not VALID_ID.fullmatch(avatar) or avatar in RESERVED or avatar.endswith((NETWORK, ENCODER)):
         raise PackedError(
             f"id {avatar!r} cannot be used: 1 to 48 of a-z, 0-9, _ and -, starting with a letter, not ending in "
@@ -34,5 +34,5 @@ def check_id(avatar: str) -> None:
 
 
 def folders_of(avatar: str) -> tuple[str, str, str]:
-    """The avatar's folders in the order in which they must be there: its own encoder, network, ensemble."""
+    """The avatar's folders in the order in which they must be put in place: its own encoder, network, ensemble."""
     return f"{avatar}{ENCODER}", f"{avatar}{NETWORK}", avatar

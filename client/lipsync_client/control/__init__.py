@@ -1,1 +1,1 @@
-"""Looking after a server: its state and its avatars."""
+"""Control of a server: its state and its avatars."""

@@ -54,7 +54,7 @@ class Control:
         self._grpc = InferenceServerClient(url, channel_args=wire.CHANNEL_ARGS)
 
     def status(self) -> ServerStatus:
-        """Raises ServerUnavailable if nobody answers."""
+        """State and version of the server. Raises ServerUnavailable if no server answers."""
         return ServerStatus(
             live=self._ask(self._grpc.is_server_live, key=False),
             ready=self._ask(self._grpc.is_server_ready, key=False),
@@ -82,7 +82,7 @@ class Control:
                 continue
             try:
                 config = self._ask(self._grpc.get_model_config, wire.lipsync_of(state.id), key=False).config
-            except AvatarNotFound:  # it was unloaded meanwhile
+            except AvatarNotFound:  # it was unloaded in the meantime
                 found.append(AvatarOverview(state))
                 continue
             memory = memory_in(wire.parameters_of(config))
@@ -90,16 +90,16 @@ class Control:
         return found
 
     def load(self, avatar: str) -> None:
-        """Load an avatar, or reload it if its files have changed; the old version serves until then. Needs the key.
+        """Load an avatar, or reload it if its files have changed. The old version is served until then. Needs the key.
 
         Raises:
-            AvatarNotFound: there is none of that name in the server's repository.
-            LoadFailed: it is broken; the text gives the reason. A version that was loaded before goes on serving, and
-                nothing else of the avatar stays loaded.
+            AvatarNotFound: the server's repository has no avatar of that name.
+            LoadFailed: it cannot be loaded; the text gives the reason. An earlier version that was loaded is still
+                served, and nothing else of the avatar stays loaded.
         """
         own = self._models_of(avatar)
         try:
-            # One by one: if only the ensemble is loaded, Triton does not report a step that it could not reload.
+            # One model at a time: when only the ensemble is loaded, Triton does not report a step that fails to reload.
             for model in own:
                 self._load(model.name, avatar)
         except BaseException:  # Ctrl-C too: Triton would complete the load and keep the models
@@ -107,34 +107,34 @@ class Control:
             raise
 
     def place(self, avatar: str, gpu: int) -> None:
-        """Move a loaded avatar's network to one GPU, by the server's number of it. Needs the key. Raises LoadFailed."""
+        """Move a loaded avatar's network to one GPU (its number on the server). Needs the key. Raises LoadFailed."""
         answer = self._ask(self._grpc.get_model_config, wire.lipsync_of(avatar), avatar=avatar, key=False)
         self._load(wire.lipsync_of(avatar), avatar, config=on_gpu(answer.config, gpu))
 
     def unload(self, avatar: str) -> None:
-        """Unload an avatar: requests in flight are completed, new ones refused. Needs the key.
+        """Unload an avatar. Requests in flight are completed, new ones are refused. Needs the key.
 
         Raises:
-            AvatarNotFound: there is none of that name in the server's repository.
+            AvatarNotFound: the server's repository has no avatar of that name.
         """
         # By name: "unload_dependents" would also unload the stages that all avatars share.
         for model in reversed(self._models_of(avatar)):
             self._ask(self._grpc.unload_model, model.name)
 
     def wait_until_gone(self, avatar: str, seconds: float) -> None:
-        """Wait until an unloaded avatar holds no memory of the server any more. Raises Timeout."""
+        """Wait until an unloaded avatar no longer holds memory of the server. Needs the key. Raises Timeout."""
         deadline = time.monotonic() + seconds
         while any(one.id == avatar and one.phase in ("unloading", "loading") for one in self.avatars()):
             if time.monotonic() > deadline:
-                raise Timeout(f"The server at {self.url} still works for {avatar!r} after {seconds:.0f} s.")
+                raise Timeout(f"The server at {self.url} still has {avatar!r} in memory after {seconds:.0f} s.")
             time.sleep(0.1)
 
     def ready(self, avatar: str) -> bool:
-        """Whether an avatar takes requests."""
+        """Whether an avatar is loaded and takes requests."""
         return bool(self._ask(self._grpc.is_model_ready, wire.ensemble_of(avatar), key=False))
 
     def stats(self, avatar: str = wire.SHIPPED_AVATAR) -> AvatarStats:
-        """What an avatar has done since it was loaded. Raises AvatarNotFound if it is not loaded."""
+        """Statistics of an avatar since it was loaded. Raises AvatarNotFound if it is not loaded."""
         ensemble, network = (
             self._ask(self._grpc.get_inference_statistics, model, avatar=avatar, key=False).model_stats[0]
             for model in (wire.ensemble_of(avatar), wire.lipsync_of(avatar))
@@ -153,14 +153,14 @@ class Control:
         self.close()
 
     def _unload_all(self, names: set[str]) -> None:
-        """Unload those models that are loaded or loading, if the server answers. It completes a load first."""
-        with suppress(LipsyncError, ValueError):  # ValueError: `close` was called meanwhile
+        """Unload the models that are loaded or loading, if the server answers. It completes a running load first."""
+        with suppress(LipsyncError, ValueError):  # ValueError: `close` was called in the meantime
             for model in self.models():  # an avatar's ensemble comes first
                 if model.name in names and model.state in ("READY", "LOADING"):
                     self._ask(self._grpc.unload_model, model.name)
 
     def _models_of(self, avatar: str) -> list[ModelState]:
-        """The avatar's own models, each after those it depends on. Raises AvatarNotFound."""
+        """The avatar's own models, each after the models that it depends on. Raises AvatarNotFound."""
         models = self.models()
         ids = [state.id for state in avatars_in(models)]
         if avatar not in ids:

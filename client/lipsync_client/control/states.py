@@ -12,8 +12,8 @@ from lipsync_client import wire
 
 __all__ = ["AvatarOverview", "AvatarState", "AvatarStats", "ModelState", "ServerStatus"]
 
-HOLDING = ("READY", "LOADING", "UNLOADING")  # states in which a model has memory
-UNLOADED = "unloaded"  # Triton's reason for the state UNAVAILABLE after an unload that was asked for
+HOLDING = ("READY", "LOADING", "UNLOADING")  # states in which a model holds memory
+UNLOADED = "unloaded"  # Triton's reason for the state UNAVAILABLE after a requested unload
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,13 @@ class AvatarState:
 
 @dataclass(frozen=True)
 class AvatarStats:
-    """What a loaded avatar has done since it was loaded. Times are means over requests, in milliseconds.
+    """Statistics of a loaded avatar since it was loaded. Times are means over requests, in milliseconds.
 
     Attributes:
         requests: answered requests.
         failures: failed ones.
-        request_ms: a whole request, all stages.
-        frames: frames that the U-Net made, including the few of its warm-up.
+        request_ms: time of a whole request, all stages.
+        frames: frames that the U-Net made, including those of its warm-up.
         queue_ms: time that a request's frames wait for the U-Net.
         compute_ms: time that the U-Net takes for the batch with these frames.
         last_used: time of the last request; None if there was none.
@@ -94,8 +94,8 @@ class AvatarOverview:
     Attributes:
         state: whether it is loaded.
         gpus: the GPUs that its network runs on, an instance on each; empty: the CPU.
-        memory_mb: MiB that one instance holds for itself, as measured on a CPU when the avatar was packed.
-        stats: what it has done.
+        memory_mb: memory in MiB of one instance, as measured on a CPU when the avatar was packed.
+        stats: its statistics since it was loaded.
     """
 
     state: AvatarState
@@ -105,7 +105,7 @@ class AvatarOverview:
 
 
 def models_in(index: RepositoryIndexResponse) -> list[ModelState]:
-    """The models of a repository index, sorted by name. Of several versions: the one that serves, else the last."""
+    """The models of a repository index, sorted by name. Of several versions, the one that is served, else the last."""
     found: dict[str, ModelState] = {}
     for model in index.models:
         known = found.get(model.name)
@@ -115,7 +115,7 @@ def models_in(index: RepositoryIndexResponse) -> list[ModelState]:
 
 
 def avatars_in(models: list[ModelState]) -> list[AvatarState]:
-    """The avatars among models: X is one if there is a model X_lipsync; the shipped one is the model lipsync."""
+    """The avatars among models. X is an avatar if there is a model X_lipsync; the shipped one has the model lipsync."""
     by_name = {model.name: model for model in models}
     suffix = "_lipsync"
     names = [name.removesuffix(suffix) for name in by_name if name.endswith(suffix)]
@@ -130,7 +130,7 @@ def _state(avatar: str, by_name: dict[str, ModelState]) -> AvatarState:
         return AvatarState(avatar, False, f"its ensemble {wire.ensemble_of(avatar)!r} is missing", _phase(network))
     if ensemble.state == "READY":
         return AvatarState(avatar, True, "", "loaded")
-    # The network's model states why it failed; the ensemble only that it did.
+    # The network's model states why it failed. The ensemble states only that it failed.
     reasons = (model.reason for model in (network, ensemble) if model.reason not in ("", UNLOADED))
     return AvatarState(avatar, False, next(reasons, ""), _phase(network, ensemble))
 
@@ -160,7 +160,7 @@ def avatar_stats(ensemble: ModelStatistics, network: ModelStatistics) -> AvatarS
 
 
 def gpus_of(config: ModelConfig) -> tuple[int, ...]:
-    """Numbers of the GPUs that a model runs on, by its config as the server completed it."""
+    """Numbers of the GPUs that a model runs on, from its config as the server completed it."""
     return tuple(sorted({gpu for group in config.instance_group for gpu in group.gpus}))
 
 

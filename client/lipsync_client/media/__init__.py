@@ -1,1 +1,1 @@
-"""Speech from files and arrays, and talking faces into video files."""
+"""Reads speech from files and arrays; writes talking faces to video files."""

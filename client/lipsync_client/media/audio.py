@@ -1,4 +1,4 @@
-"""Speech from any audio or video file, or from an array at any rate."""
+"""Reads speech from any audio or video file, or from an array at any rate."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from lipsync_client.errors import AudioError
 
 __all__ = ["read_audio", "to_speech"]
 
-SPEECH_RATE = 16_000  # samples a second of what read_audio and to_speech return by default
+SPEECH_RATE = 16_000  # samples a second that read_audio and to_speech return by default
 
 
 def read_audio(path: str | os.PathLike[str], *, rate: int = SPEECH_RATE) -> NDArray[np.float32]:
-    """The sound of a file as mono speech: any container, codec, rate and number of channels that FFmpeg reads.
+    """The sound of a file as mono speech, from any container, codec, rate and number of channels that FFmpeg reads.
 
     Args:
         path: an audio or video file.
@@ -48,10 +48,10 @@ def to_speech(samples: NDArray[Any], rate: int, *, to_rate: int = SPEECH_RATE) -
         to_rate: samples a second wanted.
 
     Returns:
-        Samples, shape = (about n * to_rate / rate,). A millisecond or less may resample to none.
+        Samples, shape = (about n * to_rate / rate,). An input of a millisecond or less may give no samples.
 
     Raises:
-        AudioError: not an array of samples, or not finite.
+        AudioError: not an array of samples, not finite, or a rate below 1.
     """
     samples = np.asarray(samples)
     if samples.ndim not in (1, 2) or samples.dtype.kind not in "iuf":
@@ -59,7 +59,7 @@ def to_speech(samples: NDArray[Any], rate: int, *, to_rate: int = SPEECH_RATE) -
             f"cannot take {samples.dtype} of shape {samples.shape} as sound: give shape (n,) or (n, channels)"
         )
     if samples.ndim == 2 and samples.shape[0] < samples.shape[1]:
-        raise AudioError(f"samples have shape {samples.shape}: give (n, channels), one row a moment")
+        raise AudioError(f"samples have shape {samples.shape}: give (n, channels), one row for each moment")
     if rate < 1 or to_rate < 1:
         raise AudioError(f"cannot resample from {rate} to {to_rate} samples a second")
     if samples.dtype.kind == "f":
@@ -113,7 +113,7 @@ def decode(path: str | os.PathLike[str], *, rate: int, layout: str) -> Iterator[
                         empty = False
                         yield (block.to_ndarray() / np.float32(2**31)).astype(np.float32)
         except (av.FFmpegError, ValueError) as error:  # ValueError: the format changes within the file
-            raise AudioError(f"{path} cannot be read to its end as sound ({error})") from None
+            raise AudioError(f"{path} cannot be read to its end as audio ({error})") from None
         if empty:
             raise AudioError(f"{path} has no sound in it: its audio track is empty or damaged")
 

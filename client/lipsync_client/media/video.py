@@ -1,4 +1,4 @@
-"""A talking face as an MP4 file: H.264 pictures, AAC sound."""
+"""Writes a talking face as an MP4 file: H.264 pictures, AAC sound."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from lipsync_client.wire import Frame
 
 __all__ = ["write_mp4"]
 
-SOUND_RATE = 48_000  # of files' own sound; every player takes it
-BT709 = 1  # FFmpeg's number for it: what players assume of HD pictures
+SOUND_RATE = 48_000  # for the sound of files; every player supports it
+BT709 = 1  # FFmpeg's number for it; players assume it for HD pictures
 
 
 def write_mp4(
@@ -32,10 +32,10 @@ def write_mp4(
     sound: str | os.PathLike[str] | NDArray[np.float32],
     sound_rate: int = 16_000,
 ) -> int:
-    """Write frames and their sound to a file, each as it arrives.
+    """Write frames and their sound to a file, each frame as it arrives.
 
-    The file appears under its name when it is complete. It is written beside it under a temporary name, and removed if
-    writing fails. H.264 needs even sizes: a picture of odd width or height gets its last column or row twice.
+    The file has a temporary name until it is complete. If writing fails, it is removed.
+    H.264 needs even sizes: of a picture of odd width or height, the last column or row is repeated.
 
     Args:
         path: the MP4 file; one that exists is replaced.
@@ -70,7 +70,7 @@ def write_mp4(
 
 
 class _Writer:
-    """Interleaves pictures and sound, so that the muxer buffers little of either."""
+    """Interleaves pictures and sound, so that the muxer buffers little."""
 
     def __init__(
         self, container: OutputContainer, fps: int, sound: str | os.PathLike[str] | NDArray[np.float32], sound_rate: int
@@ -121,7 +121,7 @@ class _Writer:
         self._container.mux(self._video.encode(frame))
 
     def _put_sound(self, until: Fraction | None) -> None:
-        """Write sound up to a time in seconds; None: all of it."""
+        """Write sound up to a time in seconds; None: all that is left."""
         while until is None or self._samples < until * self._rate:
             block = next(self._sound, None)
             if block is None:

@@ -1,1 +1,1 @@
-"""Which avatars a server has loaded: on demand, within limits."""
+"""Loads avatars on demand and unloads others, within limits."""

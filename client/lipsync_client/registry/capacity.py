@@ -1,4 +1,4 @@
-"""How many avatars a server may have loaded: which are, and which to evict to make room for one more."""
+"""The limits of loaded avatars: how many a server may have, and which one is evicted to make room."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ T = TypeVar("T")
 
 
 class Capacity:
-    """The capacity of a server for loaded avatars. For one event loop; threads wait for the server's answers.
+    """The capacity of a server for loaded avatars. It belongs to one event loop; threads wait for the server's answers.
 
     Args:
         control: connection to the server.
         settings: the limits.
-        in_use: whether an avatar has leases, so that it must not be evicted.
+        in_use: whether an avatar has leases. If it has, it must not be evicted.
         clock: monotonic, in seconds.
     """
 
@@ -42,22 +42,22 @@ class Capacity:
         self._in_use = in_use
         self._clock = clock
         self._counters = Counters()
-        self._polling = asyncio.Lock()  # answers out of order would look like a reload, with fewer requests
+        self._polling = asyncio.Lock()  # an older answer has fewer requests: after a newer one it looks like a reload
         self._memory_mb: dict[str, int] = {}
         self._loading: set[str] = set()  # avatars that hold a reservation
         self._unloading: dict[str, asyncio.Task[None]] = {}
-        self._admission = asyncio.Lock()  # one reservation at a time is made, first come, first served
+        self._admission = asyncio.Lock()  # one reservation at a time, first come, first served
         self._changed = asyncio.Condition()
         # A load may take minutes. There are more threads than loads at once, so that other calls do not wait for them.
         self._threads = ThreadPoolExecutor(settings.max_models + 8, thread_name_prefix="registry")
 
     async def close(self) -> None:
-        """Stop the threads. Call it after the connection was closed, which ends what they wait for."""
+        """Stop the threads. Close the connection first: this ends the calls that they wait for."""
         await asyncio.gather(*self._unloading.values(), return_exceptions=True)
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def in_thread(self, call: Callable[..., T], *values: object) -> T:
-        """Make a call that waits for the server."""
+        """Run a blocking call to the server in a thread, and wait for its result."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, call, *values)
 
     async def overview(self) -> list[AvatarOverview]:
@@ -74,13 +74,17 @@ class Capacity:
 
     @asynccontextmanager
     async def reserved(self, avatar: str, deadline: float) -> AsyncIterator[None]:
-        """Capacity for an avatar that is loaded within the block; others are evicted if necessary.
+        """Reserve capacity for an avatar that is loaded within the block. Others are evicted if necessary.
+
+        Args:
+            avatar: its name.
+            deadline: time of the clock, in seconds, until which a lease waits.
 
         Raises:
-            AvatarNotFound: there is none of that name in the server's repository.
+            AvatarNotFound: the server's repository has no avatar of that name.
             SettingsError: the limits leave no room for it beside the avatars that are never evicted.
-            Overloaded: every loaded avatar was still in use at the deadline; or it is now, and no lease waits for
-                this one.
+            Overloaded: every loaded avatar was in use until the deadline; without a lease that waits for this avatar,
+                it is raised at once.
         """
         async with self._admission:
             await self._reserve(avatar, deadline)
@@ -91,19 +95,19 @@ class Capacity:
             await self.notify()
 
     async def notify(self) -> None:
-        """Wake up those that wait for capacity, because a lease or a load has ended."""
+        """Wake up the callers that wait for capacity. Call it when a lease or a load has ended."""
         async with self._changed:
             self._changed.notify_all()
 
     async def unload(self, avatar: str) -> None:
-        """Unload an avatar. It counts as unloading at once, so that a later lease waits and loads it again."""
+        """Unload an avatar. It counts as unloading at once, so a later lease waits and then loads it again."""
         task = asyncio.create_task(self.in_thread(self._control.unload, avatar))
         self._unloading[avatar] = task
         task.add_done_callback(lambda _: self._unloading.pop(avatar, None))
         await asyncio.shield(task)
 
     async def wait_while_unloading(self, avatar: str) -> None:
-        """Return when no unload of this avatar is running."""
+        """Wait until no unload of this avatar is running."""
         if avatar in self._unloading:
             await asyncio.gather(self._unloading[avatar], return_exceptions=True)
 
@@ -119,7 +123,7 @@ class Capacity:
             unloading = {name for name in phases if phases[name] == "unloading"}
             self._check_limits(avatar, loaded & {*self._settings.keep} - {avatar})
             fits = len(loaded - {avatar}) < self._settings.max_models and self._fits_memory(avatar, loaded)
-            if fits and self._fits_memory(avatar, loaded | unloading):  # not counted, but in memory still
+            if fits and self._fits_memory(avatar, loaded | unloading):  # no longer counted, but still in memory
                 self._loading.add(avatar)
                 return
             victims = [] if fits else eviction_order(self.candidates(overview), self._settings.eviction)
@@ -133,18 +137,18 @@ class Capacity:
                 await self._wait_for_change(0.2 if fits else 1.0)
 
     def _check_limits(self, avatar: str, kept: set[str]) -> None:
-        """Raise SettingsError if there is no room for an avatar even after every eviction that is allowed."""
+        """Raise SettingsError if there is no room for an avatar even after every allowed eviction."""
         names = " and ".join(sorted(kept))
         if len(kept) >= self._settings.max_models:
             raise SettingsError(
-                f"registry.max_models is {self._settings.max_models}, which {names} of the server's own take up: "
-                f"{avatar!r} needs a higher limit."
+                f"registry.max_models is {self._settings.max_models}, and the server's own use it up ({names}): "
+                f"set a higher limit to load {avatar!r}."
             )
         if not self._fits_memory(avatar, kept):
             needed, taken = self._memory(avatar) / 1024, sum(map(self._memory, kept)) / 1024
             raise SettingsError(
                 f"registry.max_memory_gb is {self._settings.max_memory_gb:g}, but {avatar!r} needs about {needed:.2f} "
-                f"beside the {taken:.2f} of the server's own {names}: it needs a higher limit."
+                f"beside the {taken:.2f} of the server's own avatars ({names}): set a higher limit."
             )
 
     async def _wait_for_change(self, seconds: float) -> None:
@@ -158,7 +162,7 @@ class Capacity:
         return limit is None or needed <= limit or others <= {avatar}
 
     def _memory(self, avatar: str) -> int:
-        """MiB. Until an avatar was loaded its memory is not known: that of the largest known one is assumed."""
+        """Memory of an avatar in MiB. If it was never loaded, the largest known value is assumed."""
         return self._memory_mb.get(avatar, max(self._memory_mb.values(), default=0))
 
     def candidates(self, overview: list[AvatarOverview]) -> list[Candidate]:

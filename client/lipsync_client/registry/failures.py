@@ -10,7 +10,7 @@ from lipsync_client.errors import LoadFailed
 
 __all__ = ["BACK_OFF_S", "Failures"]
 
-BACK_OFF_S = (5.0, 300.0)  # seconds before a failed load is tried again: at first, at most
+BACK_OFF_S = (5.0, 300.0)  # seconds before a failed load is tried again: the first time, and at most
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ class Failures:
         self._known: dict[str, _Failure] = {}
 
     def forget(self, avatar: str) -> None:
-        """Allow a load at once: the avatar was loaded, or another try is asked for explicitly."""
+        """Allow the next load at once: the avatar was loaded, or a caller asks for another try explicitly."""
         self._known.pop(avatar, None)
 
     async def record(self, avatar: str, error: LoadFailed) -> None:
-        """Note a failed load. The back-off doubles with every failure in a row."""
+        """Record a failed load. The back-off doubles with every consecutive failure."""
         before = self._known.get(avatar)
         delay = min(before.delay * 2, BACK_OFF_S[1]) if before else BACK_OFF_S[0]
         self._known[avatar] = _Failure(error, await self._state(avatar), self._clock() + delay, delay)

@@ -1,4 +1,4 @@
-"""A lease for programs without an event loop."""
+"""A lease for programs that have no event loop."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["leased"]
 
 @contextmanager
 def leased(avatar: str, registry: Registry) -> Iterator[None]:
-    """One lease of an avatar. The registry is used for nothing else, and closed with the block."""
+    """Hold one lease of an avatar during the block. The registry has no other user and is closed with the block."""
 
     @asynccontextmanager
     async def alone() -> AsyncIterator[None]:

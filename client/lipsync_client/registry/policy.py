@@ -17,7 +17,7 @@ class Candidate(NamedTuple):
     Attributes:
         id: its name.
         uses: answered requests.
-        last_used: time of the last request on the server's clock, in seconds; 0 if there was none.
+        last_used: time of the last request by the server's clock, in seconds; 0 if there was none.
     """
 
     id: str
@@ -28,8 +28,8 @@ class Candidate(NamedTuple):
 def eviction_order(candidates: Iterable[Candidate], policy: str) -> list[str]:
     """Ids in the order of eviction.
 
-    "lfu" begins with the avatar that has the fewest uses, and among equals with the one unused for longest. "lru"
-    compares the same two in the other order.
+    "lfu" sorts by the number of uses, then by the last use. "lru" sorts by the last use, then by the number of uses.
+    The fewest uses and the earliest use come first.
     """
     if policy == "lfu":
         return [one.id for one in sorted(candidates, key=lambda one: (one.uses, one.last_used, one.id))]
@@ -38,13 +38,13 @@ def eviction_order(candidates: Iterable[Candidate], policy: str) -> list[str]:
 
 @dataclass
 class Counters:
-    """Answered requests of each avatar, over all its loads: Triton's own counters restart with every load."""
+    """Counts the answered requests of each avatar over all its loads. Triton's own counters restart with every load."""
 
     _before: dict[str, int] = field(default_factory=dict)  # from earlier loads
-    _seen: dict[str, int] = field(default_factory=dict)  # from the present one
+    _seen: dict[str, int] = field(default_factory=dict)  # from the current one
 
     def update(self, overview: Iterable[AvatarOverview]) -> None:
-        """Take in the server's present counters."""
+        """Add the server's current counters."""
         for avatar in overview:
             name, now = avatar.state.id, avatar.stats.requests if avatar.stats else 0
             if now < (seen := self._seen.get(name, 0)):
@@ -52,18 +52,18 @@ class Counters:
             self._seen[name] = now
 
     def uses(self, avatar: str) -> int:
-        """Answered requests of an avatar since the first update, and before it since the avatar's load."""
+        """Answered requests of an avatar, as observed so far: from its load before the first update on."""
         return self._before.get(avatar, 0) + self._seen.get(avatar, 0)
 
 
 def choose_gpu(gpus: Sequence[int], placed: Mapping[str, tuple[int, int]], policy: str, turn: int) -> int:
-    """The number of the GPU on which one more avatar is placed.
+    """Choose the GPU for one more avatar. Returns its number.
 
     Args:
         gpus: numbers to choose from.
         placed: GPU and memory (any unit) of each avatar that is loaded.
         policy: "round_robin", one after the other, or "least_loaded", by memory, then by number of avatars.
-        turn: how many were placed so far.
+        turn: how many avatars were placed so far.
     """
     if policy == "round_robin":
         return gpus[turn % len(gpus)]

@@ -1,4 +1,4 @@
-"""Loads avatars on demand, keeps those loaded that are in use, and evicts others to make room."""
+"""Loads avatars on demand, keeps the ones in use, and evicts others to make room."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ class _Entry:
 
 
 class Registry:
-    """The one authority over which avatars a server has loaded. For one event loop.
+    """Decides which avatars a server has loaded. It belongs to one event loop.
 
     >>> async with Registry("127.0.0.1:8001", RegistrySettings(max_models=8)) as registry:
-    ...     async with registry.lease("anna"):  # loads it if it is not, and keeps it while the block runs
+    ...     async with registry.lease("anna"):  # loads it if necessary, and keeps it while the block runs
     ...         ...
 
-    Two registries would evict what the other's callers use. So a second one for the same server, machine and user only
-    loads, past the limits, and takes over when the first has ended. Avatars that others load or unload are observed
-    and counted.
+    Two registries would evict what the other's callers use. So on one machine, only one registry of a user manages a
+    server. A second one only loads, past the limits, and takes over when the first has ended. Avatars that others load
+    or unload are observed and counted.
 
     Args:
         url: host:port of the server's gRPC endpoint.
@@ -94,11 +94,11 @@ class Registry:
         self._tasks = [asyncio.create_task(self._periodically(work)) for work in (self._preload, self.reconcile)]
 
     async def close(self) -> None:
-        """End at once, also while loads are running. Avatars stay loaded; waiting leases are cancelled."""
+        """Close at once, also while loads are running. Avatars stay loaded; waiting leases are cancelled."""
         tasks = [*self._tasks, *(entry.ensuring for entry in self._entries.values() if entry.ensuring)]
         for task in tasks:
             task.cancel()
-        self._control.close()  # what threads wait for ends with it
+        self._control.close()  # this ends the calls that threads wait for
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._capacity.close()
         if self._held:
@@ -115,18 +115,18 @@ class Registry:
 
     @asynccontextmanager
     async def lease(self, avatar: str) -> AsyncIterator[None]:
-        """A loaded avatar, which is not evicted while the block runs.
+        """Lease an avatar: it is loaded if necessary, and not evicted while the block runs.
 
         Raises:
-            AvatarNotFound: there is none of that name in the server's repository.
-            LoadFailed: it is broken. A load is tried again after a back-off, or when the avatar's state has changed.
-            Overloaded: every loaded avatar is in use, and stayed so for WAIT_S seconds.
+            AvatarNotFound: the server's repository has no avatar of that name.
+            LoadFailed: it cannot be loaded. A load is tried again after a back-off, or if the avatar's state changes.
+            Overloaded: every loaded avatar was in use for WAIT_S seconds.
             SettingsError: the limits leave no room for it beside the server's own avatars.
         """
         entry = self._entry(avatar)
         entry.leases += 1
         try:
-            # A caller that stops waiting does not cancel the load, which others may wait for.
+            # A caller that stops waiting must not cancel the load: others may wait for it.
             await asyncio.shield(self._start(avatar, entry))
             yield
         finally:
@@ -151,11 +151,11 @@ class Registry:
         return await self._capacity.overview()
 
     def uses(self, avatar: str) -> int:
-        """Requests that the server has answered for an avatar, as far as this registry observed: `lfu` sorts by it."""
+        """Answered requests of an avatar, as far as this registry observed them. `lfu` sorts by this count."""
         return self._capacity.uses(avatar)
 
     async def reconcile(self) -> None:
-        """Bring the server to the wanted state: reload leased avatars that it lost, and unload idle ones."""
+        """Reload leased avatars that the server lost, and unload idle ones."""
         for one in await self.overview():
             name, entry = one.state.id, self._entry(one.state.id)
             uses, now = self.uses(name), self._clock()
@@ -176,7 +176,7 @@ class Registry:
         return limit is not None and seconds > limit and avatar not in self.settings.preload
 
     def _manages(self) -> bool:
-        """Whether this registry may evict. It takes over when another process that did has ended."""
+        """Whether this registry manages the server and may evict. It takes over when another process has ended."""
         if self._held is None:
             lock = locked(_lock_file(self.url), wait=False)
             with contextlib.suppress(BlockingIOError):
@@ -189,7 +189,7 @@ class Registry:
             return
         for avatar, level in list(self._to_preload.items()):
             try:
-                await self._start(avatar, self._entry(avatar))  # without a lease: it does not wait for capacity
+                await self._start(avatar, self._entry(avatar))  # without a lease, it does not wait for capacity
                 del self._to_preload[avatar]
             except LipsyncError as error:
                 logger.log(level, "Not preloaded yet: %s", error)

@@ -1,4 +1,4 @@
-"""Which avatars a server keeps: the section `registry` of `server.yaml`."""
+"""Settings of the registry: the section `registry` of `server.yaml`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class RegistrySettings:
     """Settings of a registry; `server.yaml` explains each.
 
     Attributes:
-        keep: avatars that are never unloaded: those that the server itself loads at its start. Not in the section.
+        keep: avatars that are never unloaded, because the server loads them at its start. It is not in the section.
     """
 
     preload: tuple[Id, ...] = Field(default=(), description="a list of avatars' ids")
@@ -49,7 +49,7 @@ class RegistrySettings:
 
     @classmethod
     def from_dict(cls, values: Any, keep: tuple[str, ...] = (SHIPPED_AVATAR,)) -> RegistrySettings:
-        """From the section's plain YAML values. Raises SettingsError."""
+        """Settings from the section's plain YAML values. Raises SettingsError."""
         if isinstance(values, dict):
             if "keep" in values:
                 raise SettingsError("unknown key registry.keep: it follows from `load`.")
@@ -58,7 +58,7 @@ class RegistrySettings:
 
     @classmethod
     def from_yaml(cls, path: Path) -> RegistrySettings:
-        """From a `server.yaml`. Its other sections are the server's business, but for what it loads at start."""
+        """Settings from a `server.yaml`. Of its other sections, only `load` is read. Raises SettingsError."""
         values = read_yaml(path)
         if not isinstance(values, dict):
             raise SettingsError(f"{path} holds {values!r}; allowed is a mapping.")
@@ -66,7 +66,7 @@ class RegistrySettings:
 
 
 def kept_of(load: Any) -> tuple[str, ...]:
-    """The avatars among the models that a server loads at its start; None: its default."""
+    """The avatars among the models that a server loads at its start; for None, those of the default."""
     if not isinstance(load, (list, tuple)):
         return (SHIPPED_AVATAR,)
     shipped = ensemble_of(SHIPPED_AVATAR)
