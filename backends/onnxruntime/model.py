@@ -47,7 +47,7 @@ class TritonPythonModel:
         return [self._cancelled() if gone else next(answers) for gone in cancelled]
 
     def _run(self, requests: list[pb_utils.InferenceRequest]) -> Iterator[pb_utils.InferenceResponse]:
-        """Responses of requests that run together (or in turn, where the model takes no batches)."""
+        """Yield the responses of requests, run as one batch or, if the model takes none, one after the other."""
         wanted = sorted({name for request in requests for name in request.requested_output_names()})
 
         def run(inputs: Tensors) -> Tensors:

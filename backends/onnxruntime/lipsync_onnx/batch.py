@@ -1,4 +1,4 @@
-"""Run requests of one dynamic batch together: joined, in parts that share out the CPU's cores, and split again."""
+"""Runs the requests of one dynamic batch together: joins them, shares the rows among the CPU's cores, splits them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Run = Callable[[Tensors], Tensors]
 
 
 def run_in_parts(run: Run, inputs: Tensors, pool: Executor | None) -> Tensors:
-    """`run` over the first axis: each row alone, as many at a time as `pool` has workers; without a pool all as one."""
+    """Run over the first axis: each row alone, in parallel on `pool`'s workers; without a pool, all rows at once."""
     rows = len(next(iter(inputs.values())))
     if pool is None or rows <= 1:
         return run(inputs)
@@ -23,15 +23,15 @@ def run_in_parts(run: Run, inputs: Tensors, pool: Executor | None) -> Tensors:
 
 
 def run_joined(run: Run, requests: Sequence[Tensors], pool: Executor | None) -> Iterator[Tensors | Exception]:
-    """Each request's outputs, or its own failure, in order.
+    """Yield each request's outputs, or its own error, in order.
 
-    Requests run as one batch; if that fails they are run again one by one, so that one bad request harms no other.
+    The requests run as one batch. If that fails, they run again one by one, so that a bad request affects no other.
     """
     if len(requests) > 1:
         joined = {name: np.concatenate([request[name] for request in requests]) for name in requests[0]}
         try:
             outputs = run_in_parts(run, joined, pool)
-        except Exception:  # noqa: S110 (below, each for itself)
+        except Exception:  # noqa: S110 (they run one by one below)
             pass
         else:
             ends = np.cumsum([len(next(iter(request.values()))) for request in requests])[:-1]

@@ -1,4 +1,4 @@
-"""Runs a session on a GPU with I/O binding: inputs are copied into device memory that is kept from call to call."""
+"""Runs a session on a GPU with I/O binding: inputs are copied into device memory that is reused by later calls."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class DeviceBuffers:
     """A session's inputs and outputs on one device.
 
     Args:
-        session: made with an execution provider for this device.
-        device: `cuda`, or `cpu`, where it changes nothing.
-        number: of the GPU.
+        session: has an execution provider for this device.
+        device: `cuda`, or `cpu`, where binding changes nothing.
+        number: the GPU's number.
     """
 
     def __init__(self, session: ort.InferenceSession, device: str, number: int) -> None:
@@ -26,7 +26,7 @@ class DeviceBuffers:
         self._inputs: OrderedDict[tuple[str, tuple[int, ...], str], ort.OrtValue] = OrderedDict()
 
     def run(self, wanted: list[str], inputs: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        """As `InferenceSession.run`. One caller at a time."""
+        """Run the session, as `InferenceSession.run`. Only one caller at a time."""
         binding = self._session.io_binding()
         for name, values in inputs.items():
             binding.bind_ortvalue_input(name, self._on_device(name, np.ascontiguousarray(values)))

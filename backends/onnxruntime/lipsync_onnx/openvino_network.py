@@ -1,4 +1,4 @@
-"""An ONNX model run by the `openvino` wheel, where onnxruntime has no OpenVINO execution provider of its own.
+"""Runs an ONNX model with the `openvino` wheel, where onnxruntime has no OpenVINO execution provider of its own.
 
 On CPUs with VNNI it runs INT8 networks about twice as fast as ONNX Runtime; on CPUs with BF16 instructions it computes
 FP32 networks in BF16, about twice as fast as in FP32.
@@ -15,7 +15,7 @@ import numpy as np
 import openvino
 from numpy.typing import NDArray
 
-INT32_MAX = 2**31 - 1  # the CPU plugin computes INT64 tensors in 32 bits, and saturates without a word
+INT32_MAX = 2**31 - 1  # the CPU plugin computes INT64 tensors in 32 bits, and saturates without an error
 Shapes = Mapping[str, Sequence[int]]
 
 
@@ -31,16 +31,16 @@ def open_openvino(
 
     Args:
         path: the ONNX file.
-        shapes: of every input; -1 stays dynamic.
-        callers: how many threads may call `run` at once; one more waits.
+        shapes: the shape of every input; -1 stays dynamic.
+        callers: how many threads may call `run` at once; further ones wait.
         threads: cores for each caller.
-        precision: "f32" or "bf16", for what is not quantised.
+        precision: "f32" or "bf16", for the layers that are not quantised.
 
     Returns:
-        `run(names of outputs, inputs)`, as `InferenceSession.run`.
+        `run(names of outputs, inputs)`, as `InferenceSession.run`. An INT64 value beyond 32 bits raises ValueError.
     """
-    # Builds a table on its first use. Two threads that both come first may wait for each other for ever, one with the
-    # table and the other with the interpreter: seen in two starts of twenty.
+    # The first call builds a table. Two threads that make it at the same time may deadlock, one with the lock of the
+    # table and the other with the interpreter's: seen in two of twenty starts.
     openvino.Type.f32.to_dtype()
     model = openvino.Core().read_model(path)
     model.reshape({name: list(shape) for name, shape in shapes.items()})

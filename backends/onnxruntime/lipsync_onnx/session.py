@@ -1,4 +1,4 @@
-"""A network as a model's config.pbtxt asks for it, with the keys that Triton's C++ ONNX Runtime backend reads.
+"""Opens a network as a model's config.pbtxt asks for it, with the keys that Triton's C++ ONNX Runtime backend reads.
 
 Source of the keys: the README of triton-inference-server/onnxruntime_backend.
 """
@@ -69,9 +69,9 @@ def _number(stated: Mapping[str, str], name: str, default: int) -> int:
 
 
 def thread_budget(config: Mapping[str, Any]) -> tuple[int, int]:
-    """Workers for the rows of a batch, and threads for each of them.
+    """The number of workers for the rows of a batch, and of threads for each worker.
 
-    Together they are the model's `intra_op_thread_count`, else every core that this process may use.
+    Their product is at most the model's `intra_op_thread_count`, by default the number of cores of this process.
     """
     threads = _number(parameters(config), "intra_op_thread_count", 0) or len(os.sched_getaffinity(0))
     workers = min(threads, CPU_WORKERS) if config["max_batch_size"] > 0 else 1
@@ -79,10 +79,10 @@ def thread_budget(config: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def session_options(config: Mapping[str, Any], threads: int) -> ort.SessionOptions:
-    """Graph level, `threads` for each call, execution mode and memory arena.
+    """Session options from the config: graph level, `threads` for each call, execution mode and memory arena.
 
     Raises:
-        ValueError: a value that ONNX Runtime does not know, by name.
+        ValueError: ONNX Runtime does not know a value; the message names it.
     """
     stated, options = parameters(config), ort.SessionOptions()
     level = config.get("optimization", {}).get("graph", {}).get("level", 0)
@@ -120,23 +120,23 @@ def _cuda(stated: Mapping[str, str], device: int) -> Provider:
 
 
 def providers(config: Mapping[str, Any], kind: str, device: int, available: Sequence[str]) -> list[Provider]:
-    """Execution providers, most wanted first.
+    """The execution providers in the order of preference.
 
     Args:
         config: the model's config.
-        kind: "GPU" or "CPU", what Triton made of `instance_group`.
+        kind: "GPU" or "CPU", as Triton resolved `instance_group`.
         device: GPU number.
-        available: what this onnxruntime was built with.
+        available: the providers of this onnxruntime.
 
     Raises:
-        ValueError: the config names an accelerator that this onnxruntime lacks (as in the C++ backend, no fallback:
-            whoever names one wants it). Only openvino may be lacking: it is a matter of speed alone.
+        ValueError: the config names an accelerator that this onnxruntime lacks. As in the C++ backend, there is no
+            fallback. Only openvino may be missing, because it affects only the speed.
     """
     result: list[Provider] = []
     for entry in _accelerators(config, kind):
         name = entry["name"]
         if name == "openvino" and ACCELERATORS[name] not in available:
-            continue  # `open_network` has its own way, else plain ONNX Runtime computes the same, slower
+            continue  # `open_network` uses the openvino wheel; without it, plain ONNX Runtime is slower
         if ACCELERATORS.get(name) not in available:
             raise ValueError(
                 f"execution accelerator {name!r} is not in this onnxruntime, which has: {', '.join(available)}"
@@ -155,7 +155,7 @@ def providers(config: Mapping[str, Any], kind: str, device: int, available: Sequ
 
 
 def _openvino_precision(config: Mapping[str, Any], kind: str, available: Sequence[str]) -> str | None:
-    """What the openvino wheel is to compute in, "f32" or "bf16"; None: ONNX Runtime runs the network.
+    """The precision for the openvino wheel, "f32" or "bf16"; None: ONNX Runtime runs the network.
 
     Raises:
         ValueError: the accelerator's `precision` is not BF16.
@@ -165,21 +165,21 @@ def _openvino_precision(config: Mapping[str, Any], kind: str, available: Sequenc
         return None
     stated = entry.get("parameters", {}).get("precision")
     if stated not in (None, "BF16"):
-        raise ValueError(f"precision of the accelerator openvino is {stated!r}: it must be 'BF16', or not be stated")
+        raise ValueError(f"precision of the accelerator openvino is {stated!r}: it must be 'BF16' or absent")
     if ACCELERATORS["openvino"] in available or not importlib.util.find_spec("openvino"):
         return None
     if stated is None:
-        return "f32"  # what is not quantised stays exact
+        return "f32"  # layers that are not quantised stay exact
     from lipsync_onnx.openvino_network import computes_bf16
 
     return "bf16" if computes_bf16() else None
 
 
 def open_network(config: Mapping[str, Any], path: Path, kind: str, device: int) -> Network:
-    """Load `path` for "CPU" or "GPU" number `device`, and check that its inputs and outputs are those of the config.
+    """Load the network `path` for "CPU" or "GPU" number `device`, and check its inputs and outputs against the config.
 
     Raises:
-        ValueError: missing file, accelerator or tensor, by name.
+        ValueError: a file, an accelerator or a tensor is missing; the message names it.
     """
     if not path.is_file():
         raise ValueError(f"{path.parent.parent.name}/{path.parent.name}/{path.name} is missing: run `lipsync build`")

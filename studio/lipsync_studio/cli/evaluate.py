@@ -1,4 +1,4 @@
-"""`lipsync avatars evaluate`: how well an avatar speaks."""
+"""`lipsync avatars evaluate`: measures how well an avatar speaks."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from lipsync_client.cli.common import Json, show
 
 
 def evaluate(
-    avatar: Annotated[str, typer.Argument(help="Its id.")] = "demo",
-    repository: Annotated[Path | None, typer.Option(help="A built model repository.")] = None,
-    speech: Annotated[list[Path] | None, typer.Option(help="Speech; phonemes in a .json beside it are used.")] = None,
+    avatar: Annotated[str, typer.Argument(help="The avatar's name.")] = "demo",
+    repository: Annotated[
+        Path | None, typer.Option(help="The model repository. [default: the one of `lipsync serve`]")
+    ] = None,
+    speech: Annotated[list[Path] | None, typer.Option(help="Speech file; a .json beside it gives phonemes.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the table and the pictures.")] = Path("evaluation"),
-    voice: Annotated[str, typer.Option(help="flite voice with known phonemes; '' for none.")] = "awb",
-    count: Annotated[int, typer.Option("--sentences", help="of that voice")] = 8,
-    seconds: Annotated[float, typer.Option(help="of each speech file")] = 30.0,
+    voice: Annotated[str, typer.Option(help="flite's voice with known phonemes; '' for none.")] = "awb",
+    count: Annotated[int, typer.Option("--sentences", help="Sentences of that voice.")] = 8,
+    seconds: Annotated[float, typer.Option(help="Seconds used of each speech file.")] = 30.0,
     as_json: Json = False,
 ) -> None:
-    """Measure an avatar: a table on the screen and in OUT/table.md, contact sheets beside it."""
+    """Measure an avatar. Prints a table and writes OUT/table.md with contact sheets beside it."""
     from lipsync_server.pipeline import LocalPipeline
     from lipsync_studio.evaluation import evaluate as evaluation
     from lipsync_studio.evaluation.metric_tables import for_terminal

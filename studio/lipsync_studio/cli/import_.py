@@ -1,4 +1,4 @@
-"""`lipsync avatars import`: an avatar from networks that were trained elsewhere."""
+"""`lipsync avatars import`: makes an avatar from networks that were trained elsewhere."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ def import_(
     avatar_id: Annotated[str, typer.Option("--id", help="The avatar's name: a-z, 0-9, _ and -.")],
     encoder: Annotated[
         Path | None,
-        typer.Option(help="Its audio encoder (.pth or .onnx), if it was not trained with the shared one."),
+        typer.Option(help="The U-Net's own audio encoder (.pth or .onnx). [default: the shared one]"),
     ] = None,
-    mask: Annotated[str | None, typer.Option(help="reference or corners; found out if not given.")] = None,
+    mask: Annotated[str | None, typer.Option(help="reference or corners. [default: detected from the network]")] = None,
     audio_mode: Annotated[str, typer.Option(help="The U-Net's audio features. Only ave can be served.")] = "ave",
-    blend: Annotated[str, typer.Option(help="soft, or reference: the whole box, as SyncTalk_2D pastes.")] = "soft",
-    first: Annotated[int | None, typer.Option(help="First footage frame to use; a quiet part if not given.")] = None,
+    blend: Annotated[str, typer.Option(help="soft, or reference: paste the whole box, as SyncTalk_2D does.")] = "soft",
+    first: Annotated[int | None, typer.Option(help="First footage frame to use. [default: of a quiet part]")] = None,
     frames: Annotated[
-        int | None, typer.Option(help="Footage frames to use, at most; the longest idle loop if not given.")
+        int | None, typer.Option(help="Most footage frames to use. [default: those of the longest idle loop]")
     ] = None,
-    name: Annotated[str, typer.Option(help="Shown to people.")] = "",
-    licence: Annotated[str, typer.Option(help="Of footage and network, for avatar.yaml.")] = "",
+    name: Annotated[str, typer.Option(help="The name that people see.")] = "",
+    licence: Annotated[str, typer.Option(help="Licence of footage and network, for avatar.yaml.")] = "",
     provenance: Annotated[str, typer.Option(help="Who was filmed and agreed, for avatar.yaml.")] = "",
-    avatars: Annotated[Path, typer.Option(help="Where the avatar's folder is made.")] = Path("avatars"),
+    avatars: Annotated[Path, typer.Option(help="Folder for the avatars' source folders.")] = Path("avatars"),
     replace: Annotated[bool, typer.Option(help="Replace an avatar of this id.")] = False,
 ) -> None:
-    """Make the avatar AVATARS/ID from networks trained elsewhere; add it then with `lipsync avatars add`."""
+    """Make the avatar AVATARS/ID from networks that were trained elsewhere. Then add it with `lipsync avatars add`."""
     from lipsync_server.repository.package import check_avatar_id
     from lipsync_studio.importing.importer import ImportOptions, import_avatar
     from lipsync_studio.prepare.avatar_folder import Attribution
     from lipsync_studio.prepare.idle_loop import LONGEST
 
-    check_avatar_id(avatar_id)  # as it was said: of "", "." or "../x" the path's name tells nothing
+    check_avatar_id(avatar_id)  # the id as given: for "", "." or "../x" the name of the path is another one
     found = import_avatar(
         unet,
         footage,

@@ -1,4 +1,4 @@
-"""`lipsync avatars train`: the network of a prepared avatar."""
+"""`lipsync avatars train`: trains the network of a prepared avatar."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from lipsync_client.cli.common import show
 
 
 def train(
-    work: Annotated[Path, typer.Argument(help="The training folder that `lipsync avatars prepare` left.")],
-    width: Annotated[str, typer.Option(help="half (a third of the time), or full.")] = "half",
-    samples: Annotated[int, typer.Option(help="Frames to learn from, each counted as often as it is seen.")] = 60_000,
-    hold_out: Annotated[float, typer.Option(help="Seconds at the end that only the evaluation sees.")] = 20.0,
+    work: Annotated[Path, typer.Argument(help="The training folder of `lipsync avatars prepare`.")],
+    width: Annotated[str, typer.Option(help="The network's width: half (a third of the time) or full.")] = "half",
+    samples: Annotated[int, typer.Option(help="Training samples; a frame counts each time it is seen.")] = 60_000,
+    hold_out: Annotated[float, typer.Option(help="Seconds at the end that only the evaluation uses.")] = 20.0,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
-    avatars: Annotated[Path, typer.Option(help="Where the avatars' folders are.")] = Path("avatars"),
+    avatars: Annotated[Path, typer.Option(help="Folder of the avatars' source folders.")] = Path("avatars"),
 ) -> None:
-    """Train the network of the avatar that WORK was prepared for, or go on with it."""
+    """Train the network of the avatar that WORK was prepared for, or continue a training."""
     from lipsync_studio.evaluation.metric_tables import for_terminal
     from lipsync_studio.training.avatar import train_avatar
 

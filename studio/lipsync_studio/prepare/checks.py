@@ -38,7 +38,7 @@ def shapes_of(points: NDArray[np.float32]) -> Shapes:
 
 
 def speech_frames(sound: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Frames with speech, of a clip's sound: those that are not much quieter than the loud parts."""
+    """Frames with speech in a clip's sound: those that are not much quieter than the loud parts. BOOL [frames]."""
     frames = frame_total(len(sound))
     return level(sound, frames) > QUIET if np.any(sound) else np.zeros(frames, bool)
 
@@ -117,7 +117,7 @@ def speech_findings(seconds: float, usable: float) -> list[str]:
 
 
 class Offset(NamedTuple):
-    """By how many frames the sound is later than the lips; `r`: correlation of lips and loudness at that offset."""
+    """`frames`: by how much the sound is later than the lips. `r`: correlation of lips and loudness at that offset."""
 
     frames: float
     r: float

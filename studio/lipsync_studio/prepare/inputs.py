@@ -26,7 +26,7 @@ class Video:
         self.count = frame_estimate(path)
 
     def frames(self) -> Iterator[Picture]:
-        """BGR, 25 per second."""
+        """The frames: BGR UINT8 [height,width,3], 25 a second."""
         return frames_of(self.path)
 
     def sound(self, frames: int, late: float) -> NDArray[np.float32]:
@@ -48,7 +48,7 @@ class Folder:
         self.count: int | None = len(self._data.boxes)
 
     def frames(self) -> Iterator[Picture]:
-        """BGR, with even width and height, as `Video.frames`."""
+        """The frames: BGR UINT8 [height,width,3], with even width and height."""
         return map(even, self._data.frames())
 
     def sound(self, frames: int, late: float) -> NDArray[np.float32]:

@@ -112,7 +112,7 @@ def _track_all(inputs: Sequence[Input], names: Sequence[str], work: Path) -> lis
 
 
 def _findings(inputs: Sequence[Input], clips: Sequence[Clip], sound_offset: float) -> list[str]:
-    """See `checks`."""
+    """The findings of `checks` on all clips."""
     result = []
     for source, clip in zip(inputs, clips, strict=True):
         result += [*source.findings(), *picture_findings(clip.name, clip.frames, source.boxes is not None)]
@@ -127,7 +127,7 @@ def _findings(inputs: Sequence[Input], clips: Sequence[Clip], sound_offset: floa
 
 
 def _choose(clips: Sequence[Clip]) -> tuple[int, Loop]:
-    """The number of a clip and its idle loop, in which nobody speaks and the lips are closed."""
+    """Choose the idle loop, in which nobody speaks and the lips are closed. Returns the clip's number, and the loop."""
     openings = [shapes_of(clip.frames.points).opening for clip in clips]
     known = np.concatenate(openings)
     known = known[np.isfinite(known)]

@@ -41,10 +41,10 @@ from lipsync_studio.training.runs import (
 from lipsync_studio.training.shipped_encoder import read_encoder, read_probe
 
 SPEECHES, STRETCH = 5, 14  # in a step: so many consecutive frames of a few speeches
-STARTS = 0.15  # of the stretches begin with the speech, with rows before the feature list
-LIPS = 0.5  # of the others hold a p, b, m, f or v: these are rare, and an error is seen at once
+STARTS = 0.15  # share of stretches that begin with the speech, with rows before the feature list
+LIPS = 0.5  # share of the others that contain a p, b, m, f or v: these are rare, and errors in them are easy to see
 PEAK = 2e-3
-WARM_UP = 200  # steps: until the probe has learnt something, its errors say little about the encoder
+WARM_UP = 200  # steps: at first the probe's errors say little about the encoder
 EVERY = 250  # steps between checkpoints
 FINE_TUNING = 0.5  # of the rate, for an encoder that is trained already
 AUXILIARY = "auxiliary_head"  # key of the checkpoint
@@ -89,7 +89,7 @@ class EncoderTraining:
     """The networks and the optimizer of one training.
 
     The auxiliary head predicts curves and mouth classes from each single row. It guides the encoder at the beginning,
-    when the probe has not learnt anything yet.
+    when the probe has not learned anything yet.
 
     Args:
         fine_tune: begin with the shipped encoder and probe.

@@ -16,10 +16,10 @@ from lipsync_client.console import notes
 
 
 class Stop:
-    """True once Ctrl-C or a terminate signal came; the training loop then ends after its step.
+    """Becomes true after Ctrl-C or a terminate signal; the training loop then ends after its step.
 
-    A second signal raises KeyboardInterrupt at once. When a `with` block of it ends, the earlier signal handlers are
-    back.
+    A second signal raises KeyboardInterrupt at once. The end of its `with` block restores the earlier
+    signal handlers.
     """
 
     def __init__(self) -> None:

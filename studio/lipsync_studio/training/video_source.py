@@ -32,7 +32,7 @@ INSIDE = CROP - 2 * MARGIN
 
 @dataclass(frozen=True)
 class VideoFaceRegions(FaceRegions):
-    """The mask hides all of the crop but its rim, so all of it must be learnt."""
+    """The mask hides all of the crop but its rim, so all of it must be learned."""
 
     @property
     def schedule(self) -> tuple[Window, ...]:
