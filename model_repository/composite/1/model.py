@@ -1,4 +1,4 @@
-"""Triton adapter of the composite stage; the work is in `lipsync_composite`."""
+"""Triton adapter of the composite stage. The work is in `lipsync_composite`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class TritonPythonModel:
         self._max_frames = int(parameters["max_frames"]["string_value"])
         self._avatars = Avatars(Path(args["model_repository"]).parent)
         self._in_flight = permit_file.server_file()
-        cv2.setNumThreads(1)  # the pictures are too small to share out; the cores belong to the networks
+        cv2.setNumThreads(1)  # the pictures are too small for several threads; the networks need the cores
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
         return [self._respond(request) for request in requests]
@@ -62,7 +62,7 @@ def _read(request: pb_utils.InferenceRequest, name: str) -> NDArray[Any] | None:
 
 
 def _need(request: pb_utils.InferenceRequest, name: str) -> NDArray[Any]:
-    """Triton itself does not notice a missing input where a model has optional ones."""
+    """A required input, which Triton does not check for if a model has optional ones. Raises FrameRequestError."""
     values = _read(request, name)
     if values is None:
         raise FrameRequestError(f"{name} is missing; allowed: one for each frame")
@@ -70,7 +70,7 @@ def _need(request: pb_utils.InferenceRequest, name: str) -> NDArray[Any]:
 
 
 def _timings(clock: NDArray[np.int64] | None, start: int, end: int) -> NDArray[np.float32]:
-    """audio, inference, composite, total in ms; `clock`: the monotonic ns at which the audio stage began and ended."""
+    """Durations of audio, inference, composite and all in ms; `clock` has the audio stage's begin and end in ns."""
     began, heard = (start, start) if clock is None else clock[:2].tolist()
     return (np.array([heard - began, start - heard, end - start, end - began]) / 1e6).astype(np.float32)
 

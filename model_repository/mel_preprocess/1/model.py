@@ -1,4 +1,4 @@
-"""Triton adapter of the first stage: speech in, the encoder's mel windows out. The work is in `lipsync_mel`."""
+"""Triton adapter of the first stage: turns speech into the encoder's mel windows. The work is in `lipsync_mel`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class TritonPythonModel:
         return [self._answer(request) for request in requests]
 
     def _answer(self, request: pb_utils.InferenceRequest) -> pb_utils.InferenceResponse:
-        """One request's response; its failure is its own."""
+        """The response to one request. An error affects only this request."""
         try:
             return self._windows(request)
         except ValueError as error:
@@ -62,7 +62,7 @@ class TritonPythonModel:
             footage_start=_scalar(request, "FOOTAGE_START"),
             visual_count=visual,
         )
-        # Composite releases the permit when it gets the clock. A caller that does not ask for the clock needs none.
+        # Composite releases the permit when it gets the clock. A request without the clock needs no permit.
         permit = self.permits.acquire(begin) if "clock" in request.requested_output_names() else 0
         starts, inside = timeline.row_windows(wanted.first_frame, wanted.frame_count, wanted.samples)
         windows = mel.encoder_windows(self.filterbank, wanted.audio, wanted.audio_start, wanted.samples, starts, inside)

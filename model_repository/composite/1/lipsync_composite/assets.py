@@ -1,12 +1,12 @@
-"""A packed avatar: its footage, ready for the paste.
+"""Writes the assets of a packed avatar: its footage, ready for the paste.
 
-A folder `avatar/<key>/` holds
-- `avatar.json`: what the avatar is, and the size of every file;
+The folder `avatar/<key>/` holds
+- `avatar.json`: the avatar's facts, and the size of every file;
 - `footage.bin`: the footage as JPEGs with restart markers, one after the other;
 - `pixels.bin`: for each frame the raw BGR pixels of its patch, the segment-aligned rectangle that a mouth can change;
 - `index.npy`: one record (INDEX) for each frame;
-- `cuts.npy`: where the patches' rows lie in the JPEGs, shape = (rows of all frames, 2), offsets in the JPEG.
-The two `.bin` files are memory-mapped: opening costs nothing, and processes share them.
+- `cuts.npy`: offsets of the patches' rows in the JPEGs, shape = (rows of all frames, 2).
+The two `.bin` files are memory-mapped: opening takes no time, and processes share them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from lipsync_composite.paste import BLENDS, changed_rect
 from lipsync_composite.splice import Grid, Rect, encode, row_cuts, segment_bounds
 
 FORMAT = 1
-SMALLEST = 32  # pixels: smallest side of a box and of a mask; below, there is no face to see
+SMALLEST = 32  # pixels: smallest side of a box and of a mask; a smaller face is not visible
 INDEX = np.dtype(
     [
         ("jpeg", "<i8"),  # offset in footage.bin
@@ -79,20 +79,20 @@ def write_assets(
     mask: Sequence[int],
     quality: int,
 ) -> None:
-    """Packs an avatar's footage. The folder appears complete or not at all; the same input gives the same bytes.
+    """Pack an avatar's footage. The folder appears complete or not at all. The same input gives the same bytes.
 
     Args:
-        folder: to write; replaced if it exists.
+        folder: the folder to write; replaced if it exists.
         frames: the footage, BGR, uint8, shape = (height, width, 3), all of one size; read one at a time.
         boxes: for each frame the square crop box x, y, size in its pixels, inside the frame.
         avatar_id: the avatar's name.
         loop: `forward` or `pingpong`.
         blend: `soft` or `reference`.
-        mask: x, y, width, height of the blacked-out rectangle in the 320 crop.
+        mask: x, y, width, height of the rectangle that is hidden from the network, in the 320 crop.
         quality: JPEG quality, 1 to 100.
 
     Raises:
-        ValueError: an argument, a frame or a box is not as described.
+        ValueError: an argument, a frame or a box is not valid.
     """
     folder = Path(folder)
     check_settings(loop, blend, mask, quality)
@@ -142,7 +142,7 @@ def check_settings(loop: str, blend: str, mask: Sequence[int], quality: int) -> 
 def _write_frames(
     draft: Path, frames: Iterable[Picture], boxes: Sequence[Sequence[int]], blend: str, mask: Rect, quality: int
 ) -> tuple[Grid, NDArray[Any]]:
-    """Writes the four files; returns the frames' grid and the index."""
+    """Write the four data files. Returns the frames' grid and the index."""
     index = np.zeros(len(boxes), INDEX)
     cuts: list[list[int]] = []
     count, grid = 0, Grid(0, 0, 1)
@@ -183,7 +183,7 @@ def _checked_box(number: int, frame: Picture, grid: Grid, box: Sequence[int]) ->
 
 
 def _put_in_place(draft: Path, folder: Path) -> None:
-    """Renames, moving an older folder out of the way first: a folder that is not empty cannot be replaced."""
+    """Rename the draft. An older folder is moved away first, because a folder that is not empty cannot be replaced."""
     if not folder.exists():
         draft.rename(folder)
         return

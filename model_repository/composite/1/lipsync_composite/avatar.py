@@ -1,4 +1,4 @@
-"""Reading packed avatars (`assets.py` writes them) and making their frames."""
+"""Reads packed avatars, which `assets.py` writes, and makes their frames."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _open_facts(path: Path) -> Facts:
     try:
         facts = Facts(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
-        raise AssetsError(f"{path} is missing: this is no packed avatar") from None
+        raise AssetsError(f"{path} is missing: this is not a packed avatar") from None
     except (ValueError, TypeError) as error:
         raise AssetsError(f"{path} is broken: {error}") from error
     if facts.format != FORMAT:
@@ -81,7 +81,7 @@ class PackedAvatar:
 
     @classmethod
     def open(cls, folder: Path) -> PackedAvatar:
-        """Opens a folder, at once: nothing is decoded, and pixels are read only when they are needed."""
+        """Open a folder. Nothing is decoded, and pixels are read only when they are needed."""
         return cls(Path(folder))
 
     def footage_jpeg(self, position: int) -> bytes:
@@ -89,8 +89,9 @@ class PackedAvatar:
         return bytes(self._jpeg(self._record(position)))
 
     def render(self, position: int, mouth: Picture) -> bytes:
-        """The footage frame at a position >= 0 of the loop with a mouth (BGR, shape = (320, 320, 3)), as JPEG: the very
-        bytes of encoding the whole composited frame.
+        """The footage frame at a position >= 0 of the loop, with a mouth (BGR, shape = (320, 320, 3)), as JPEG.
+
+        The bytes equal those of encoding the whole composited frame.
         """
         record = self._record(position)
         patch, picture = self._composited(record, mouth)
@@ -99,7 +100,7 @@ class PackedAvatar:
         return splice(self._jpeg(record), cuts, self._grid, patch, picture, self.facts.quality)
 
     def composited(self, position: int, mouth: Picture) -> tuple[Rect, Picture]:
-        """What `render` encodes: the patch, and its BGR pixels with the mouth in them, shape = (height, width, 3)."""
+        """What `render` encodes: the patch, and its BGR pixels with the mouth, shape = (height, width, 3)."""
         patch, picture = self._composited(self._record(position), mouth)
         return patch, picture.copy()
 

@@ -1,4 +1,4 @@
-"""From a request's tensors to JPEG frames: finds the avatars, checks the values."""
+"""Makes JPEG frames from a request's tensors: checks the values and finds the avatars."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class FrameRequestError(Exception):
 
 
 class Avatars:
-    """The packed avatars of a model repository, found by key and kept open, the most recently used ones.
+    """Finds the packed avatars of a model repository by key, and keeps the most recently used ones open.
 
     Args:
         repository: the folder of all models; an avatar lies in `<any model>/avatar/<key>/`.
@@ -58,10 +58,10 @@ def compose(
     mouths: NDArray[np.uint8] | None,
     max_frames: int,
 ) -> list[bytes]:
-    """Makes N frames.
+    """Make N frames.
 
     Args:
-        avatars: where to find them.
+        avatars: the repository's avatars.
         keys: the avatar of each frame, shape = (N, 1).
         positions: position >= 0 of each frame in the avatar's looped footage, shape = (N, 1).
         mouths: the network's pictures, BGR, shape = (N, 320, 320, 3); None for plain footage.
@@ -89,6 +89,6 @@ def compose(
 
 
 def check_count(name: str, tensor: NDArray[Any] | None, count: int) -> None:
-    """Raises FrameRequestError if a tensor that is there has not one entry for each frame."""
+    """Raise FrameRequestError if the tensor is not None and does not have one entry for each frame."""
     if tensor is not None and len(tensor) != count:
         raise FrameRequestError(f"{name} has {len(tensor)} entries; allowed: {count}, one for each footage_position")

@@ -1,6 +1,6 @@
-"""The square around a face, as SyncTalk_2D cuts it. The crop box is resized to 328 x 328; the network sees its inside.
+"""The crop around a face, as in SyncTalk_2D: the crop box is resized to 328 x 328, and the network sees its inside.
 
-So a mouth goes back through the 328 picture. Stretching the 320 over the box would shift it.
+A mouth is pasted back by way of the 328 picture. Stretching the 320 picture over the box would shift it.
 """
 
 from __future__ import annotations

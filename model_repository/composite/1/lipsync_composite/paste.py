@@ -1,4 +1,4 @@
-"""Putting the network's mouth back into the frame; `geometry.py` tells where it belongs."""
+"""Pastes the network's mouth back into the frame, at the place that `geometry.py` defines."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class SoftEdge(NamedTuple):
 
     Attributes:
         rect: the mask in the box's pixels.
-        inner: relative to `rect`, where only the mouth shows.
-        strips: the rest of `rect` in four parts, each with the weights of the mouth and of the footage in 1/256, which
-            add up to 256, UINT16, shape = (height, width, 3): in this form a mix takes half of OpenCV's time.
+        inner: the part of `rect` (relative to it) that shows only the mouth.
+        strips: the rest of `rect` in four parts, each with the weights of the mouth and of the footage: UINT16, shape =
+            (height, width, 3), in 1/256, with the sum 256. In this form a mix takes half of OpenCV's time.
     """
 
     rect: Rect
@@ -36,7 +36,8 @@ class SoftEdge(NamedTuple):
 
 def _ramps(start: float, length: float) -> tuple[int, NDArray[np.float32]]:
     """First pixel and weights of one axis: 0 outside [start, start + length], smoothstep at both ends, 1 between.
-    Only pixels with a weight above 0 are listed; a pixel's place is its centre.
+
+    Only pixels with a weight above 0 are listed. The weight is that of the pixel's centre.
     """
     pixels = np.arange(int(np.floor(start)), int(np.ceil(start + length)) + 1)
     depth = np.minimum(pixels + 0.5 - start, start + length - pixels - 0.5)
@@ -48,8 +49,9 @@ def _ramps(start: float, length: float) -> tuple[int, NDArray[np.float32]]:
 
 @lru_cache(maxsize=64)
 def soft_edge(size: int, mask: Rect) -> SoftEdge:
-    """The soft edge of `mask` (in the 320 crop) for a box of `size` pixels; 32 pixels, the least of each that assets
-    allow, make 3 of the frame, so there always is an inside.
+    """The soft edge of `mask` (in the 320 crop) for a box of `size` pixels.
+
+    The inside is never empty: the smallest mask and box that assets allow, 32 pixels each, give 3 pixels of the frame.
     """
     scale = size / CROP
     left, across = _ramps((mask.x + MARGIN) * scale, mask.width * scale)
@@ -66,7 +68,7 @@ def soft_edge(size: int, mask: Rect) -> SoftEdge:
 
 
 def _around(inner: Rect, width: int, height: int) -> list[Rect]:
-    """What `inner` leaves of a rectangle of `width` x `height`: top, bottom, left, right."""
+    """The parts of a `width` x `height` rectangle outside `inner`: top, bottom, left, right."""
     right, bottom = inner.x + inner.width, inner.y + inner.height
     return [
         Rect(0, 0, width, inner.y),
@@ -85,8 +87,10 @@ _buffers = _Buffers()
 
 
 def scratch(name: str, height: int, width: int) -> Picture:
-    """The calling thread's BGR picture of a name, shape = (height, width, 3), with any content: valid until the next
-    call with this name. Pictures of this size come from fresh pages: without reuse, page faults take 0.3 ms a frame.
+    """A BGR buffer of the calling thread, shape = (height, width, 3), valid until the next call with the same name.
+
+    Its content is arbitrary. Without reuse, buffers of this size come from new pages, and page faults take 0.3 ms a
+    frame.
     """
     size = 3 * height * width
     if name not in _buffers.named or len(_buffers.named[name]) < size:
@@ -95,7 +99,7 @@ def scratch(name: str, height: int, width: int) -> Picture:
 
 
 def changed_rect(blend: str, mask: Rect, box: Rect) -> Rect:
-    """The pixels of the frame that `paste` may change."""
+    """The rectangle of the frame that `paste` may change, in the frame's pixels."""
     if blend == "reference":
         return box
     rect = soft_edge(box.width, mask).rect
@@ -103,12 +107,12 @@ def changed_rect(blend: str, mask: Rect, box: Rect) -> Rect:
 
 
 def paste(blend: str, mask: Rect, size: int, crop: Picture, mouth: Picture) -> None:
-    """Pastes a mouth into the footage, in place.
+    """Paste a mouth into the footage, in place.
 
     Args:
-        blend: `soft`: only what the mask covers is replaced, with an edge that fades inside the mask. `reference`: the
-            whole box is replaced, as SyncTalk_2D does.
-        mask: what was blacked out for the network, in the 320 crop.
+        blend: `soft` replaces only the mask, with an edge that fades inside the mask. `reference` replaces the whole
+            box, as SyncTalk_2D does.
+        mask: the part that was hidden from the network, in the 320 crop.
         size: side of the crop box in the frame's pixels.
         crop: the footage inside `changed_rect`, BGR, a view that is written to.
         mouth: the network's picture, BGR, shape = (320, 320, 3).
@@ -126,11 +130,11 @@ def paste(blend: str, mask: Rect, size: int, crop: Picture, mouth: Picture) -> N
 
 
 def _fade_in(crop: Picture, mouth: Picture, edge: SoftEdge) -> None:
-    """Copies the middle and mixes only the edge, a third of the pixels: mixing is much dearer than copying."""
+    """Copy the middle and mix only the edge, a third of the pixels: mixing costs much more than copying."""
     edge.inner.of(crop)[:] = edge.inner.of(mouth)
     for part, mouth_weight, footage_weight in edge.strips:
         footage = part.of(crop)
-        mix = part.of(mouth) * mouth_weight  # at most 255 * 256: with the rest it stays below 65,536
+        mix = part.of(mouth) * mouth_weight  # at most 255 * 256: the sum stays below 65,536
         mix += footage * footage_weight
         mix += 128
         mix >>= 8

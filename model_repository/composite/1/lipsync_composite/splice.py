@@ -1,8 +1,8 @@
-"""JPEG surgery: replace a rectangle of a JPEG by re-encoding only that rectangle.
+"""Replaces a rectangle of a JPEG by encoding only that rectangle.
 
-A baseline JPEG with restart markers is a row of independent segments: at every marker the DC prediction starts anew
-and the bits are padded to a byte. Where frame and patch use the same tables and the same restart interval, a patch cut
-along segment borders encodes to the very bytes that the whole frame would have there; only the markers' cyclic
+A baseline JPEG with restart markers is a sequence of independent segments: at every marker the DC prediction restarts
+and the bits are padded to a byte. If frame and patch use the same tables and the same restart interval, a patch that is
+cut along segment borders encodes to the same bytes that the whole frame would have there. Only the markers' cyclic
 numbers (RST0..RST7, ITU T.81 E.1.3) must be rewritten.
 """
 
@@ -112,13 +112,13 @@ def segment_bounds(jpeg: Bytes, count: int) -> NDArray[np.int64]:
 
 
 def row_cuts(grid: Grid, patch: Rect, bounds: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where the patch's rows lie in the frame's JPEG, shape = (MCU rows of the patch, 2): from, to."""
+    """Offsets of the patch's rows in the frame's JPEG, shape = (MCU rows of the patch, 2): from, to."""
     numbers = grid.segments(patch)
     return np.stack([bounds[numbers[:, 0]], bounds[numbers[:, -1] + 1]], axis=1)
 
 
 def splice(frame: memoryview, cuts: list[list[int]], grid: Grid, patch: Rect, picture: Bytes, quality: int) -> bytes:
-    """The frame's JPEG with `patch` replaced.
+    """The JPEG of the frame with `patch` replaced.
 
     Args:
         frame: JPEG of the whole frame, encoded with `quality` and `grid.interval`.

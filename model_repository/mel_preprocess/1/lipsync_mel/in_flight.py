@@ -1,7 +1,7 @@
-"""Permits for the requests in flight, between the first and the last stage. With none left the server refuses at once.
+"""Permits for requests in flight, from the first to the last stage. Without a free permit the server refuses at once.
 
 Triton's own bound, `max_queue_size`, is not used: with it the dynamic batcher no longer prepares the next batch while
-one runs, and a request that comes in the meantime may wait up to half a second with the network idle.
+one runs. A request that arrives in the meantime may then wait up to half a second although the network is idle.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lipsync_mel import refusals
 from lipsync_mel.permit_file import HEAD
 
 SOON = 2_000_000_000  # ns
-QUIET = 10_000_000_000  # ns; where nothing is finished for so long, nothing is being done
+QUIET = 10_000_000_000  # ns; if no request is finished for so long, none is being computed
 
 
 class Full(Exception):
@@ -24,10 +24,10 @@ class Full(Exception):
 
 
 class Permits:
-    """The first stage's side, in each of its processes.
+    """The first stage's view of the permits, in each of its processes.
 
     Args:
-        path: of the shared file; made if it is not there.
+        path: the shared file; made if it does not exist.
         count: how many requests may be in flight.
     """
 
@@ -37,13 +37,13 @@ class Permits:
         self._shared = np.memmap(path, np.int64, "r+")
 
     def acquire(self, now: int) -> int:
-        """Take a permit at monotonic ns `now`; returns its number, which is never 0. Raises Full.
+        """Take a permit at the monotonic time `now` in ns. Returns its number, which is never 0. Raises Full.
 
-        A request that failed or was cancelled never reaches the last stage. Its permit is free again after four times
-        what the last finished request took, and two seconds at least. Where no request has been finished for ten
-        seconds, the others were cancelled together, and ten seconds are enough.
+        A request that failed or was cancelled never reaches the last stage. Its permit becomes free after four times
+        the duration of the last finished request, but not before two seconds. If no request was finished for ten
+        seconds, the others were cancelled together, and their permits are free after ten seconds.
         """
-        fcntl.flock(self._file, fcntl.LOCK_EX)  # or two processes find the same permit free
+        fcntl.flock(self._file, fcntl.LOCK_EX)  # else two processes could take the same free permit
         try:
             return self._take(now)
         finally:

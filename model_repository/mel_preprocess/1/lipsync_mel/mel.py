@@ -1,7 +1,7 @@
-"""Speech to mel spectrogram, equal to SyncTalk_2D's (librosa) within 1e-4, bit-equal for every way of slicing.
+"""Computes the mel spectrogram: equal to SyncTalk_2D's (librosa) within 1e-4, and bit-equal for every way of slicing.
 
-Bit-equal because each mel frame is computed from its own 800 samples by operations whose rounding does not depend on
-how many frames are computed together: elementwise arithmetic, one FFT per frame, and a sparse filterbank (a BLAS
+It is bit-equal because each mel frame is computed from its own 800 samples by operations whose rounding does not depend
+on how many frames are computed together: elementwise arithmetic, one FFT per frame, and a sparse filterbank (a BLAS
 product may round differently for different sizes).
 """
 
@@ -23,7 +23,7 @@ HANN = scipy.signal.get_window("hann", FFT_SIZE, fftbins=True)  # periodic
 
 
 def load_filterbank(path: Path = FILTERBANK) -> scipy.sparse.csr_matrix:
-    """librosa's filterbank, FP32 [80, 401], stored beside this file, as a sparse matrix: 800 of its 32,080 are not 0.
+    """Load librosa's filterbank [80, 401], stored beside this file, as a sparse matrix: 800 of 32,080 values are not 0.
 
     Raises:
         ValueError: it has another shape.
@@ -55,11 +55,11 @@ def mel_frames(
         FP32 [stop-first, 80], values in [-4, 4].
     """
     low, high = first * HOP - FFT_SIZE // 2, (stop - 1) * HOP + FFT_SIZE // 2
-    x = np.zeros(high - low + 1)  # one more in front, for pre-emphasis; zeros wherever there is no speech
+    x = np.zeros(high - low + 1)  # one more in front, for pre-emphasis; zeros where there is no speech
     begin, end = max(audio_start, low - 1), min(audio_start + len(audio), high)
     x[begin - (low - 1) : end - (low - 1)] = audio[begin - audio_start : end - audio_start]
     y = x[1:] - PRE_EMPHASIS * x[:-1]
-    if samples is not None:  # the STFT pads the pre-emphasised signal: nothing rings on after the last sample
+    if samples is not None:  # the STFT pads the pre-emphasised signal, so there are zeros after the last sample
         y[max(0, max(samples, MIN_SAMPLES) - low) :] = 0.0
     windows = np.lib.stride_tricks.sliding_window_view(y, FFT_SIZE)[::HOP]
     spectrum = scipy.fft.rfft(windows * HANN, axis=-1)

@@ -1,8 +1,8 @@
-"""The file in shared memory in which the first and the last stage keep the permits of requests in flight.
+"""The file in shared memory with the permits of requests in flight. The first and the last stage use it.
 
-INT64 [2 + permits]: the nanoseconds that the last finished request took, the monotonic nanoseconds at which it was
-finished, then for each permit those at which the request that holds it began; 0 is a free permit. The stages are
-separate processes with a package each, and lipsync_composite/permit_file.py is a link to this file.
+It holds INT64 [2 + permits]: the duration of the last finished request, the time at which it was finished, then for
+each permit the time at which its request began (0: the permit is free). Times are monotonic, in nanoseconds. Each stage
+is a process with a package of its own, so lipsync_composite/permit_file.py is a link to this file.
 """
 
 from __future__ import annotations
@@ -17,15 +17,22 @@ HEAD = 2  # values before the first permit
 
 
 def server_file() -> Path:
-    """The same for all stages of one server; named like its other shared memory, so that it is swept with it."""
+    """The path of the file, the same for all stages of a server; removed with the server's other shared memory."""
     arguments = Path("/proc/self/cmdline").read_bytes().decode(errors="replace")
     name = re.search(r"lipsync_\d+_\d+_\d+_\d+_", arguments)
     return Path("/dev/shm") / f"{name[0] if name else f'lipsync-{os.getppid()}-'}in_flight"
 
 
 def release(path: Path, permit: int, began: int, now: int) -> None:
-    """The last stage's side: a request is finished. One that holds no permit changes nothing."""
-    if not path.exists():  # asked without the first stage
+    """Release the permit of a finished request. Nothing changes if the request no longer holds it.
+
+    Args:
+        path: see `server_file`.
+        permit: its number.
+        began: when the request began, monotonic ns.
+        now: monotonic ns.
+    """
+    if not path.exists():  # the request did not come from the first stage
         return
     shared = np.memmap(path, np.int64, "r+")
     if HEAD <= permit < len(shared) and shared[permit] == began:

@@ -1,4 +1,4 @@
-"""One request to the pipeline: its values checked, its defaults filled in. Every refusal is one sentence."""
+"""Checks one request to the pipeline and fills in its defaults. Every refusal is one sentence."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lipsync_mel import timeline
 
 @dataclass(frozen=True)
 class SpeechRequest:
-    """What a request asks for, valid by construction (`parse`)."""
+    """A checked request, made by `parse`. Positions are samples (audio) and frames (footage, first_frame)."""
 
     audio: NDArray[np.float32]  # [n]
     audio_start: int
@@ -47,7 +47,7 @@ def _check_audio(audio: NDArray[np.float32] | None) -> NDArray[np.float32]:
 
 
 def _frames_available(audio_stop: int, at_end: bool) -> int:
-    """Frames 0 .. n-1 whose look-ahead the audio holds."""
+    """The number n of frames, 0 .. n-1, whose look-ahead is in the audio."""
     if at_end:
         return timeline.frame_total(audio_stop)
     return max(0, (audio_stop - timeline.SAMPLES_AFTER) // timeline.SAMPLES_PER_FRAME + 1)
@@ -64,7 +64,7 @@ def parse(
 ) -> SpeechRequest:
     """Check a request's inputs (None: not sent) and fill in the defaults.
 
-    `visual_count` is None unless the caller brings VISUAL_FRAMES; then it is their number, and FRAME_COUNT's default.
+    `visual_count` is the number of VISUAL_FRAMES, and the default of FRAME_COUNT; None if the model takes none.
 
     Raises:
         ValueError: with a sentence that names the field, its value and what is allowed.

@@ -1,7 +1,7 @@
-"""The one clock of the product: speech samples at 16 kHz, and which of them a video frame needs.
+"""The clock of the product: speech samples at 16 kHz, and which of them a video frame needs.
 
-Everything is exact integer arithmetic on absolute positions in the speech, so that a slice of a speech gives what
-the whole gives. The rules are those of SyncTalk_2D's inference script, kept to the letter, edges included.
+All positions are absolute in the speech, in exact integer arithmetic. So a slice of a speech gives the same result as
+the whole speech. The rules are exactly those of SyncTalk_2D's inference script, also at the edges.
 
     sample --(hop 200)--> mel frame --(16 in a window, 5 windows per 16 hops)--> window --(one repeated at each end)-->
     feature row --(16 rows, i-8 .. i+7)--> video frame i, shown at i/25 s
@@ -45,7 +45,7 @@ PUBLISHED = {  # the parameters of this model's config, which clients read
 
 
 def frame_total(samples: int) -> int:
-    """Video frames that a whole speech of `samples` has: ceil(samples / 640)."""
+    """Number of video frames of a whole speech of `samples` samples: ceil(samples / 640)."""
     return -(-samples // SAMPLES_PER_FRAME)
 
 
@@ -56,17 +56,20 @@ def samples_needed(first_frame: int, count: int) -> tuple[int, int]:
 
 
 def mel_total(samples: int) -> int:
-    """Mel frames of a whole speech: F = 1 + n//200, of the speech extended to at least 5,600 samples."""
+    """Number of mel frames of a whole speech, extended to at least 5,600 samples: F = 1 + n//200."""
     return 1 + max(samples, MIN_SAMPLES) // HOP
 
 
 def window_total(mel_frames: int) -> int:
-    """Encoder windows of a whole speech. Floating point on purpose: integer arithmetic differs, first at F = 384."""
+    """Number of encoder windows of a whole speech.
+
+    It uses floating point on purpose, as the reference does: integer arithmetic differs, first at F = 384.
+    """
     return int((mel_frames - WINDOW) / 80.0 * 25) + 2
 
 
 def row_windows(first_frame: int, count: int, samples: int | None) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Where each feature row of some frames starts on the mel spectrogram.
+    """The start of each feature row of some frames on the mel spectrogram.
 
     Args:
         first_frame, count: the frames; they read the count+15 rows first_frame-8 .. first_frame+count+6.
