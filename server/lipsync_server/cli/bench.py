@@ -1,4 +1,4 @@
-"""`lipsync bench`: how fast this machine is."""
+"""`lipsync bench`: measures how fast this machine is."""
 
 from __future__ import annotations
 
@@ -18,16 +18,18 @@ from lipsync_server.serving.server_settings import GpuConfigs
 
 
 def bench(
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer rounds, shorter streams.")] = False,
-    presets: Annotated[str, typer.Option(help="Which to measure.")] = ",".join(PRESETS),
-    parts: Annotated[str, typer.Option(help="What to measure.")] = ",".join(PARTS),
+    quick: Annotated[bool, typer.Option("--quick", help="Use fewer rounds and shorter streams.")] = False,
+    presets: Annotated[str, typer.Option(help="Presets to measure.")] = ",".join(PRESETS),
+    parts: Annotated[str, typer.Option(help="Parts of the benchmark to run.")] = ",".join(PARTS),
     work: Annotated[Path | None, typer.Option(help="Folder for packed avatars and results.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Keep what is in --work, measure what is missing.")] = False,
-    gpu: Annotated[GpuConfigs | None, typer.Option(help="Networks in FP16 on the GPUs.")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="A Markdown report to write.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep the results in --work, measure what is missing.")
+    ] = False,
+    gpu: Annotated[GpuConfigs | None, typer.Option(help="Run the networks in FP16 on the GPUs.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Markdown report to write.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure speed and memory of every preset on this machine. Nothing else should run meanwhile.
+    """Measure speed and memory of every preset on this machine. Run nothing else on it in the meantime.
 
     Example: `lipsync bench --quick --presets low --parts throughput`
     """
@@ -49,7 +51,7 @@ def bench(
 
 
 def bench_table(results: Results) -> Table:
-    """What was measured, in short."""
+    """A short table of the results."""
     table = Table("preset", "frames/s", "first frame, ms", "live streams in time", box=None)
     speeds, streams = results.parts.get("throughput", {}), results.parts.get("streams", {})
     for preset in dict.fromkeys((*speeds, *streams)):

@@ -1,4 +1,4 @@
-"""`lipsync demo`: the whole product once."""
+"""`lipsync demo`: runs the whole product once."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from lipsync_server.serving.environment import check_installed
 
 def demo(
     speech: Annotated[
-        Path, typer.Argument(help="An audio or video file. [default: a real person's speech]", show_default=False)
+        Path, typer.Argument(help="An audio or video file. [default: the speech sample]", show_default=False)
     ] = home.SAMPLE,
     output: Annotated[Path, typer.Option("--output", "-o", help="The MP4 file to write.")] = Path("demo.mp4"),
 ) -> None:
-    """Build the models, start a server, render a talking face with it, stop it. Leaves demo.mp4."""
+    """Build the models, start a server, render a talking face, and stop the server. Writes demo.mp4."""
     from lipsync_server.repository.build import build
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell ignores it for background programs

@@ -13,11 +13,13 @@ from lipsync_server import home
 
 
 def gpu_models(
-    repository: Annotated[Path | None, typer.Option(help="The model repository.")] = None,
+    repository: Annotated[
+        Path | None, typer.Option(help="The model repository. [default: the one of `lipsync serve`]")
+    ] = None,
 ) -> None:
-    """Make the networks ready for NVIDIA GPUs: FP16 twins, and configs for CUDA and TensorRT that use them.
+    """Make FP16 versions of the networks for NVIDIA GPUs, and configs for CUDA and TensorRT that use them.
 
-    Run it again after avatars were packed or added; then set `gpu_configs` in server.yaml.
+    Run it again after avatars were packed or added. To use the configs, set `gpu_configs` in server.yaml.
     """
     from lipsync_server.repository.gpu import write_gpu_models
 

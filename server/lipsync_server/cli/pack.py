@@ -1,4 +1,4 @@
-"""`lipsync avatars pack`: an avatar's source folder as a file, or into a model repository."""
+"""`lipsync avatars pack`: packs an avatar's source folder into a file, or into a model repository."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from lipsync_server import home
 
 
 def pack(
-    source: Annotated[Path, typer.Argument(help="The avatar's folder: avatar.yaml, footage, boxes, network.")],
+    source: Annotated[Path, typer.Argument(help="The avatar's source folder: avatar.yaml, footage, boxes, network.")],
     to: Annotated[
         Path | None, typer.Option("--to", help="A file to write, for `lipsync avatars add` on the server's machine.")
     ] = None,
     repository: Annotated[
-        Path | None, typer.Option(help="The model repository to pack for, and into without --to.")
+        Path | None, typer.Option(help="The model repository to pack for; without --to, also to pack into.")
     ] = None,
     preset: Annotated[
         str | None,
@@ -27,7 +27,7 @@ def pack(
         ),
     ] = None,
 ) -> None:
-    """Pack an avatar for a server. It is loaded and run before anything is put in place.
+    """Pack an avatar for a server. The packed network is loaded and run before anything is put in place.
 
     Example: `lipsync avatars pack avatars/anna --to anna.zip`
     """

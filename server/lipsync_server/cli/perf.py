@@ -1,4 +1,4 @@
-"""`lipsync perf`: Triton's perf_analyzer, with real speech."""
+"""`lipsync perf`: runs Triton's perf_analyzer with real speech."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LIBRARIES = {"libb64": "libb64.so.0d", "libcudart": "libcudart.so.12"}  # in the
 
 
 def installed() -> Path:
-    """The folder with perf_analyzer and its libraries, filled on first use."""
+    """The folder with perf_analyzer and its libraries, set up on first use."""
     folder = cache_folder() / "perf_analyzer"
     program = folder / "perf_analyzer"
     if program.exists():
@@ -58,7 +58,7 @@ def _server_libraries() -> Path:
 
 
 def input_data(frames: int) -> dict[str, Any]:
-    """One request for `frames` frames from the middle of the sample, carrying just the slice that they need."""
+    """One request for `frames` frames from the middle of the sample, with only the slice that they need."""
     speech = home.read_sample()
     first = 60
     start, stop = timeline.samples_needed(first, frames)
@@ -79,9 +79,9 @@ def perf(
     server: Server = wire.DEFAULT_URL,
     as_json: Json = False,
 ) -> None:
-    """Run Triton's perf_analyzer on the pipeline with real speech; what it needs is set up on first use.
+    """Run Triton's perf_analyzer on the pipeline with real speech. The first use downloads the program.
 
-    Options that are not named here go to perf_analyzer. The server must be running.
+    Other options are passed to perf_analyzer. The server must be running.
 
     Example: `lipsync perf --frames 8 --concurrency-range 1:8:1 --percentile=95`
     """

@@ -1,4 +1,4 @@
-"""`lipsync serve`: the model repository, served by the Triton from the `nvidia-pytriton` wheel."""
+"""`lipsync serve`: serves the model repository with the Triton of the `nvidia-pytriton` wheel."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ class Stopped(BaseException):
 
 
 def serve(
-    config: Annotated[Path, typer.Option(help="Settings: server.yaml.")] = home.SETTINGS,
+    config: Annotated[Path, typer.Option(help="The settings, as in server.yaml.")] = home.SETTINGS,
     repository: Annotated[
-        Path | None, typer.Option(help="Folder of models; what is missing in the default one is built first.")
+        Path | None, typer.Option(help="The model repository. Only the default one is built first.")
     ] = None,
     http_port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="Instead of ports.http in the settings; 0: any free one.")
+        int | None, typer.Option(min=0, max=65535, help="Instead of ports.http in the settings; 0: any free port.")
     ] = None,
     grpc_port: Annotated[int | None, typer.Option(min=0, max=65535, help="Instead of ports.grpc.")] = None,
     metrics_port: Annotated[int | None, typer.Option(min=0, max=65535, help="Instead of ports.metrics.")] = None,
 ) -> None:
-    """Build what is missing and serve until Ctrl-C or SIGTERM, which leave nothing behind."""
+    """Build what is missing, then serve until Ctrl-C or SIGTERM."""
     try:
         for number in STOP_SIGNALS:
             signal.signal(number, _on_stop_signal)  # SIGINT too where a shell ignores it for background programs
