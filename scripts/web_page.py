@@ -1,4 +1,4 @@
-"""The page of `lipsync web` in a real browser: for its tests, to measure it, and to take its picture.
+"""Opens the page of `lipsync web` in a real browser: for tests, measurements and the picture in the docs.
 
 python scripts/web_page.py measure --seconds 60     # sound against picture, by microphone, with a Triton of its own
 python scripts/web_page.py screenshot               # docs/web.jpg, of the demo avatar
@@ -91,7 +91,7 @@ INTERRUPT = """async () => {
 
 @contextlib.contextmanager
 def browsing(microphone: Path | None = None) -> Iterator[Any]:
-    """A headless Chromium, driven by Playwright; `microphone` is a WAV file that its microphone hears once."""
+    """A headless Chromium, driven by Playwright. Its microphone plays the WAV file `microphone` once."""
     from playwright.sync_api import sync_playwright
 
     arguments = [*ARGUMENTS, *([f"--use-file-for-fake-audio-capture={microphone}%noloop"] if microphone else [])]
@@ -111,7 +111,7 @@ def serving_page(server: str, *options: str) -> Iterator[LipsyncWeb]:
 
 
 class LipsyncWeb:
-    """The command `lipsync web`, running. `url` is what it prints."""
+    """The running command `lipsync web`. `url` is the address that it prints."""
 
     def __init__(self, *options: str, port: int = 0) -> None:
         command = [sys.executable, "-m", "lipsync_client.cli.main", "web", "--port", str(port), *options]
@@ -125,7 +125,7 @@ class LipsyncWeb:
         self.url, self.port = found[0], int(found[1])
 
     def stop(self) -> int:
-        """As Ctrl-C does; the exit status."""
+        """Stop the command as Ctrl-C does. Returns the exit status."""
         self._process.send_signal(signal.SIGINT)
         return self._process.wait(WAIT_S)
 
@@ -139,7 +139,7 @@ class LipsyncWeb:
 
 
 def opened(context: Any, url: str, avatar: str | None = None) -> Any:
-    """A page of a browser's context, connected, showing an avatar."""
+    """Open a page in a browser's context. It is connected and shows an avatar."""
     page = context.new_page()
     page.set_default_timeout(WAIT_S * 1000)
     page.goto(url)
@@ -160,7 +160,7 @@ def until(page: Any, expression: str, wait_s: float = WAIT_S) -> None:
 
 
 def write_speech(path: Path, seconds: float, lead: float = 0.5) -> Path:
-    """The speech sample, again and again, as a WAV file of 48 kHz, after a moment of silence."""
+    """Write a WAV file of 48 kHz: a moment of silence, then the speech sample again and again."""
     from lipsync_client import to_speech
 
     sample = to_speech(home.read_sample(), 16_000, to_rate=48_000)
@@ -172,7 +172,7 @@ def write_speech(path: Path, seconds: float, lead: float = 0.5) -> Path:
 
 
 def offsets_of(page: Any) -> NDArray[np.float64]:
-    """ms by which each talking picture was drawn after its sound began to be heard, so far. `WATCH` must run."""
+    """Delay in ms of each talking picture drawn so far, after the begin of its sound. `WATCH` must run."""
     drawn = page.evaluate("watch.drawn")
     return np.array([offset * 1000 for _, _, samples, offset in drawn if samples and offset is not None])
 
@@ -204,7 +204,7 @@ def _own_server(preset: str | None) -> Iterator[tuple[str, str]]:
 
 
 def measure(seconds: float) -> None:
-    """Speak into the page's microphone for a while; print what the page measured."""
+    """Speak into the page's microphone for a while and print the measurements."""
     with tempfile.TemporaryDirectory() as folder, _own_server("low") as (server, avatar):
         speech = write_speech(Path(folder) / "speech.wav", seconds)
         with serving_page(server, "--avatar", avatar) as web, browsing(speech) as browser:
@@ -228,7 +228,7 @@ def measure(seconds: float) -> None:
 
 
 def screenshot(target: Path) -> None:
-    """The page while the demo avatar speaks, as a JPEG."""
+    """Take a picture of the page while the demo avatar speaks, as JPEG."""
     from PIL import Image
 
     with _own_server(None) as (server, avatar), serving_page(server, "--avatar", avatar) as web, browsing() as browser:

@@ -26,7 +26,7 @@ def surface(points: NDArray[np.float64], faces: list[list[int]]) -> BVHTree:
 
 
 def scatter(points: NDArray[np.float64], faces: list[list[int]], count: int, rng: np.random.Generator):
-    """`count` places spread evenly over the faces, [count,3]."""
+    """`count` random points, evenly spread over the faces, [count,3]."""
     triangles = np.array([[f[0], f[i], f[i + 1]] for f in faces for i in range(1, len(f) - 1)])
     a, b, c = points[triangles].transpose(1, 0, 2)
     area = np.linalg.norm(np.cross(b - a, c - a), axis=1)
@@ -38,7 +38,7 @@ def scatter(points: NDArray[np.float64], faces: list[list[int]], count: int, rng
 
 
 def on_scalp(points: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Above a hairline with an irregular edge."""
+    """Whether points are above the hairline, which has an irregular edge. BOOL [n]."""
     away = points - CENTRE
     azimuth = np.degrees(np.arctan2(np.abs(away[:, 0]), -away[:, 1]))
     return points[:, 2] > np.interp(azimuth, *HAIRLINE) + rng.normal(0, 0.035, len(points))
@@ -84,7 +84,7 @@ def grow_guides(tree: BVHTree, roots: NDArray[np.float64], rng: np.random.Genera
 
 
 def _cut(strands: Strands, bottom: NDArray[np.float64]) -> Strands:
-    """The strands down to their own height, evenly divided again."""
+    """Cut each strand at its own height and divide it evenly again."""
     count = strands.shape[1]
     for strand, lowest in zip(strands, bottom, strict=True):
         below = np.flatnonzero(strand[:, 2] < lowest)
@@ -95,7 +95,7 @@ def _cut(strands: Strands, bottom: NDArray[np.float64]) -> Strands:
 
 
 def _clear_face(points: NDArray[np.float64]) -> None:
-    """Hair that hangs beside the face stays outside of it."""
+    """Move hair that hangs beside the face out of the face, in place."""
     low = np.clip((7.32 - points[:, 2]) / 0.32, 0, 1)
     room = (0.67 - 0.05 * np.clip(6.3 - points[:, 2], 0, 1)) * low
     front = points[:, 1] < -0.35
@@ -104,7 +104,7 @@ def _clear_face(points: NDArray[np.float64]) -> None:
 
 
 def thicken(guides: Strands, each: int, spread: float, rng: np.random.Generator) -> Strands:
-    """`each` hairs around every guide, closer together towards the tip, a few straying."""
+    """Make `each` hairs around every guide, closer together towards the tip; a few stray."""
     count, points, _ = guides.shape
     offset = rng.normal(0, spread, (count, each, 1, 3))
     t = np.linspace(0, 1, points)[None, None, :, None]

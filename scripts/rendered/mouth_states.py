@@ -1,4 +1,4 @@
-"""Selects the mouths to render: a few hundred, such that any mouth of speech is a pixel or two from one of them."""
+"""Selects the mouths to render: a few hundred, so that any mouth of speech is a pixel or two from one of them."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class ShapeSpace:
 
 
 def choose(corpus: Path, head: HeadMesh, count: int, sentences: int = 160) -> NDArray[np.float32]:
-    """`count` mouths [count,7]: rest, the phonemes' own, then always the one farthest from all before."""
+    """Choose `count` mouths [count,7]: rest, the phonemes' own shapes, then always the one farthest from all before."""
     speeches = load_corpus(corpus)
     rng = np.random.default_rng(0)
     picked = [speeches[i] for i in rng.permutation(len(speeches))[:sentences]]

@@ -1,7 +1,8 @@
-"""Composes the rendered pictures: any pose of the head, any state of the lids, any mouth, before a soft background.
+"""Composes frames from the rendered pictures: any pose of the head, any state of the lids, any mouth.
 
-The portrait is one rendering. The head turns about the neck: its pixels, whose depth is known, move as points in space.
-The shoulders stay and breathe. Mouths and lids replace the portrait's pixels before the turn.
+The portrait is one rendering before a soft background. The head turns about the neck: its pixels, whose depth is known,
+move as points in space. The shoulders stay in place and move with the breath. Mouths and lids
+replace the portrait's pixels before the turn.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Pose:
 
 
 def pose_at(frame: int) -> Pose:
-    """The footage's motion: whole cycles of slow waves, so that the loop closes, and four blinks."""
+    """The pose of a footage frame: whole cycles of slow waves, so that the loop closes, and four blinks."""
     t = 2 * np.pi * frame / FRAMES
     lids = 0
     for start in (31, 96, 104, 171):
@@ -59,7 +60,7 @@ def pose_at(frame: int) -> Pose:
 
 
 def background() -> NDArray[np.float32]:
-    """A room far out of focus: a wall with a window's light, BGR 0..255."""
+    """The background, a room out of focus: a wall with a window's light, BGR 0..255."""
     y, x = np.mgrid[0:HEIGHT, 0:WIDTH].astype(np.float32)
     wall = np.array([122, 128, 132], np.float32) + (x / WIDTH)[..., None] * np.array([-34, -36, -36], np.float32)
     light = np.exp(-(((x - 180) / 420) ** 2 + ((y - 210) / 360) ** 2))[..., None]
@@ -129,7 +130,7 @@ class Portrait:
         self.head = 1 - t * t * (3 - 2 * t)
 
     def _shade(self, region: Region, plain: NDArray[np.float32], mask: NDArray[np.float32]) -> NDArray[np.float32]:
-        """What the hair's soft shade adds to a region that was rendered without hair."""
+        """The shade of the hair, to add to a region that was rendered without hair."""
         weight = cv2.GaussianBlur(mask, (0, 0), 7)[..., None] + 1e-4
         return cv2.GaussianBlur((self.picture[_part(region)] - plain) * mask, (0, 0), 7) / weight
 
@@ -165,7 +166,7 @@ class Portrait:
         return int(np.linalg.norm(self.state_points - self.space.points([mouth]), axis=1).argmin())
 
     def motion(self, pose: Pose) -> Motion:
-        """Where each pixel of the picture comes from in the portrait: x, y."""
+        """For each pixel of the picture, its position in the portrait: x, y."""
         yaw, pitch, roll = np.radians([pose.yaw, pose.pitch, pose.roll])
         about_y = np.array([[np.cos(yaw), 0, np.sin(yaw)], [0, 1, 0], [-np.sin(yaw), 0, np.cos(yaw)]])
         about_x = np.array([[1, 0, 0], [0, np.cos(pitch), np.sin(pitch)], [0, -np.sin(pitch), np.cos(pitch)]])
@@ -198,7 +199,7 @@ class Portrait:
         return round(left), round(top), BOX[2]
 
     def speaking(self, footage: Frame, motion: Motion, mouth: int) -> Frame:
-        """A part of the footage with another mouth; `motion`: where its pixels are in the portrait, x and y."""
+        """A part of the footage with another mouth. `motion`: the positions of its pixels in the portrait, x and y."""
         if mouth == 0:
             return footage
         x, y = motion[0] - MOUTH_REGION[0], motion[1] - MOUTH_REGION[1]

@@ -2,7 +2,7 @@
 
     python scripts/rendered/render.py CORPUS OUT [--mouths 300]
 
-CORPUS comes from `lipsync_scene.corpus.speech_data`. Run it again after a stop: pictures that exist are kept. It needs
+CORPUS comes from `lipsync_studio.corpus.speech_data`. After a stop, run it again: existing pictures are kept. It needs
 Python 3.11 with bpy and anny, see `scene.py`.
 """
 

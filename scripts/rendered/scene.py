@@ -165,7 +165,7 @@ class BlenderScene:
         scene.cycles_curves.shape = "RIBBONS"
 
     def show_hair(self, shown: bool) -> None:
-        """Hair takes most of a rendering's time."""
+        """Show or hide the hair, which takes most of the rendering time."""
         self.hair.hide_render = not shown
 
     def pose(self, mouth: dict[str, float], blink: float) -> None:

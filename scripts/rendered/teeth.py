@@ -1,4 +1,4 @@
-"""Two rows of teeth, tooth by tooth: the mesh's own are bands without gaps."""
+"""Two rows of single teeth, in place of the mesh's own, which are bands without gaps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TOOTH, GUM = 0, 1
 
 
 def _rounded_block() -> Points:
-    """A unit block with soft edges, ring by ring: between a ball and a cube."""
+    """The points of a unit block with rounded edges, ring by ring."""
     lat, lon = np.meshgrid(
         np.linspace(-np.pi / 2, np.pi / 2, RINGS), np.linspace(0, 2 * np.pi, AROUND, endpoint=False), indexing="ij"
     )

@@ -58,7 +58,7 @@ class RenderedSource:
         return self.example_of([self.spoken.pick(rng) for _ in range(SPOKEN_FRAMES)], int(rng.integers(FRAMES)))
 
     def example_of(self, spoken: list[int], pose: int) -> Example:
-        """The footage's frame `pose`, speaking these spoken frames."""
+        """The footage frame `pose` with the mouths of these spoken frames."""
         part, motion = self.parts[pose], self.motions[pose]
         pictures = [self.portrait.speaking(part, motion, int(self.mouths[frame])) for frame in spoken]
         targets = np.stack([face_crop(picture, (0, 0, len(part))) for picture in pictures])

@@ -1,4 +1,4 @@
-"""Evaluates the demo avatar against the truth: pictures rendered with the mouth that the phonemes ask for.
+"""Evaluates the demo avatar against the truth: pictures rendered with the mouth that the phonemes define.
 
     python scripts/rendered/truth.py PICTURES [--speech a.wav b.wav] [--out evaluation]
 
@@ -23,7 +23,7 @@ from portrait import Portrait, pose_at
 
 
 def open_truth(folder: Path, pictures: Path) -> Truth:
-    """A function that gives the face crop, BGR uint8 [320,320,3], of a footage frame with the mouth of seven curves.
+    """Open the truth: a function that returns the face crop, BGR uint8 [320,320,3], of a frame and seven curves.
 
     Args:
         folder: the avatar's source, whose footage `footage.py` wrote.

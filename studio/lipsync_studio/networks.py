@@ -124,7 +124,7 @@ class InConv(nn.Module):
 
 
 class Down(nn.Module):
-    """Half the size."""
+    """A downward stage: half the size."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
@@ -136,7 +136,7 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """Twice the size, joined with the skip connection of that size. 320 halves evenly five times, so sizes match."""
+    """An upward stage: twice the size, joined with the skip connection of that size. 320 halves evenly five times."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()

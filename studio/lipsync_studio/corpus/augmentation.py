@@ -26,7 +26,7 @@ def change_speed(speech: Speech, factor: float) -> Speech:
 
 
 def add_silence(speech: Speech, before: float, after: float) -> Speech:
-    """The speech between two pauses, in seconds."""
+    """The speech with silence before and after it, in seconds."""
     audio = np.concatenate(
         [
             np.zeros(int(before * SAMPLE_RATE), np.float32),
@@ -113,7 +113,7 @@ def add_noise_and_channel(audio: NDArray[np.float32], rng: np.random.Generator) 
 
 
 def _reverberated(x: Signal, rng: np.random.Generator) -> Signal:
-    """In a room: the direct sound and a decaying tail of 0.3 s."""
+    """The speech as in a room: the direct sound and a decaying tail of 0.3 s."""
     count = int(0.3 * SAMPLE_RATE)
     tail = rng.standard_normal(count) * np.exp(-np.arange(count) / (rng.uniform(0.02, 0.1) * SAMPLE_RATE))
     tail *= rng.uniform(0.1, 0.7) / np.sqrt(np.square(tail).sum())

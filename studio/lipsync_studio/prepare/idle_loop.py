@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lipsync_server.repository.source import Picture
 
-LONGEST, SHORTEST = 250, 50  # frames: viewers do not notice a loop of ten seconds, but one of less than two
+LONGEST, SHORTEST = 250, 50  # frames: viewers notice a loop of less than two seconds, but not one of ten
 STEP = 5  # frames between the lengths tried
 SIDE = 24  # pixels of a look
 SEAM = 1.5  # times the usual step from frame to frame: no jump is visible

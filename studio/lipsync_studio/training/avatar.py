@@ -76,7 +76,7 @@ def encode_clips(clips: list[Clip], work: Path) -> list[NDArray[np.float16]]:
 def train_network(
     source: VideoSource, width: str, samples: int, work: Path, device: torch.device, stop: Stop
 ) -> UNet | None:
-    """The U-Net after `samples` samples; None if it was stopped before.
+    """Train the U-Net with `samples` samples. Returns it, or None if the training was stopped before.
 
     Raises:
         SourceError: WORK holds a network of another width.
@@ -117,7 +117,7 @@ def held_out_sound(clips: list[Clip], source: VideoSource, work: Path) -> list[P
 
 
 def measure(avatar: AvatarSource, speech: list[Path], work: Path) -> Evaluation:
-    """Pack the avatar, where no server serves it yet, evaluate it in this process, and write WORK/evaluation."""
+    """Pack the avatar into a draft folder, evaluate it in this process, and write WORK/evaluation."""
     repository = home.repository()
     build(repository)
     with draft_in(repository) as draft:

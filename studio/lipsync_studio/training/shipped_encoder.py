@@ -1,4 +1,4 @@
-"""The shipped audio encoder as a checkpoint for training, with its articulation probe.
+"""Writes the shipped audio encoder, with its articulation probe, as a checkpoint for training.
 
     python -m lipsync_studio.training.shipped_encoder OUT.pt             # writes a checkpoint of the shipped files
     python -m lipsync_studio.training.shipped_encoder --keep ENCODER.pt  # ships the probe of a training's checkpoint

@@ -93,9 +93,9 @@ def forward_window(network: UNet, pictures: Tensor, audio: Tensor, window: Windo
 
 
 def freeze_face(network: UNet) -> None:
-    """For the last part of a training: batch norm as in inference, and no gradients for the stages that see the face.
+    """Freeze the face for the last part of a training: batch norm as in inference, no gradients for the face stages.
 
-    They are trained by then; only speech is refined. It also halves the time of a step.
+    These stages are trained by then, and only speech is refined. It also halves the time of a step.
     """
     network.eval()
     for part in (network.inc, network.down1, network.down2, network.down3, network.down4, network.down5):
@@ -148,7 +148,7 @@ class UNetTraining:
     def train_step(
         self, examples: Sequence[Example], regions: FaceRegions, window: Window, weights: Tensor, steps: int
     ) -> float:
-        """One of `steps` steps; its loss."""
+        """Do one of `steps` training steps. Returns its loss."""
         if self.trained or self.step >= steps * REFINING:
             freeze_face(self.network)
         picture, audio, target = batch_of(examples, regions.mask, self.device)
@@ -175,8 +175,8 @@ def train(
     """Train, or continue from WORK/unet.pt.
 
     Args:
-        faces: in a step, each with as many frames of speech as the source gives it.
-        sheet: examples for the contact sheets; some of the source's if not given.
+        faces: number of faces in a step, each with as many frames of speech as the source gives it.
+        sheet: examples for the contact sheets; by default some of the source's.
         trained: see `UNetTraining`.
     """
     training = UNetTraining(network, work, trained)
