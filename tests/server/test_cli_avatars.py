@@ -130,7 +130,7 @@ def test_a_repository_that_is_not_the_servers_is_found_out(lipsync, file, tmp_pa
     assert [path.name for path in elsewhere.iterdir() if path.is_dir()] == ["composite"]
     lipsync.environment["LIPSYNC_SERVER"] = "127.0.0.1:1"  # nobody there
     code, _, stderr = lipsync("avatars", "add", file, "--repository", elsewhere)
-    assert (code, "no server answers" in stderr) == (0, True)
+    assert (code, "No server answers" in stderr) == (0, True)
     assert (elsewhere / ID).is_dir()
 
 

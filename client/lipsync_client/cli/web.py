@@ -38,7 +38,7 @@ def web(
     host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0 serves other machines too.")] = (
         "127.0.0.1"
     ),
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any free port.")] = 8080,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port of the page; 0: any free port.")] = 8080,
     token: Annotated[
         str | None,
         typer.Option(
@@ -54,9 +54,9 @@ def web(
             "--allow-origin", help="Another origin whose pages may connect, such as https://talk.example.org."
         ),
     ] = None,
-    max_sessions: Annotated[int, typer.Option("--max-sessions", min=1, help="Most pages that are served at once.")] = (
-        DEFAULTS.max_sessions
-    ),
+    max_sessions: Annotated[
+        int, typer.Option("--max-sessions", min=1, help="Pages that are served at once, at most.")
+    ] = (DEFAULTS.max_sessions),
     idle: Annotated[float, typer.Option("--idle", min=1, help="Seconds after which an unused page is paused.")] = (
         DEFAULTS.idle_s
     ),

@@ -23,7 +23,7 @@ def import_(
     blend: Annotated[str, typer.Option(help="soft, or reference: paste the whole box, as SyncTalk_2D does.")] = "soft",
     first: Annotated[int | None, typer.Option(help="First footage frame to use. [default: of a quiet part]")] = None,
     frames: Annotated[
-        int | None, typer.Option(help="Most footage frames to use. [default: those of the longest idle loop]")
+        int | None, typer.Option(help="Footage frames to use, at most. [default: those of the longest idle loop]")
     ] = None,
     name: Annotated[str, typer.Option(help="The name that people see.")] = "",
     licence: Annotated[str, typer.Option(help="Licence of footage and network, for avatar.yaml.")] = "",
