@@ -9,9 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import tomllib
 
 from checkout import ROOT
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOMS = ("client", "server", "studio", "scripts", "model_repository", "backends", "examples")
 MAX_LINES, MAX_FUNCTION = 300, 50
