@@ -1,0 +1,142 @@
+"""What all ports share: a request is checked, counted and sent on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import grpc
+from tritonclient.grpc.service_pb2 import ModelConfigRequest, ModelConfigResponse, ModelInferRequest
+
+from lipsync_server.gateway import checks
+from lipsync_server.gateway.callers import Callers
+from lipsync_server.gateway.contract import Contract
+from lipsync_server.gateway.messages import frames_in
+from lipsync_server.gateway.metrics import Metrics
+from lipsync_server.gateway.refusal import Refused
+from lipsync_server.gateway.settings import GatewaySettings
+from lipsync_server.gateway.upstreams import Upstreams
+
+__all__ = ["Call", "Gateway"]
+
+logger = logging.getLogger(__name__)
+
+CONTRACT_S = 10.0  # a contract is asked for again when it is so old
+MAX_CONTRACTS = 1000
+
+
+@dataclass(frozen=True)
+class Call:
+    """How a request came.
+
+    Attributes:
+        front: "grpc", "http" or "monolithic".
+        caller: who is counted.
+        deadline: when the caller gives up, on the event loop's clock.
+    """
+
+    front: str
+    caller: str
+    deadline: float = math.inf
+
+
+class Gateway:
+    """The core of the gateway, for the event loop that runs when it is made."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self._now = asyncio.get_running_loop().time
+        self.upstreams = Upstreams(settings, self.metrics, self._now)
+        self._callers = Callers(settings.max_open_per_caller, settings.max_open_requests)
+        self._contracts: dict[str, tuple[float, Contract]] = {}
+
+    @property
+    def ready(self) -> bool:
+        """A frame was made a moment ago."""
+        return self.upstreams.ready
+
+    def open(self) -> None:
+        """Begin to probe the upstreams."""
+        self.upstreams.open()
+
+    async def close(self) -> None:
+        """End everything that runs."""
+        await self.upstreams.close()
+
+    async def infer(self, data: bytes, call: Call) -> bytes:
+        """The answer to a ModelInferRequest, both as bytes. Raises Refused."""
+        with self._counted(call):
+            request = checks.parsed(data)
+            return await self._checked_infer(request, data, call)
+
+    async def infer_message(self, request: ModelInferRequest, call: Call) -> bytes:
+        """As `infer`, of a request that was made here."""
+        with self._counted(call):
+            return await self._checked_infer(request, request.SerializeToString(), call)
+
+    async def contract(self, model: str, deadline: float = math.inf) -> Contract:
+        """What a public model takes. Raises Refused if it is none, or not loaded."""
+        checks.check_name(model)
+        asked, contract = self._contracts.get(model, (-math.inf, None))
+        if contract is None or self._now() - asked > CONTRACT_S:
+            request = ModelConfigRequest(name=model).SerializeToString()
+            answer = await self.upstreams.send("ModelConfig", request, deadline)
+            contract = Contract.of(ModelConfigResponse.FromString(answer).config)
+            if len(self._contracts) >= MAX_CONTRACTS:
+                self._contracts.clear()
+            self._contracts[model] = self._now(), contract
+        return contract
+
+    def forget_contracts(self) -> None:
+        """Models have changed."""
+        self._contracts.clear()
+
+    def metrics_text(self) -> bytes:
+        """As Prometheus reads it."""
+        self.metrics.open.set(self._callers.open)
+        for upstream in self.upstreams.all:
+            self.metrics.ready.labels(upstream.address).set(self.upstreams.is_fresh(upstream))
+            self.metrics.upstream_open.labels(upstream.address).set(upstream.open)
+        return self.metrics.text()
+
+    async def _checked_infer(self, request: ModelInferRequest, data: bytes, call: Call) -> bytes:
+        began = self._now()
+        checks.check_name(request.model_name, request.model_version)
+        contract = await self.contract(request.model_name, call.deadline)
+        checks.check(request, contract)
+        try:
+            answer = await self.upstreams.send("ModelInfer", data, call.deadline)
+        except Refused as refused:
+            if refused.code is grpc.StatusCode.NOT_FOUND:
+                self._contracts.pop(request.model_name, None)
+            raise
+        if frames := frames_in(answer):
+            self.metrics.frames.inc(frames)
+            self.metrics.first_frame.observe(self._now() - began)
+        return answer
+
+    @contextmanager
+    def _counted(self, call: Call) -> Iterator[None]:
+        """One inference request: it is open while the block runs, and its end is counted."""
+        outcome = "failed"
+        try:
+            with self._callers.admitted(call.caller):
+                yield
+            outcome = "ok"
+        except Refused as refused:
+            outcome = "refused" if refused.code is grpc.StatusCode.INVALID_ARGUMENT else "failed"
+            self.metrics.refusals.labels(refused.reason).inc()
+            raise
+        except asyncio.CancelledError:
+            outcome = "cancelled"
+            raise
+        except Exception:
+            logger.exception("a request failed in the gateway")
+            raise Refused(grpc.StatusCode.INTERNAL, "the gateway failed on this request", "gateway") from None
+        finally:
+            self.metrics.requests.labels(call.front, outcome).inc()

@@ -1,0 +1,180 @@
+"""KServe v2 over gRPC: `inference.GRPCInferenceService` for the public models."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf.message import DecodeError, Message
+from tritonclient.grpc import service_pb2 as pb
+
+from lipsync_client.control.control import KEY_HEADER
+from lipsync_server.gateway import checks
+from lipsync_server.gateway.callers import host_of
+from lipsync_server.gateway.gateway import Call, Gateway
+from lipsync_server.gateway.messages import streamed
+from lipsync_server.gateway.refusal import Refused, invalid
+from lipsync_server.gateway.upstream import SERVICE
+
+__all__ = ["inference_service"]
+
+CONTROL = (  # calls that change a server or spy on it
+    *("RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload", "TraceSetting", "LogSettings"),
+    *("SystemSharedMemoryStatus", "SystemSharedMemoryRegister", "SystemSharedMemoryUnregister"),
+    *("CudaSharedMemoryStatus", "CudaSharedMemoryRegister", "CudaSharedMemoryUnregister"),
+)
+CLOSED = ("shared_memory", "trace", "logging", "classification", "sequence", "repository", "schedule_policy")
+SMALL = 4096  # bytes; requests that only name a model are smaller
+ASK_S = 10.0
+CONTROL_S = 900.0  # a load may compile a network first
+IN_STREAM = 16  # requests of one stream that run at once
+
+Context = Any
+Handler = Callable[[bytes, Context], Awaitable[bytes]]
+
+
+def inference_service(gateway: Gateway) -> grpc.GenericRpcHandler:
+    """The service's methods, for bytes: requests are parsed where they are checked, answers never."""
+    front = _Front(gateway)
+    unary: dict[str, Handler] = {
+        "ServerLive": front.live,
+        "ServerReady": front.server_ready,
+        "ModelReady": front.model_ready,
+        "ServerMetadata": front.metadata,
+        "ModelInfer": front.infer,
+        "ModelMetadata": front.about_model(pb.ModelMetadataRequest, "ModelMetadata"),
+        "ModelConfig": front.about_model(pb.ModelConfigRequest, "ModelConfig"),
+        "ModelStatistics": front.about_model(pb.ModelStatisticsRequest, "ModelStatistics"),
+        **{method: front.control(method) for method in CONTROL},
+    }
+    handlers = {name: grpc.unary_unary_rpc_method_handler(_answering(handle)) for name, handle in unary.items()}
+    handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(front.stream)
+    return grpc.method_handlers_generic_handler(SERVICE, handlers)
+
+
+def call_of(context: Context, front: str) -> Call:
+    """How a gRPC request came."""
+    remaining = context.time_remaining()
+    deadline = math.inf if remaining is None else asyncio.get_running_loop().time() + remaining
+    return Call(front, host_of(context.peer()), deadline)
+
+
+def _answering(handle: Handler) -> Handler:
+    """A refusal as gRPC's status."""
+
+    async def answer(data: bytes, context: Context) -> bytes:
+        try:
+            return await handle(data, context)
+        except Refused as refused:
+            return await context.abort(refused.code, refused.sentence)  # type: ignore[no-any-return]
+
+    return answer
+
+
+class _Front:
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def live(self, data: bytes, context: Context) -> bytes:
+        return pb.ServerLiveResponse(live=True).SerializeToString()
+
+    async def server_ready(self, data: bytes, context: Context) -> bytes:
+        return pb.ServerReadyResponse(ready=self._gateway.ready).SerializeToString()
+
+    async def model_ready(self, data: bytes, context: Context) -> bytes:
+        request = _small(pb.ModelReadyRequest, data)
+        checks.check_name(request.name, request.version)
+        if not self._gateway.ready:
+            return pb.ModelReadyResponse(ready=False).SerializeToString()
+        return await self._gateway.upstreams.send("ModelReady", data, call_of(context, "grpc").deadline)
+
+    async def metadata(self, data: bytes, context: Context) -> bytes:
+        answer = await self._gateway.upstreams.send("ServerMetadata", b"", call_of(context, "grpc").deadline)
+        return open_extensions(pb.ServerMetadataResponse.FromString(answer)).SerializeToString()
+
+    async def infer(self, data: bytes, context: Context) -> bytes:
+        return await self._gateway.infer(data, call_of(context, "grpc"))
+
+    def about_model(self, kind: type[Message], method: str) -> Handler:
+        async def ask(data: bytes, context: Context) -> bytes:
+            request: Any = _small(kind, data)
+            if request.name or method != "ModelStatistics":  # statistics: no name is every model
+                checks.check_name(request.name, request.version)
+            return await self._gateway.upstreams.send(method, data, call_of(context, "grpc").deadline)
+
+        return ask
+
+    def control(self, method: str) -> Handler:
+        async def pass_on(data: bytes, context: Context) -> bytes:
+            key = [(name, value) for name, value in context.invocation_metadata() or () if name == KEY_HEADER]
+            return await self.controlled(method, data, str(key[0][1]) if key else "", call_of(context, "grpc").deadline)
+
+        return pass_on
+
+    async def controlled(self, method: str, data: bytes, key: str, deadline: float) -> bytes:
+        """A control call, with the key that its caller has sent: each upstream judges it."""
+        if not key:
+            raise restricted(method)
+        timeout = min(CONTROL_S, deadline - asyncio.get_running_loop().time())
+        try:
+            answer = await self._gateway.upstreams.everywhere(method, data, [(KEY_HEADER, key)], timeout)
+        except Refused as refused:
+            raise restricted(method) if "protocol is restricted" in refused.sentence else refused from None
+        self._gateway.forget_contracts()
+        return answer
+
+    async def stream(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+        """Answers in the order of their requests. A failure is an answer too, and the stream goes on."""
+        call = call_of(context, "grpc")
+        running: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(IN_STREAM)
+        tasks: set[asyncio.Task[Any]] = set()
+
+        async def read() -> None:
+            async for data in requests:
+                task = asyncio.create_task(self._one_of_stream(data, call))
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
+                await running.put(task)
+            await running.put(None)
+
+        reading = asyncio.create_task(read())
+        try:
+            while (task := await running.get()) is not None:
+                yield await task
+        finally:
+            reading.cancel()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(reading, *tasks, return_exceptions=True)
+
+    async def _one_of_stream(self, data: bytes, call: Call) -> bytes:
+        try:
+            return streamed(await self._gateway.infer(data, call))
+        except Refused as refused:
+            return pb.ModelStreamInferResponse(error_message=refused.sentence).SerializeToString()
+
+
+def restricted(method: str) -> Refused:
+    """The refusal of a control call."""
+    sentence = f"This protocol is restricted: {method} needs the server's control key in the header '{KEY_HEADER}'"
+    return Refused(grpc.StatusCode.PERMISSION_DENIED, sentence, "control")
+
+
+def open_extensions(metadata: pb.ServerMetadataResponse) -> pb.ServerMetadataResponse:
+    """What a server says of itself, without what the gateway keeps closed."""
+    kept = [name for name in metadata.extensions if not any(closed in name for closed in CLOSED)]
+    return pb.ServerMetadataResponse(name=metadata.name, version=metadata.version, extensions=kept)
+
+
+def _small(kind: type[Message], data: bytes) -> Any:
+    """A request that only names a model. Raises Refused."""
+    if len(data) > SMALL:
+        raise invalid(f"the request has {len(data)} bytes: at most {SMALL} are allowed here", "size")
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        raise invalid(f"the request is no {kind.DESCRIPTOR.name}: its bytes cannot be parsed", "unparsable") from None

@@ -1,0 +1,63 @@
+"""Messages as bytes: what is read of an answer, and put around it, without parsing its frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tritonclient.grpc.service_pb2 import ModelInferResponse, ModelStreamInferResponse
+
+__all__ = ["frames_in", "streamed"]
+
+OUTPUTS = ModelInferResponse.DESCRIPTOR.fields_by_name["outputs"].number
+INFER_RESPONSE = ModelStreamInferResponse.DESCRIPTOR.fields_by_name["infer_response"].number
+BYTES = 2  # the wire type of strings, messages and bytes
+FIXED = {1: 8, 5: 4}  # wire types of fixed size
+
+
+def frames_in(answer: bytes) -> int:
+    """The number of JPEG frames in the bytes of a ModelInferResponse; 0 for other answers."""
+    for number, start, stop in _fields(answer):
+        if number == OUTPUTS:
+            output = ModelInferResponse.InferOutputTensor.FromString(answer[start:stop])
+            if output.name == "JPEG":
+                return int(output.shape[0]) if output.shape else 0
+    return 0
+
+
+def streamed(answer: bytes) -> bytes:
+    """The bytes of a ModelStreamInferResponse that holds those of a ModelInferResponse."""
+    return _varint(INFER_RESPONSE << 3 | BYTES) + _varint(len(answer)) + answer
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, int, int]]:
+    """Number, start and stop of each string, message or bytes field of a message; other fields are passed over."""
+    at = 0
+    while at < len(message):
+        tag, at = _read_varint(message, at)
+        if tag & 7 == BYTES:
+            size, at = _read_varint(message, at)
+            yield tag >> 3, at, at + size
+            at += size
+        elif tag & 7 in FIXED:
+            at += FIXED[tag & 7]
+        else:
+            _, at = _read_varint(message, at)
+
+
+def _read_varint(message: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = message[at]
+        value |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return value, at
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)

@@ -1,0 +1,34 @@
+"""What a caller is told instead of an answer."""
+
+from __future__ import annotations
+
+import grpc
+
+__all__ = ["Refused", "invalid", "overloaded"]
+
+from lipsync_mel import refusals
+
+
+class Refused(Exception):
+    """A request that gets no frames; its text is the sentence that the caller reads.
+
+    Attributes:
+        code: the gRPC status.
+        reason: why, in a word or two, for the metrics.
+    """
+
+    def __init__(self, code: grpc.StatusCode, sentence: str, reason: str) -> None:
+        super().__init__(sentence)
+        self.code = code
+        self.sentence = sentence
+        self.reason = reason
+
+
+def invalid(sentence: str, reason: str) -> Refused:
+    """The request is wrong."""
+    return Refused(grpc.StatusCode.INVALID_ARGUMENT, sentence, reason)
+
+
+def overloaded(sentence: str) -> Refused:
+    """The same request may succeed soon. Clients tell it by its code."""
+    return Refused(grpc.StatusCode.UNAVAILABLE, refusals.coded(refusals.OVERLOADED, sentence), "overloaded")

@@ -1,0 +1,78 @@
+"""What the gateway may be told, and its limits."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field, StrictFloat, StrictInt, StrictStr
+from pydantic.dataclasses import dataclass
+
+from lipsync_client.settings import CHECKED, checked
+
+__all__ = ["GatewaySettings"]
+
+Address = Annotated[StrictStr, Field(pattern=r"^[^\s/]+:\d{1,5}$")]
+Port = Annotated[StrictInt, Field(ge=0, le=65535)]
+Seconds = Annotated[StrictInt | StrictFloat, Field(gt=0, le=3600)]
+Megabytes = Annotated[StrictInt, Field(ge=1, le=1024)]
+Count = Annotated[StrictInt, Field(ge=1, le=100_000)]
+Name = Annotated[StrictStr, Field(min_length=1, max_length=128)]
+
+PORT = "a port number from 0 (any free one) to 65535"
+SECONDS = "seconds above 0"
+COUNT = "a whole number from 1 up"
+MEGABYTES = "MiB from 1 to 1024"
+
+
+@dataclass(frozen=True, config=CHECKED)
+class GatewaySettings:
+    """Settings of a gateway. Wrong values raise a SettingsError that names them.
+
+    Attributes:
+        upstreams: host:port of each Triton's gRPC endpoint.
+        bind: address of the public ports.
+        grpc_port, http_port, monolithic_port: KServe v2 over gRPC and over HTTP, and the requirements' own API.
+        aliases: other names of avatars, for clients of the requirements' API.
+        probe_avatar: whose frame is asked for to see whether an upstream works.
+        probe_interval_s: seconds without a frame after which an upstream is asked for one.
+        probe_timeout_s: seconds that this may take.
+        attempts: how often a request is sent, each time to another upstream where there is one.
+        attempt_timeout_s: seconds that an upstream may take for a request.
+        patience_s: seconds that a request is held while no upstream is ready.
+        max_message_mb: size of a request over gRPC, and of an answer over the requirements' API.
+        max_body_mb: size of an HTTP body.
+        max_json_mb: size of its JSON part.
+        max_open_requests: requests that are open at once, of all callers.
+        max_open_per_caller: of one caller, who is an IP address.
+        max_connections: open HTTP connections.
+        header_timeout_s: seconds in which the headers of an HTTP request must come.
+        body_timeout_s: seconds in which its body must come.
+    """
+
+    upstreams: Annotated[tuple[Address, ...], Field(min_length=1)] = Field(
+        default=("127.0.0.1:8001",), description="a list of addresses such as [127.0.0.1:8001]"
+    )
+    bind: StrictStr = Field(default="127.0.0.1", description="an address such as 127.0.0.1 or 0.0.0.0")
+    grpc_port: Port = Field(default=8001, description=PORT)
+    http_port: Port = Field(default=8000, description=PORT)
+    monolithic_port: Port = Field(default=50053, description=PORT)
+    aliases: dict[Name, Name] = Field(default_factory=dict, description="avatars by other names, as {sanders: demo}")
+    probe_avatar: Name = Field(default="demo", description="an avatar's id")
+    probe_interval_s: Seconds = Field(default=3.0, description=SECONDS)
+    probe_timeout_s: Seconds = Field(default=5.0, description=SECONDS)
+    attempts: Annotated[StrictInt, Field(ge=1, le=10)] = Field(default=3, description="a whole number from 1 to 10")
+    attempt_timeout_s: Seconds = Field(default=60.0, description=SECONDS)
+    patience_s: Seconds = Field(default=10.0, description=SECONDS)
+    max_message_mb: Megabytes = Field(default=120, description=MEGABYTES)
+    max_body_mb: Megabytes = Field(default=120, description=MEGABYTES)
+    max_json_mb: Megabytes = Field(default=8, description=MEGABYTES)
+    max_open_requests: Count = Field(default=512, description=COUNT)
+    max_open_per_caller: Count = Field(default=128, description=COUNT)
+    max_connections: Count = Field(default=1000, description=COUNT)
+    header_timeout_s: Seconds = Field(default=10.0, description=SECONDS)
+    body_timeout_s: Seconds = Field(default=60.0, description=SECONDS)
+
+    @classmethod
+    def from_dict(cls, values: Any) -> GatewaySettings:
+        """From plain values, as YAML or options give them. Raises SettingsError."""
+        return checked(cls, values, "gateway")

@@ -1,0 +1,142 @@
+"""One Triton behind the gateway: its calls, and what is known of its state."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import grpc
+import grpc.aio
+from tritonclient.grpc.service_pb2 import ModelInferRequest
+
+from lipsync_client import wire
+
+__all__ = ["Upstream", "UpstreamError", "probe_request"]
+
+SERVICE = "inference.GRPCInferenceService"
+OPTIONS = [*wire.CHANNEL_ARGS, ("grpc.enable_http_proxy", 0)]
+YOUNG_S = 0.1  # Triton 2.51 may crash when calls are cancelled just as they begin
+Metadata = Sequence[tuple[str, str]]
+
+
+class UpstreamError(Exception):
+    """A call that an upstream did not answer, or answered with a failure.
+
+    Attributes:
+        code: the gRPC status.
+        sentence: its text.
+        lost: nobody answered: the connection failed, or the upstream was given up.
+    """
+
+    def __init__(self, code: grpc.StatusCode, sentence: str, *, lost: bool) -> None:
+        super().__init__(sentence)
+        self.code = code
+        self.sentence = sentence
+        self.lost = lost
+
+
+class Upstream:
+    """A connection to a Triton. For the event loop that runs when it is made.
+
+    Args:
+        address: host:port of its gRPC endpoint.
+        now: monotonic seconds.
+
+    Attributes:
+        ready: it has made a frame, and nothing has failed since.
+        last_frame: when it made its last frame.
+        trouble: why it is not ready.
+        suspect: set when a call has failed, so that it is probed at once.
+    """
+
+    def __init__(self, address: str, now: Callable[[], float]) -> None:
+        self.address = address
+        self.ready = False
+        self.last_frame = -math.inf
+        self.trouble = "not asked yet"
+        self.suspect = asyncio.Event()
+        self._now = now
+        self._channel = grpc.aio.insecure_channel(address, options=OPTIONS)
+        self._methods: dict[str, Any] = {}
+        self._running: dict[asyncio.Task[bytes], Any] = {}
+
+    @property
+    def open(self) -> int:
+        """Calls that it has not answered yet."""
+        return len(self._running)
+
+    async def call(self, method: str, data: bytes, timeout: float, metadata: Metadata = ()) -> bytes:
+        """One call of its inference service, bytes in and bytes out.
+
+        Cancelling the caller cancels the call, when it is `YOUNG_S` old.
+
+        Raises:
+            UpstreamError: as the upstream's status says.
+        """
+        if method not in self._methods:
+            self._methods[method] = self._channel.unary_unary(f"/{SERVICE}/{method}")
+        began = self._now()
+        call = self._methods[method](data, timeout=timeout, metadata=tuple(metadata))
+        task = asyncio.create_task(self._answer(call))
+        self._running[task] = call
+        task.add_done_callback(self._ended)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if not task.done():
+                delay = max(0.0, YOUNG_S - (self._now() - began))
+                asyncio.get_running_loop().call_later(delay, call.cancel)
+            raise
+
+    def made_a_frame(self) -> None:
+        """A frame has come: it works."""
+        self.last_frame = self._now()
+        self.ready = True
+        self.trouble = ""
+
+    def failed(self, trouble: str, *, give_up: bool = False) -> None:
+        """It does not work. `give_up`: it does not answer, so what waits for its answers need not wait longer."""
+        self.ready = False
+        self.trouble = trouble
+        if give_up:
+            for call in self._running.values():
+                call.cancel()
+
+    async def close(self) -> None:
+        """End the connection and every call on it."""
+        await self._channel.close()
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+    def _ended(self, task: asyncio.Task[bytes]) -> None:
+        del self._running[task]
+        if not task.cancelled():
+            task.exception()  # its caller may have gone
+
+    async def _answer(self, call: Any) -> bytes:
+        try:
+            answer: bytes = await call
+        except grpc.aio.AioRpcError as error:
+            raise _failure(error) from None
+        except (asyncio.CancelledError, grpc.aio.UsageError):  # given up, or the channel was closed
+            sentence = f"the server at {self.address} was given up: {self.trouble}"
+            raise UpstreamError(grpc.StatusCode.UNAVAILABLE, sentence, lost=True) from None
+        return answer
+
+
+def _failure(error: grpc.aio.AioRpcError) -> UpstreamError:
+    # gRPC uses UNAVAILABLE for its own troubles with a connection too; only its debug text tells who said it.
+    from_peer = "from peer" in (error.debug_error_string() or "")
+    lost = error.code() is grpc.StatusCode.UNAVAILABLE and not from_peer
+    return UpstreamError(error.code(), error.details() or "no reason given", lost=lost)
+
+
+def probe_request(model: str) -> bytes:
+    """The smallest real inference: one frame of an avatar that is silent."""
+    request = ModelInferRequest(model_name=model, id="probe")
+    values = (("AUDIO", "FP32", 640, bytes(4 * 640)), ("FRAME_COUNT", "INT32", 1, (1).to_bytes(4, "little")))
+    for name, dtype, count, data in values:
+        request.inputs.add(name=name, datatype=dtype, shape=[count])
+        request.raw_input_contents.append(data)
+    return request.SerializeToString()

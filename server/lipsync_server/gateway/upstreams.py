@@ -1,0 +1,199 @@
+"""The Tritons behind the gateway: which one gets a request, and what happens when it fails."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections.abc import Callable, Iterable
+
+import grpc
+
+from lipsync_client import wire
+from lipsync_mel import refusals
+
+from lipsync_server.gateway.messages import frames_in
+from lipsync_server.gateway.metrics import Metrics
+from lipsync_server.gateway.refusal import Refused
+from lipsync_server.gateway.settings import GatewaySettings
+from lipsync_server.gateway.upstream import Metadata, Upstream, UpstreamError, probe_request
+
+__all__ = ["Upstreams"]
+
+ELSEWHERE = {  # statuses that another upstream may not have; requests are stateless, so they may be sent again
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+BROKEN = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DEADLINE_EXCEEDED}  # probe it at once
+DOWN_INTERVAL_S = 1.0  # between probes of one that does not work
+
+
+class Upstreams:
+    """All upstreams. Each is asked for a frame when it has made none for a while.
+
+    Args:
+        settings: their addresses, limits and times.
+        metrics: what happens is counted there.
+        now: monotonic seconds, of the running event loop.
+    """
+
+    def __init__(self, settings: GatewaySettings, metrics: Metrics, now: Callable[[], float]) -> None:
+        self.all = [Upstream(address, now) for address in dict.fromkeys(settings.upstreams)]
+        self._settings = settings
+        self._metrics = metrics
+        self._now = now
+        self._any_ready = asyncio.Event()
+        self._probe = probe_request(wire.ensemble_of(settings.probe_avatar))
+        self._watching: list[asyncio.Task[None]] = []
+        # A frame is older than the interval when the next is asked for, which may take its time-out.
+        self._fresh_s = 2 * settings.probe_interval_s + settings.probe_timeout_s
+
+    def open(self) -> None:
+        """Begin to probe."""
+        self._watching = [asyncio.create_task(self._watch(upstream)) for upstream in self.all]
+
+    async def close(self) -> None:
+        """End every call and connection."""
+        for task in self._watching:
+            task.cancel()
+        await asyncio.gather(*self._watching, return_exceptions=True)
+        await asyncio.gather(*(upstream.close() for upstream in self.all))
+
+    @property
+    def ready(self) -> bool:
+        """Some upstream has made a frame a moment ago."""
+        return any(self.is_fresh(upstream) for upstream in self.all)
+
+    def is_fresh(self, upstream: Upstream) -> bool:
+        """It has made a frame a moment ago."""
+        return upstream.ready and self._now() - upstream.last_frame < self._fresh_s
+
+    def trouble(self) -> str:
+        """Why none is ready."""
+        return "; ".join(f"{one.address}: {one.trouble or 'no frame for a while'}" for one in self.all)
+
+    async def send(self, method: str, data: bytes, deadline: float = math.inf) -> bytes:
+        """One call, to the least loaded upstream that is ready, or after a failure to the next.
+
+        While none is ready it is held, as long as the settings say.
+
+        Args:
+            method: of `inference.GRPCInferenceService`.
+            data: the request's bytes.
+            deadline: when its caller gives up, on the clock of `now`.
+
+        Raises:
+            Refused: the failure that is to be reported.
+        """
+        tried: list[Upstream] = []
+        worst: UpstreamError | None = None
+        for _ in range(self._settings.attempts):
+            upstream = self._next(tried)
+            if upstream is None and worst is not None and not worst.lost:
+                break
+            if upstream is None:
+                await self._wait_until_ready(deadline)
+                upstream, tried = self._next(()), []
+            if upstream is None:
+                break
+            try:
+                return await self._attempt(upstream, method, data, deadline)
+            except UpstreamError as error:
+                if error.code not in ELSEWHERE:
+                    raise _refused(error) from None
+                tried.append(upstream)
+                worst = error if worst is None or worst.lost else worst
+        if worst is None:
+            raise self._none_ready()
+        raise _refused(worst)
+
+    async def everywhere(self, method: str, data: bytes, metadata: Metadata, timeout: float) -> bytes:
+        """A call that changes servers, made on each that is not known to be gone; the first answer. Raises Refused."""
+        chosen = [one for one in self.all if one.ready] or self.all
+        calls = (upstream.call(method, data, timeout, metadata) for upstream in chosen)
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        for answer in answers:
+            if isinstance(answer, UpstreamError):
+                raise _refused(answer)
+            if isinstance(answer, BaseException):
+                raise answer
+        return next(answer for answer in answers if isinstance(answer, bytes))
+
+    async def _attempt(self, upstream: Upstream, method: str, data: bytes, deadline: float) -> bytes:
+        # A little more than the caller's own time: Triton is not to see calls that end as they begin.
+        timeout = min(self._settings.attempt_timeout_s, deadline - self._now() + 0.5)
+        try:
+            answer = await upstream.call(method, data, timeout)
+        except UpstreamError as error:
+            self._metrics.attempts.labels(upstream.address, error.code.name).inc()
+            if error.lost:
+                upstream.failed(error.sentence)
+                self._update()
+            if error.lost or error.code in BROKEN:
+                upstream.suspect.set()
+            raise
+        self._metrics.attempts.labels(upstream.address, "OK").inc()
+        if method == "ModelInfer" and frames_in(answer):
+            upstream.made_a_frame()
+            self._update()
+        return answer
+
+    def _next(self, tried: Iterable[Upstream]) -> Upstream | None:
+        """The ready one with the fewest open calls."""
+        ready = [upstream for upstream in self.all if upstream.ready and upstream not in tried]
+        return min(ready, key=lambda upstream: upstream.open, default=None)
+
+    async def _wait_until_ready(self, deadline: float) -> None:
+        until = min(self._now() + self._settings.patience_s, deadline)
+        try:
+            await asyncio.wait_for(self._any_ready.wait(), until - self._now())
+        except asyncio.TimeoutError:
+            raise self._none_ready() from None
+
+    def _none_ready(self) -> Refused:
+        sentence = f"no server behind this gateway is ready: {self.trouble()}"
+        return Refused(grpc.StatusCode.UNAVAILABLE, sentence, "no server ready")
+
+    def _update(self) -> None:
+        if any(upstream.ready for upstream in self.all):
+            self._any_ready.set()
+        else:
+            self._any_ready.clear()
+
+    async def _watch(self, upstream: Upstream) -> None:
+        """Ask for a frame whenever none was made for an interval, or something went wrong."""
+        interval = self._settings.probe_interval_s
+        while True:
+            quiet = self._now() - upstream.last_frame >= interval
+            if quiet or not upstream.ready or upstream.suspect.is_set():
+                upstream.suspect.clear()
+                await self._ask_for_a_frame(upstream)
+                self._update()
+            pause = interval if upstream.ready else min(interval, DOWN_INTERVAL_S)
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(upstream.suspect.wait(), pause)
+
+    async def _ask_for_a_frame(self, upstream: Upstream) -> None:
+        began = self._now()
+        try:
+            answer = await upstream.call("ModelInfer", self._probe, self._settings.probe_timeout_s)
+        except UpstreamError as error:
+            if upstream.last_frame >= began:  # it works for others
+                return
+            if refusals.parse(wire.plain(error.sentence)).code == refusals.OVERLOADED:
+                return  # it says so itself, so it is there; whether it makes frames is seen by those
+            no_answer = error.lost or error.code is grpc.StatusCode.DEADLINE_EXCEEDED
+            trouble = "it does not answer" if error.code is grpc.StatusCode.DEADLINE_EXCEEDED else error.sentence
+            upstream.failed(" ".join(wire.plain(trouble).split()), give_up=no_answer)
+            return
+        if frames_in(answer):
+            upstream.made_a_frame()
+        else:
+            upstream.failed("it made no frame")
+
+
+def _refused(error: UpstreamError) -> Refused:
+    return Refused(error.code, error.sentence, "upstream")
