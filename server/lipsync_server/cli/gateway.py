@@ -8,9 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from lipsync_client.errors import LipsyncError
-from lipsync_client.settings import SettingsError
-
 __all__ = ["gateway"]
 
 

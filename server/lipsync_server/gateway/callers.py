@@ -9,7 +9,6 @@ from contextlib import contextmanager
 import grpc
 
 from lipsync_mel import refusals
-
 from lipsync_server.gateway.refusal import Refused, overloaded
 
 __all__ = ["Callers", "host_of"]

@@ -14,9 +14,9 @@ from typing import Any
 from google.protobuf.message import DecodeError
 from tritonclient.grpc.service_pb2 import ModelInferRequest
 
+from lipsync_mel import timeline
 from lipsync_server.gateway.contract import ITEM_SIZES, Contract, Tensor
 from lipsync_server.gateway.refusal import Refused, invalid
-from lipsync_mel import timeline
 
 __all__ = ["check", "check_name", "parsed"]
 

@@ -10,7 +10,6 @@ from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig
 
 from lipsync_client.wire import COMPOSITE_MODEL
 from lipsync_mel import timeline
-
 from lipsync_server.gateway.refusal import Refused
 
 __all__ = ["ITEM_SIZES", "Contract", "Tensor"]
@@ -82,5 +81,5 @@ def _longest(name: str) -> int:
 
 def _dtype(number: int) -> str:
     """As requests name it: TYPE_FP32 is FP32, TYPE_STRING is BYTES."""
-    name = DataType.Name(number).removeprefix("TYPE_")  # type: ignore[arg-type]
+    name = DataType.Name(number).removeprefix("TYPE_")
     return "BYTES" if name == "STRING" else name

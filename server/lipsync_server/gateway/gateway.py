@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,21 +13,25 @@ from dataclasses import dataclass
 import grpc
 from tritonclient.grpc.service_pb2 import ModelConfigRequest, ModelConfigResponse, ModelInferRequest
 
+from lipsync_client.errors import LipsyncError, Overloaded
+from lipsync_client.registry.settings import RegistrySettings
 from lipsync_server.gateway import checks
+from lipsync_server.gateway.avatars import Avatars
 from lipsync_server.gateway.callers import Callers
 from lipsync_server.gateway.contract import Contract
-from lipsync_server.gateway.messages import frames_in
+from lipsync_server.gateway.messages import encoded, frames_in
 from lipsync_server.gateway.metrics import Metrics
-from lipsync_server.gateway.refusal import Refused
+from lipsync_server.gateway.refusal import Refused, overloaded
 from lipsync_server.gateway.settings import GatewaySettings
 from lipsync_server.gateway.upstreams import Upstreams
 
-__all__ = ["Call", "Gateway"]
+__all__ = ["Answer", "Call", "Gateway"]
 
 logger = logging.getLogger(__name__)
 
 CONTRACT_S = 10.0  # a contract is asked for again when it is so old
 MAX_CONTRACTS = 1000
+MISSING = re.compile("unknown model|no available versions|requested model .* is not available")
 
 
 @dataclass(frozen=True)
@@ -44,14 +49,28 @@ class Call:
     deadline: float = math.inf
 
 
+@dataclass(frozen=True)
+class Answer:
+    """A ModelInferResponse.
+
+    Attributes:
+        data: its bytes.
+        load_s: seconds for which its avatar was loaded first; 0: it was loaded.
+    """
+
+    data: bytes
+    load_s: float = 0.0
+
+
 class Gateway:
     """The core of the gateway, for the event loop that runs when it is made."""
 
-    def __init__(self, settings: GatewaySettings) -> None:
+    def __init__(self, settings: GatewaySettings, registry: RegistrySettings | None = None) -> None:
         self.settings = settings
         self.metrics = Metrics()
         self._now = asyncio.get_running_loop().time
         self.upstreams = Upstreams(settings, self.metrics, self._now)
+        self.avatars = Avatars(self.upstreams, registry or RegistrySettings(), settings.aliases, self._now)
         self._callers = Callers(settings.max_open_per_caller, settings.max_open_requests)
         self._contracts: dict[str, tuple[float, Contract]] = {}
 
@@ -60,31 +79,33 @@ class Gateway:
         """A frame was made a moment ago."""
         return self.upstreams.ready
 
-    def open(self) -> None:
-        """Begin to probe the upstreams."""
+    async def open(self) -> None:
+        """Begin to probe the upstreams and to manage their avatars."""
         self.upstreams.open()
+        await self.avatars.open()
 
     async def close(self) -> None:
         """End everything that runs."""
+        await self.avatars.close()
         await self.upstreams.close()
 
     async def infer(self, data: bytes, call: Call) -> bytes:
-        """The answer to a ModelInferRequest, both as bytes. Raises Refused."""
+        """The answer to a ModelInferRequest, both as bytes. An avatar that is not loaded is loaded. Raises Refused."""
         with self._counted(call):
             request = checks.parsed(data)
-            return await self._checked_infer(request, data, call)
+            return (await self._infer(request, data, call)).data
 
-    async def infer_message(self, request: ModelInferRequest, call: Call) -> bytes:
+    async def infer_message(self, request: ModelInferRequest, call: Call) -> Answer:
         """As `infer`, of a request that was made here."""
         with self._counted(call):
-            return await self._checked_infer(request, request.SerializeToString(), call)
+            return await self._infer(request, encoded(request), call)
 
     async def contract(self, model: str, deadline: float = math.inf) -> Contract:
         """What a public model takes. Raises Refused if it is none, or not loaded."""
         checks.check_name(model)
         asked, contract = self._contracts.get(model, (-math.inf, None))
         if contract is None or self._now() - asked > CONTRACT_S:
-            request = ModelConfigRequest(name=model).SerializeToString()
+            request = encoded(ModelConfigRequest(name=model))
             answer = await self.upstreams.send("ModelConfig", request, deadline)
             contract = Contract.of(ModelConfigResponse.FromString(answer).config)
             if len(self._contracts) >= MAX_CONTRACTS:
@@ -104,21 +125,38 @@ class Gateway:
             self.metrics.upstream_open.labels(upstream.address).set(upstream.open)
         return self.metrics.text()
 
-    async def _checked_infer(self, request: ModelInferRequest, data: bytes, call: Call) -> bytes:
+    async def _infer(self, request: ModelInferRequest, data: bytes, call: Call) -> Answer:
         began = self._now()
         checks.check_name(request.model_name, request.model_version)
-        contract = await self.contract(request.model_name, call.deadline)
-        checks.check(request, contract)
         try:
-            answer = await self.upstreams.send("ModelInfer", data, call.deadline)
+            answer = await self._checked(request, data, call)
+            load_s = 0.0
         except Refused as refused:
-            if refused.code is grpc.StatusCode.NOT_FOUND:
-                self._contracts.pop(request.model_name, None)
-            raise
+            if not _is_missing(refused):
+                raise
+            self._contracts.pop(request.model_name, None)
+            asked = self._now()
+            if not await self._ensure(request.model_name):
+                raise
+            load_s = self._now() - asked
+            answer = await self._checked(request, data, call)
         if frames := frames_in(answer):
+            self.avatars.used(request.model_name)
             self.metrics.frames.inc(frames)
             self.metrics.first_frame.observe(self._now() - began)
-        return answer
+        return Answer(answer, load_s)
+
+    async def _checked(self, request: ModelInferRequest, data: bytes, call: Call) -> bytes:
+        checks.check(request, await self.contract(request.model_name, call.deadline))
+        return await self.upstreams.send("ModelInfer", data, call.deadline)
+
+    async def _ensure(self, model: str) -> bool:
+        try:
+            return await self.avatars.ensure(model)
+        except Overloaded as error:
+            raise overloaded(str(error)) from None
+        except LipsyncError as error:
+            raise Refused(grpc.StatusCode.UNAVAILABLE, str(error), "load failed") from None
 
     @contextmanager
     def _counted(self, call: Call) -> Iterator[None]:
@@ -140,3 +178,10 @@ class Gateway:
             raise Refused(grpc.StatusCode.INTERNAL, "the gateway failed on this request", "gateway") from None
         finally:
             self.metrics.requests.labels(call.front, outcome).inc()
+
+
+def _is_missing(refused: Refused) -> bool:
+    """Whether a model is not loaded; Triton says so with several statuses."""
+    if "in ensemble" in refused.sentence:  # it began, and one of its steps was gone before its turn
+        return False
+    return refused.code is grpc.StatusCode.NOT_FOUND or bool(MISSING.search(refused.sentence))

@@ -16,7 +16,7 @@ from lipsync_client.control.control import KEY_HEADER
 from lipsync_server.gateway import checks
 from lipsync_server.gateway.callers import host_of
 from lipsync_server.gateway.gateway import Call, Gateway
-from lipsync_server.gateway.messages import streamed
+from lipsync_server.gateway.messages import encoded, streamed
 from lipsync_server.gateway.refusal import Refused, invalid
 from lipsync_server.gateway.upstream import SERVICE
 
@@ -80,21 +80,21 @@ class _Front:
         self._gateway = gateway
 
     async def live(self, data: bytes, context: Context) -> bytes:
-        return pb.ServerLiveResponse(live=True).SerializeToString()
+        return encoded(pb.ServerLiveResponse(live=True))
 
     async def server_ready(self, data: bytes, context: Context) -> bytes:
-        return pb.ServerReadyResponse(ready=self._gateway.ready).SerializeToString()
+        return encoded(pb.ServerReadyResponse(ready=self._gateway.ready))
 
     async def model_ready(self, data: bytes, context: Context) -> bytes:
         request = _small(pb.ModelReadyRequest, data)
         checks.check_name(request.name, request.version)
         if not self._gateway.ready:
-            return pb.ModelReadyResponse(ready=False).SerializeToString()
+            return encoded(pb.ModelReadyResponse(ready=False))
         return await self._gateway.upstreams.send("ModelReady", data, call_of(context, "grpc").deadline)
 
     async def metadata(self, data: bytes, context: Context) -> bytes:
         answer = await self._gateway.upstreams.send("ServerMetadata", b"", call_of(context, "grpc").deadline)
-        return open_extensions(pb.ServerMetadataResponse.FromString(answer)).SerializeToString()
+        return encoded(open_extensions(pb.ServerMetadataResponse.FromString(answer)))
 
     async def infer(self, data: bytes, context: Context) -> bytes:
         return await self._gateway.infer(data, call_of(context, "grpc"))
@@ -155,7 +155,7 @@ class _Front:
         try:
             return streamed(await self._gateway.infer(data, call))
         except Refused as refused:
-            return pb.ModelStreamInferResponse(error_message=refused.sentence).SerializeToString()
+            return encoded(pb.ModelStreamInferResponse(error_message=refused.sentence))
 
 
 def restricted(method: str) -> Refused:

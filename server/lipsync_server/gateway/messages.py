@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from google.protobuf.message import Message
 from tritonclient.grpc.service_pb2 import ModelInferResponse, ModelStreamInferResponse
 
-__all__ = ["frames_in", "streamed"]
+__all__ = ["encoded", "frames_in", "streamed"]
 
 OUTPUTS = ModelInferResponse.DESCRIPTOR.fields_by_name["outputs"].number
 INFER_RESPONSE = ModelStreamInferResponse.DESCRIPTOR.fields_by_name["infer_response"].number
 BYTES = 2  # the wire type of strings, messages and bytes
 FIXED = {1: 8, 5: 4}  # wire types of fixed size
+
+
+def encoded(message: Message) -> bytes:
+    """A message's bytes."""
+    data: bytes = message.SerializeToString()
+    return data
 
 
 def frames_in(answer: bytes) -> int:

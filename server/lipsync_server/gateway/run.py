@@ -17,6 +17,8 @@ from grpc_reflection.v1alpha import reflection
 from lipsync_client.errors import LipsyncError
 from lipsync_server.gateway.gateway import Gateway
 from lipsync_server.gateway.grpc_front import inference_service
+from lipsync_server.gateway.monolithic import monolithic_service
+from lipsync_server.gateway.monolithic_proto import SERVICE as MONOLITHIC
 from lipsync_server.gateway.settings import GatewaySettings
 from lipsync_server.gateway.upstream import SERVICE
 
@@ -32,6 +34,12 @@ PORT_OPTIONS = [
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
 ]
+
+MONOLITHIC_OPTIONS = [  # as its clients know it: the server pings every 10 s
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 3_000),
+]
+HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 
 @dataclass(frozen=True)
@@ -49,28 +57,38 @@ async def running(settings: GatewaySettings) -> AsyncIterator[tuple[Gateway, Add
     gateway = Gateway(settings)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(gateway.close)
-        server, grpc_address = _port(settings, settings.grpc_port, "grpc", SERVICE)
-        server.add_generic_rpc_handlers((inference_service(gateway),))
         states = health.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(states, server)
-        gateway.open()
+        server, grpc_address = _port(settings, "grpc", SERVICE, PORT_OPTIONS)
+        server.add_generic_rpc_handlers((inference_service(gateway),))
+        second, monolithic_address = _port(settings, "monolithic", MONOLITHIC, [*PORT_OPTIONS, *MONOLITHIC_OPTIONS])
+        second.add_generic_rpc_handlers((monolithic_service(gateway),))
+        await gateway.open()
         watching = asyncio.create_task(_tell_health(gateway, states))
         stack.push_async_callback(_end, watching)
-        await server.start()
-        stack.push_async_callback(server.stop, STOP_S)
-        yield gateway, Addresses(grpc_address, "", "")
+        for one in (server, second):
+            health_pb2_grpc.add_HealthServicer_to_server(states, one)
+            await one.start()
+            stack.push_async_callback(one.stop, STOP_S)
+        yield gateway, Addresses(grpc_address, "", monolithic_address)
 
 
-def _port(settings: GatewaySettings, port: int, name: str, service: str) -> tuple[grpc.aio.Server, str]:
+def _port(
+    settings: GatewaySettings, name: str, service: str, options: list[tuple[str, int]]
+) -> tuple[grpc.aio.Server, str]:
     """A gRPC server and where it will answer."""
+    port = getattr(settings, f"{name}_port")
     size = settings.max_message_mb << 20
-    options = [*PORT_OPTIONS, ("grpc.max_receive_message_length", size), ("grpc.max_send_message_length", -1)]
-    server = grpc.aio.server(options=options, maximum_concurrent_rpcs=2 * settings.max_open_requests)
-    reflection.enable_server_reflection((service, reflection.SERVICE_NAME, health_pb2.DESCRIPTOR.package), server)
+    server = grpc.aio.server(
+        options=[*options, ("grpc.max_receive_message_length", size), ("grpc.max_send_message_length", -1)],
+        maximum_concurrent_rpcs=2 * settings.max_open_requests,
+    )
+    reflection.enable_server_reflection((service, reflection.SERVICE_NAME, HEALTH), server)
     try:
         bound = server.add_insecure_port(f"{settings.bind}:{port}")
     except RuntimeError:
-        raise LipsyncError(f"Port {port} ({name}) of {settings.bind} cannot be used: is it in use?") from None
+        raise LipsyncError(
+            f"Port {port} of {settings.bind} cannot be used: stop what holds it, or choose another with --{name}-port."
+        ) from None
     return server, f"{settings.bind}:{bound}"
 
 
@@ -82,7 +100,7 @@ async def _tell_health(gateway: Gateway, states: health.HealthServicer) -> None:
             told = gateway.ready
             status = health_pb2.HealthCheckResponse
             state = status.SERVING if told else status.NOT_SERVING
-            for service in ("", SERVICE):
+            for service in ("", SERVICE, MONOLITHIC):
                 await states.set(service, state)
         await asyncio.sleep(HEALTH_S)
 

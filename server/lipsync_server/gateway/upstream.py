@@ -9,9 +9,11 @@ from typing import Any
 
 import grpc
 import grpc.aio
-from tritonclient.grpc.service_pb2 import ModelInferRequest
+import numpy as np
 
 from lipsync_client import wire
+from lipsync_server.gateway.messages import encoded
+from lipsync_server.gateway.tensors import request_of
 
 __all__ = ["Upstream", "UpstreamError", "probe_request"]
 
@@ -134,9 +136,4 @@ def _failure(error: grpc.aio.AioRpcError) -> UpstreamError:
 
 def probe_request(model: str) -> bytes:
     """The smallest real inference: one frame of an avatar that is silent."""
-    request = ModelInferRequest(model_name=model, id="probe")
-    values = (("AUDIO", "FP32", 640, bytes(4 * 640)), ("FRAME_COUNT", "INT32", 1, (1).to_bytes(4, "little")))
-    for name, dtype, count, data in values:
-        request.inputs.add(name=name, datatype=dtype, shape=[count])
-        request.raw_input_contents.append(data)
-    return request.SerializeToString()
+    return encoded(request_of(model, AUDIO=np.zeros(640, np.float32), FRAME_COUNT=np.ones(1, np.int32)))

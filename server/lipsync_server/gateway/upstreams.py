@@ -11,7 +11,6 @@ import grpc
 
 from lipsync_client import wire
 from lipsync_mel import refusals
-
 from lipsync_server.gateway.messages import frames_in
 from lipsync_server.gateway.metrics import Metrics
 from lipsync_server.gateway.refusal import Refused
@@ -75,6 +74,11 @@ class Upstreams:
         """Why none is ready."""
         return "; ".join(f"{one.address}: {one.trouble or 'no frame for a while'}" for one in self.all)
 
+    def next_ready(self, tried: Iterable[Upstream] = ()) -> Upstream | None:
+        """The ready one with the fewest open calls."""
+        ready = [upstream for upstream in self.all if upstream.ready and upstream not in tried]
+        return min(ready, key=lambda upstream: upstream.open, default=None)
+
     async def send(self, method: str, data: bytes, deadline: float = math.inf) -> bytes:
         """One call, to the least loaded upstream that is ready, or after a failure to the next.
 
@@ -91,12 +95,12 @@ class Upstreams:
         tried: list[Upstream] = []
         worst: UpstreamError | None = None
         for _ in range(self._settings.attempts):
-            upstream = self._next(tried)
+            upstream = self.next_ready(tried)
             if upstream is None and worst is not None and not worst.lost:
                 break
             if upstream is None:
                 await self._wait_until_ready(deadline)
-                upstream, tried = self._next(()), []
+                upstream, tried = self.next_ready(), []
             if upstream is None:
                 break
             try:
@@ -140,11 +144,6 @@ class Upstreams:
             upstream.made_a_frame()
             self._update()
         return answer
-
-    def _next(self, tried: Iterable[Upstream]) -> Upstream | None:
-        """The ready one with the fewest open calls."""
-        ready = [upstream for upstream in self.all if upstream.ready and upstream not in tried]
-        return min(ready, key=lambda upstream: upstream.open, default=None)
 
     async def _wait_until_ready(self, deadline: float) -> None:
         until = min(self._now() + self._settings.patience_s, deadline)
