@@ -43,5 +43,8 @@ async def _serve(settings: Any) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with running(settings) as (_, addresses):
-        typer.echo(f"Answering at grpc {addresses.grpc} for {', '.join(settings.upstreams)} (Ctrl-C stops)")
+        typer.echo(
+            f"Answering at grpc {addresses.grpc}, http http://{addresses.http}, monolithic {addresses.monolithic} "
+            f"for {', '.join(settings.upstreams)} (Ctrl-C stops)"
+        )
         await stop.wait()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -18,7 +18,7 @@ from lipsync_mel import timeline
 from lipsync_server.gateway.contract import ITEM_SIZES, Contract, Tensor
 from lipsync_server.gateway.refusal import Refused, invalid
 
-__all__ = ["check", "check_name", "parsed"]
+__all__ = ["check", "check_name", "check_names", "check_tensor", "not_taken", "parsed"]
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 VERSION = re.compile(r"\d{0,18}")
@@ -65,8 +65,8 @@ def check(request: ModelInferRequest, contract: Contract) -> None:
     if len(request.id) > MAX_ID:
         raise invalid(f"the request's id has {len(request.id)} characters: at most {MAX_ID} are allowed", "id")
     _check_parameters(request.parameters)
-    _check_names("input", (one.name for one in request.inputs), contract.inputs, contract.model)
-    _check_names("output", (one.name for one in request.outputs), contract.outputs, contract.model)
+    check_names("input", (one.name for one in request.inputs), contract.inputs, contract.model)
+    check_names("output", (one.name for one in request.outputs), contract.outputs, contract.model)
     for output in request.outputs:
         _check_no_parameters(f"output '{output.name}'", output.parameters)
     raw: Sequence[bytes] = request.raw_input_contents
@@ -112,7 +112,8 @@ def _check_size(name: str, rule: Tensor, shape: Sequence[int]) -> None:
             raise invalid(sentence, "size")
 
 
-def _check_names(kind: str, given: Iterable[str], known: dict[str, Any], model: str) -> None:
+def check_names(kind: str, given: Iterable[str], known: Mapping[str, Any], model: str) -> None:
+    """Each name is one of the model's, and is there once. `kind`: "input" or "output". Raises Refused."""
     seen: set[str] = set()
     for name in given:
         if name not in known:
@@ -157,7 +158,7 @@ def _check_contents(tensor: Any, elements: int, raw: bytes | None) -> None:
 def _check_parameters(parameters: Any) -> None:
     for name, value in parameters.items():
         if name not in OF_REQUEST:
-            raise _not_taken("the request", name)
+            raise not_taken("the request", name)
         kind = value.WhichOneof("parameter_choice")
         if kind not in OF_REQUEST[name] or getattr(value, kind) < 0:
             raise invalid(f"the parameter '{name}' has a value that it cannot have", "parameter")
@@ -165,10 +166,11 @@ def _check_parameters(parameters: Any) -> None:
 
 def _check_no_parameters(place: str, parameters: Any) -> None:
     for name in parameters:
-        raise _not_taken(place, name)
+        raise not_taken(place, name)
 
 
-def _not_taken(place: str, name: str) -> Refused:
+def not_taken(place: str, name: str) -> Refused:
+    """The refusal of a parameter."""
     if name.startswith("shared_memory"):
         return invalid(f"{place} names shared memory: send the data in the request itself", "shared memory")
     if name == "classification":

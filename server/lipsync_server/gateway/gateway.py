@@ -89,16 +89,36 @@ class Gateway:
         await self.avatars.close()
         await self.upstreams.close()
 
+    @contextmanager
+    def counted(self, call: Call) -> Iterator[None]:
+        """One inference request: it is open while the block runs, and its end is counted."""
+        outcome = "failed"
+        try:
+            with self._callers.admitted(call.caller):
+                yield
+            outcome = "ok"
+        except Refused as refused:
+            outcome = "refused" if refused.code is grpc.StatusCode.INVALID_ARGUMENT else "failed"
+            self.metrics.refusals.labels(refused.reason).inc()
+            raise
+        except asyncio.CancelledError:
+            outcome = "cancelled"
+            raise
+        except Exception:
+            logger.exception("a request failed in the gateway")
+            raise Refused(grpc.StatusCode.INTERNAL, "the gateway failed on this request", "gateway") from None
+        finally:
+            self.metrics.requests.labels(call.front, outcome).inc()
+
     async def infer(self, data: bytes, call: Call) -> bytes:
         """The answer to a ModelInferRequest, both as bytes. An avatar that is not loaded is loaded. Raises Refused."""
-        with self._counted(call):
+        with self.counted(call):
             request = checks.parsed(data)
             return (await self._infer(request, data, call)).data
 
     async def infer_message(self, request: ModelInferRequest, call: Call) -> Answer:
-        """As `infer`, of a request that was made here."""
-        with self._counted(call):
-            return await self._infer(request, encoded(request), call)
+        """As `infer`, of a request that was made here, in a block of `counted`."""
+        return await self._infer(request, encoded(request), call)
 
     async def contract(self, model: str, deadline: float = math.inf) -> Contract:
         """What a public model takes. Raises Refused if it is none, or not loaded."""
@@ -112,6 +132,15 @@ class Gateway:
                 self._contracts.clear()
             self._contracts[model] = self._now(), contract
         return contract
+
+    async def contract_loading(self, model: str) -> Contract:
+        """As `contract`. An avatar that is not loaded is loaded."""
+        try:
+            return await self.contract(model)
+        except Refused as refused:
+            if not _is_missing(refused) or not await self._ensure(model):
+                raise
+        return await self.contract(model)
 
     def forget_contracts(self) -> None:
         """Models have changed."""
@@ -157,27 +186,6 @@ class Gateway:
             raise overloaded(str(error)) from None
         except LipsyncError as error:
             raise Refused(grpc.StatusCode.UNAVAILABLE, str(error), "load failed") from None
-
-    @contextmanager
-    def _counted(self, call: Call) -> Iterator[None]:
-        """One inference request: it is open while the block runs, and its end is counted."""
-        outcome = "failed"
-        try:
-            with self._callers.admitted(call.caller):
-                yield
-            outcome = "ok"
-        except Refused as refused:
-            outcome = "refused" if refused.code is grpc.StatusCode.INVALID_ARGUMENT else "failed"
-            self.metrics.refusals.labels(refused.reason).inc()
-            raise
-        except asyncio.CancelledError:
-            outcome = "cancelled"
-            raise
-        except Exception:
-            logger.exception("a request failed in the gateway")
-            raise Refused(grpc.StatusCode.INTERNAL, "the gateway failed on this request", "gateway") from None
-        finally:
-            self.metrics.requests.labels(call.front, outcome).inc()
 
 
 def _is_missing(refused: Refused) -> bool:

@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError, Message
 from tritonclient.grpc import service_pb2 as pb
 
 from lipsync_client.control.control import KEY_HEADER
-from lipsync_server.gateway import checks
+from lipsync_server.gateway import checks, control
 from lipsync_server.gateway.callers import host_of
 from lipsync_server.gateway.gateway import Call, Gateway
 from lipsync_server.gateway.messages import encoded, streamed
@@ -22,15 +22,8 @@ from lipsync_server.gateway.upstream import SERVICE
 
 __all__ = ["inference_service"]
 
-CONTROL = (  # calls that change a server or spy on it
-    *("RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload", "TraceSetting", "LogSettings"),
-    *("SystemSharedMemoryStatus", "SystemSharedMemoryRegister", "SystemSharedMemoryUnregister"),
-    *("CudaSharedMemoryStatus", "CudaSharedMemoryRegister", "CudaSharedMemoryUnregister"),
-)
 CLOSED = ("shared_memory", "trace", "logging", "classification", "sequence", "repository", "schedule_policy")
 SMALL = 4096  # bytes; requests that only name a model are smaller
-ASK_S = 10.0
-CONTROL_S = 900.0  # a load may compile a network first
 IN_STREAM = 16  # requests of one stream that run at once
 
 Context = Any
@@ -49,7 +42,7 @@ def inference_service(gateway: Gateway) -> grpc.GenericRpcHandler:
         "ModelMetadata": front.about_model(pb.ModelMetadataRequest, "ModelMetadata"),
         "ModelConfig": front.about_model(pb.ModelConfigRequest, "ModelConfig"),
         "ModelStatistics": front.about_model(pb.ModelStatisticsRequest, "ModelStatistics"),
-        **{method: front.control(method) for method in CONTROL},
+        **{method: front.control(method) for method in control.METHODS},
     }
     handlers = {name: grpc.unary_unary_rpc_method_handler(_answering(handle)) for name, handle in unary.items()}
     handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(front.stream)
@@ -111,21 +104,10 @@ class _Front:
     def control(self, method: str) -> Handler:
         async def pass_on(data: bytes, context: Context) -> bytes:
             key = [(name, value) for name, value in context.invocation_metadata() or () if name == KEY_HEADER]
-            return await self.controlled(method, data, str(key[0][1]) if key else "", call_of(context, "grpc").deadline)
+            deadline = call_of(context, "grpc").deadline
+            return await control.controlled(self._gateway, method, data, str(key[0][1]) if key else "", deadline)
 
         return pass_on
-
-    async def controlled(self, method: str, data: bytes, key: str, deadline: float) -> bytes:
-        """A control call, with the key that its caller has sent: each upstream judges it."""
-        if not key:
-            raise restricted(method)
-        timeout = min(CONTROL_S, deadline - asyncio.get_running_loop().time())
-        try:
-            answer = await self._gateway.upstreams.everywhere(method, data, [(KEY_HEADER, key)], timeout)
-        except Refused as refused:
-            raise restricted(method) if "protocol is restricted" in refused.sentence else refused from None
-        self._gateway.forget_contracts()
-        return answer
 
     async def stream(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
         """Answers in the order of their requests. A failure is an answer too, and the stream goes on."""
@@ -156,12 +138,6 @@ class _Front:
             return streamed(await self._gateway.infer(data, call))
         except Refused as refused:
             return encoded(pb.ModelStreamInferResponse(error_message=refused.sentence))
-
-
-def restricted(method: str) -> Refused:
-    """The refusal of a control call."""
-    sentence = f"This protocol is restricted: {method} needs the server's control key in the header '{KEY_HEADER}'"
-    return Refused(grpc.StatusCode.PERMISSION_DENIED, sentence, "control")
 
 
 def open_extensions(metadata: pb.ServerMetadataResponse) -> pb.ServerMetadataResponse:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from google.protobuf.message import Message
 from tritonclient.grpc.service_pb2 import ModelInferResponse, ModelStreamInferResponse
 
-__all__ = ["encoded", "frames_in", "streamed"]
+__all__ = ["as_json", "encoded", "frames_in", "streamed"]
 
 OUTPUTS = ModelInferResponse.DESCRIPTOR.fields_by_name["outputs"].number
 INFER_RESPONSE = ModelStreamInferResponse.DESCRIPTOR.fields_by_name["infer_response"].number
@@ -19,6 +20,28 @@ def encoded(message: Message) -> bytes:
     """A message's bytes."""
     data: bytes = message.SerializeToString()
     return data
+
+
+def as_json(message: Message) -> dict[str, Any]:
+    """A message as Triton writes it over HTTP: with the defaults, and 64-bit numbers as numbers."""
+    found: dict[str, Any] = {}
+    for field in message.DESCRIPTOR.fields:
+        value = getattr(message, field.name)
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            found[field.name] = {str(key): _plain(field, value[key]) for key in sorted(value)}
+        elif hasattr(value, "extend"):
+            found[field.name] = [_plain(field, one) for one in value]
+        elif not field.has_presence or message.HasField(field.name):
+            found[field.name] = _plain(field, value)
+    return found
+
+
+def _plain(field: Any, value: Any) -> Any:
+    if isinstance(value, Message):
+        return as_json(value)
+    if isinstance(value, bytes):
+        return value.decode("latin-1")
+    return field.enum_type.values_by_number[value].name if field.enum_type is not None else value
 
 
 def frames_in(answer: bytes) -> int:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc.service_pb2 import ModelInferRequest
 
 from lipsync_client import wire
-from lipsync_client.errors import LipsyncError
+from lipsync_client.errors import AudioError, LipsyncError
 from lipsync_client.media.audio import to_speech
 from lipsync_client.timeline import Request
 from lipsync_mel import refusals
@@ -22,7 +22,7 @@ from lipsync_server.gateway.gateway import Gateway
 from lipsync_server.gateway.grpc_front import call_of
 from lipsync_server.gateway.messages import encoded
 from lipsync_server.gateway.monolithic_proto import METHODS, SERVICE, message
-from lipsync_server.gateway.refusal import Refused
+from lipsync_server.gateway.refusal import Refused, invalid
 from lipsync_server.gateway.speech_runs import EXTRA_FRAMES, SpeechRuns
 from lipsync_server.gateway.tensors import outputs_of, request_of
 
@@ -63,7 +63,7 @@ def _answering(
             code, sentence = grpc.StatusCode.INVALID_ARGUMENT, f"the request is no {takes.DESCRIPTOR.name}"
         except Refused as refused:
             code, sentence = refused.code, refusals.parse(wire.plain(refused.sentence)).sentence
-        except (LipsyncError, ValueError) as error:
+        except LipsyncError as error:
             code, sentence = grpc.StatusCode.UNAVAILABLE, str(error)
         if "success" in gives.DESCRIPTOR.fields_by_name:
             return encoded(gives(success=False, error=sentence))
@@ -79,11 +79,12 @@ class _Service:
 
     async def infer(self, asked: Any, context: Context) -> Any:
         began = time.monotonic()
-        avatar = self._avatar(asked.model_id)
-        audio = _audio(asked)
-        piece = self._runs.request(context.peer(), avatar, audio, asked.batch_size, asked.start_frame_idx)
         call = call_of(context, "monolithic")
-        answer = await self._gateway.infer_message(_as_triton(piece, wire.ensemble_of(avatar)), call)
+        with self._gateway.counted(call):
+            avatar = self._avatar(asked.model_id)
+            audio = _audio(asked)
+            piece = self._runs.request(context.peer(), avatar, audio, asked.batch_size, asked.start_frame_idx)
+            answer = await self._gateway.infer_message(_as_triton(piece, wire.ensemble_of(avatar)), call)
         outputs = outputs_of(answer.data)
         times = wire.Timings(*outputs["TIMINGS_MS"].tolist())
         return message("CompositeBatchResponse")(
@@ -158,27 +159,34 @@ class _Service:
 
     def _avatar(self, model_id: str) -> str:
         if not model_id:
-            raise ValueError("model_id is empty: it must be an avatar's id")
+            raise _wrong("model_id is empty: it must be an avatar's id")
         return self._gateway.avatars.id_of(model_id)
 
 
+def _wrong(sentence: str) -> Refused:
+    return invalid(sentence, "monolithic")
+
+
 def _audio(asked: Any) -> NDArray[np.float32]:
-    """The speech of a request at 16 kHz, shape = (n,). Raises ValueError for whatever is wrong with the request."""
+    """The speech of a request at 16 kHz, shape = (n,). Raises Refused for whatever is wrong with the request."""
     count, rate = asked.batch_size, asked.sample_rate or SAMPLE_RATE
     if not 1 <= count <= MAX_FRAMES:
-        raise ValueError(f"batch_size is {count}: it must be from 1 to {MAX_FRAMES}")
+        raise _wrong(f"batch_size is {count}: it must be from 1 to {MAX_FRAMES}")
     if not 0 <= asked.start_frame_idx <= MAX_FRAME:
-        raise ValueError(f"start_frame_idx is {asked.start_frame_idx}: it must be from 0 to {MAX_FRAME}")
+        raise _wrong(f"start_frame_idx is {asked.start_frame_idx}: it must be from 0 to {MAX_FRAME}")
     if not asked.raw_audio:
         not_taken = "audio_features is not taken: " if asked.audio_features else ""
-        raise ValueError(f"{not_taken}raw_audio is missing: send the speech as little-endian float32")
+        raise _wrong(f"{not_taken}raw_audio is missing: send the speech as little-endian float32")
     if len(asked.raw_audio) % 4:
-        raise ValueError(f"raw_audio has {len(asked.raw_audio)} bytes: it must be float32, 4 bytes a sample")
+        raise _wrong(f"raw_audio has {len(asked.raw_audio)} bytes: it must be float32, 4 bytes a sample")
     if not RATES[0] <= rate <= RATES[1]:
-        raise ValueError(f"sample_rate is {rate}: it must be 0 (for {SAMPLE_RATE}), or from {RATES[0]} to {RATES[1]}")
+        raise _wrong(f"sample_rate is {rate}: it must be 0 (for {SAMPLE_RATE}), or from {RATES[0]} to {RATES[1]}")
     longest = (count + EXTRA_FRAMES) * SAMPLES_PER_FRAME + SAMPLES_AFTER  # no frame depends on what comes later
     samples = np.frombuffer(asked.raw_audio, "<f4")[: -(-longest * rate // SAMPLE_RATE)]
-    speech = to_speech(samples, rate)
+    try:
+        speech = to_speech(samples, rate)
+    except AudioError as error:
+        raise _wrong(f"raw_audio: {error}") from None
     whole = (count + EXTRA_FRAMES) * SAMPLES_PER_FRAME
     if len(samples) * SAMPLE_RATE >= whole * rate and len(speech) < whole:  # a resampler may give a few less
         speech = np.pad(speech, (0, whole - len(speech)))

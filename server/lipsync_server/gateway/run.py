@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 import grpc
 import grpc.aio
+import uvicorn
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 from grpc_reflection.v1alpha import reflection
@@ -17,6 +19,8 @@ from grpc_reflection.v1alpha import reflection
 from lipsync_client.errors import LipsyncError
 from lipsync_server.gateway.gateway import Gateway
 from lipsync_server.gateway.grpc_front import inference_service
+from lipsync_server.gateway.http_front import http_application
+from lipsync_server.gateway.http_protocol import TimedProtocol
 from lipsync_server.gateway.monolithic import monolithic_service
 from lipsync_server.gateway.monolithic_proto import SERVICE as MONOLITHIC
 from lipsync_server.gateway.settings import GatewaySettings
@@ -69,7 +73,8 @@ async def running(settings: GatewaySettings) -> AsyncIterator[tuple[Gateway, Add
             health_pb2_grpc.add_HealthServicer_to_server(states, one)
             await one.start()
             stack.push_async_callback(one.stop, STOP_S)
-        yield gateway, Addresses(grpc_address, "", monolithic_address)
+        http_address = await stack.enter_async_context(_http_port(settings, gateway))
+        yield gateway, Addresses(grpc_address, http_address, monolithic_address)
 
 
 def _port(
@@ -86,10 +91,56 @@ def _port(
     try:
         bound = server.add_insecure_port(f"{settings.bind}:{port}")
     except RuntimeError:
-        raise LipsyncError(
-            f"Port {port} of {settings.bind} cannot be used: stop what holds it, or choose another with --{name}-port."
-        ) from None
+        raise _port_taken(settings, name) from None
     return server, f"{settings.bind}:{bound}"
+
+
+class _HttpServer(uvicorn.Server):
+    """Leaves signals to the program that runs the gateway."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@asynccontextmanager
+async def _http_port(settings: GatewaySettings, gateway: Gateway) -> AsyncIterator[str]:
+    """The HTTP port, open while the block runs; where it answers."""
+
+    class Protocol(TimedProtocol):
+        header_timeout_s = settings.header_timeout_s
+
+    config = uvicorn.Config(
+        http_application(gateway),
+        http=Protocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="critical",  # what strangers send is counted, not logged
+        access_log=False,
+        server_header=False,
+        limit_concurrency=settings.max_connections,
+        timeout_graceful_shutdown=int(STOP_S),
+    )
+    try:
+        family = socket.AF_INET6 if ":" in settings.bind else socket.AF_INET
+        listening = socket.create_server((settings.bind, settings.http_port), family=family, backlog=512)
+    except OSError:
+        raise _port_taken(settings, "http") from None
+    server = _HttpServer(config)
+    serving = asyncio.create_task(server.serve([listening]))
+    try:
+        yield f"{settings.bind}:{listening.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await serving
+
+
+def _port_taken(settings: GatewaySettings, name: str) -> LipsyncError:
+    return LipsyncError(
+        f"Port {getattr(settings, f'{name}_port')} of {settings.bind} cannot be used: stop what holds it, or choose "
+        f"another with --{name}-port."
+    )
 
 
 async def _tell_health(gateway: Gateway, states: health.HealthServicer) -> None:
