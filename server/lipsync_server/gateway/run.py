@@ -17,6 +17,7 @@ from grpc_health.v1.health import aio as health
 from grpc_reflection.v1alpha import reflection
 
 from lipsync_client.errors import LipsyncError
+from lipsync_client.registry.settings import RegistrySettings
 from lipsync_server.gateway.gateway import Gateway
 from lipsync_server.gateway.grpc_front import inference_service
 from lipsync_server.gateway.http_front import http_application
@@ -28,6 +29,7 @@ from lipsync_server.gateway.upstream import SERVICE
 
 __all__ = ["Addresses", "running"]
 
+BACKLOG = 512  # connections that wait to be accepted
 STOP_S = 5.0  # running requests get so long when the gateway stops
 HEALTH_S = 0.2  # how often readiness is looked at for those who watch it
 PORT_OPTIONS = [
@@ -56,9 +58,11 @@ class Addresses:
 
 
 @asynccontextmanager
-async def running(settings: GatewaySettings) -> AsyncIterator[tuple[Gateway, Addresses]]:
+async def running(
+    settings: GatewaySettings, limits: RegistrySettings | None = None
+) -> AsyncIterator[tuple[Gateway, Addresses]]:
     """A gateway whose ports are open while the block runs. Raises LipsyncError where a port cannot be used."""
-    gateway = Gateway(settings)
+    gateway = Gateway(settings, limits)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(gateway.close)
         states = health.HealthServicer()
@@ -89,8 +93,9 @@ def _port(
     )
     reflection.enable_server_reflection((service, reflection.SERVICE_NAME, HEALTH), server)
     try:
+        socket.create_server((settings.bind, port), family=_family(settings)).close()  # gRPC would log its failure
         bound = server.add_insecure_port(f"{settings.bind}:{port}")
-    except RuntimeError:
+    except (OSError, RuntimeError):
         raise _port_taken(settings, name) from None
     return server, f"{settings.bind}:{bound}"
 
@@ -123,8 +128,7 @@ async def _http_port(settings: GatewaySettings, gateway: Gateway) -> AsyncIterat
         timeout_graceful_shutdown=int(STOP_S),
     )
     try:
-        family = socket.AF_INET6 if ":" in settings.bind else socket.AF_INET
-        listening = socket.create_server((settings.bind, settings.http_port), family=family, backlog=512)
+        listening = socket.create_server((settings.bind, settings.http_port), family=_family(settings), backlog=BACKLOG)
     except OSError:
         raise _port_taken(settings, "http") from None
     server = _HttpServer(config)
@@ -134,6 +138,10 @@ async def _http_port(settings: GatewaySettings, gateway: Gateway) -> AsyncIterat
     finally:
         server.should_exit = True
         await serving
+
+
+def _family(settings: GatewaySettings) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in settings.bind else socket.AF_INET
 
 
 def _port_taken(settings: GatewaySettings, name: str) -> LipsyncError:

@@ -50,7 +50,7 @@ class GatewaySettings:
     """
 
     upstreams: Annotated[tuple[Address, ...], Field(min_length=1)] = Field(
-        default=("127.0.0.1:8001",), description="a list of addresses such as [127.0.0.1:8001]"
+        description="one or several addresses such as 127.0.0.1:9001"
     )
     bind: StrictStr = Field(default="127.0.0.1", description="an address such as 127.0.0.1 or 0.0.0.0")
     grpc_port: Port = Field(default=8001, description=PORT)
@@ -75,4 +75,4 @@ class GatewaySettings:
     @classmethod
     def from_dict(cls, values: Any) -> GatewaySettings:
         """From plain values, as YAML or options give them. Raises SettingsError."""
-        return checked(cls, values, "gateway")
+        return checked(cls, {"upstreams": (), **values} if isinstance(values, dict) else values, "gateway")
