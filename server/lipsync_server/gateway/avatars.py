@@ -189,18 +189,18 @@ class Avatars:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _ids(self, registry: Registry) -> frozenset[str]:
+    async def _ids(self, registry: Registry, newer_than: float = KNOWN_S) -> frozenset[str]:
         """The avatars in an upstream's repository. They are not asked for with every unknown name."""
         async with self._asking:
             asked, ids = self._known.get(registry.url, (-math.inf, frozenset()))
-            if self._now() - asked > KNOWN_S:
+            if self._now() - asked > newer_than:
                 ids = frozenset(one.state.id for one in await registry.overview())
                 self._known[registry.url] = self._now(), ids
             return ids
 
     async def _check_known(self, registry: Registry, avatar: str) -> None:
         """Raises AvatarNotFound."""
-        if avatar not in (ids := await self._ids(registry)):
+        if avatar not in (ids := await self._ids(registry, 0.0)):
             raise AvatarNotFound(
                 f"There is no avatar {avatar[:64]!r} in the repository of the server at {registry.url}: "
                 f"it has {', '.join(sorted(ids)) or 'none'}."

@@ -45,7 +45,8 @@ def parsed(data: bytes) -> ModelInferRequest:
     try:
         return ModelInferRequest.FromString(data)
     except DecodeError:
-        raise invalid("the request is no ModelInferRequest: its bytes cannot be parsed", "unparsable") from None
+        sentence = "the request is no ModelInferRequest: its bytes cannot be parsed, or they are compressed"
+        raise invalid(sentence, "unparsable") from None
 
 
 def check_name(model: str, version: str = "") -> None:

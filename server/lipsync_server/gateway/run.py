@@ -34,7 +34,7 @@ STOP_S = 5.0  # running requests get so long when the gateway stops
 HEALTH_S = 0.2  # how often readiness is looked at for those who watch it
 PORT_OPTIONS = [
     ("grpc.so_reuseport", 0),  # or a second gateway would take half of the connections without a word
-    ("grpc.compression_enabled_algorithms_bitset", 1),  # none: a small message may unpack to gigabytes
+    ("grpc.per_message_decompression", 0),  # a small message may unpack to gigabytes
     ("grpc.max_concurrent_streams", 256),  # of one connection
     ("grpc.server_handshake_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
