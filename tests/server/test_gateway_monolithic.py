@@ -138,7 +138,7 @@ def frames(answer: dict[str, Any]) -> list[bytes]:
 
 @pytest.fixture
 def expected(server) -> Iterator[Callable[..., list[bytes]]]:
-    """`expected(audio, start, first, count, footage)`: the server's frames of a slice of speech and silence after it."""
+    """`expected(audio, start, first, count, footage)`: the server's frames of a slice of speech before silence."""
     with Client(server.grpc_url, timeout=SECONDS) as client:
 
         def infer(audio: np.ndarray, start: int, first: int, count: int, footage: int) -> list[bytes]:

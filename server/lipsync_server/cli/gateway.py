@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from lipsync_server.gateway.settings import GatewaySettings
 
 __all__ = ["gateway"]
+
+FILES = 65_536  # that may be open, where the system allows it
 
 
 def gateway(
@@ -63,6 +66,7 @@ def gateway(
     }
     settings = _settings(config, {name: value for name, value in options.items() if value is not None})
     limits = RegistrySettings.from_yaml(config) if config else RegistrySettings()
+    _raise_file_limit()
     asyncio.run(_serve(settings, limits))
 
 
@@ -86,6 +90,13 @@ def _aliases(given: list[str]) -> dict[str, str]:
     if wrong := [one for one, (name, _, avatar) in zip(given, pairs, strict=True) if not (name and avatar)]:
         raise SettingsError(f"--alias is {wrong[0]!r}; allowed is NAME=AVATAR, such as sanders=demo.")
     return {name: avatar for name, _, avatar in pairs}
+
+
+def _raise_file_limit() -> None:
+    """A connection takes a file."""
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES if most == resource.RLIM_INFINITY else min(FILES, most)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(now, wanted), most))
 
 
 async def _serve(settings: GatewaySettings, limits: RegistrySettings) -> None:

@@ -15,8 +15,16 @@ from tritonclient.grpc import service_pb2 as pb
 from lipsync_client import wire
 from lipsync_client.avatar_facts import memory_in
 from lipsync_client.control.control import Control, find_key
-from lipsync_client.control.states import AvatarState, AvatarStats, ModelState, avatar_stats, avatars_in, gpus_of
-from lipsync_client.errors import AvatarNotFound, ControlDenied, LipsyncError
+from lipsync_client.control.states import (
+    AvatarOverview,
+    AvatarState,
+    AvatarStats,
+    ModelState,
+    avatar_stats,
+    avatars_in,
+    gpus_of,
+)
+from lipsync_client.errors import AvatarNotFound, ControlDenied, LipsyncError, Timeout
 from lipsync_client.registry.registry import Registry
 from lipsync_client.registry.settings import RegistrySettings
 from lipsync_server.gateway.messages import encoded
@@ -26,6 +34,7 @@ from lipsync_server.gateway.upstreams import Upstreams
 __all__ = ["AvatarFigures", "Avatars"]
 
 LINGER_S = 10.0  # an avatar is not evicted for so long after its last request
+ASK_S = 10.0
 KNOWN_S = 2.0  # seconds for which the list of avatars is not asked for again
 
 
@@ -194,7 +203,7 @@ class Avatars:
         async with self._asking:
             asked, ids = self._known.get(registry.url, (-math.inf, frozenset()))
             if self._now() - asked > newer_than:
-                ids = frozenset(one.state.id for one in await registry.overview())
+                ids = frozenset(one.state.id for one in await _overview(registry))
                 self._known[registry.url] = self._now(), ids
             return ids
 
@@ -209,7 +218,7 @@ class Avatars:
     async def _states(self, loaded: list[str]) -> list[AvatarState]:
         upstream = self._upstreams.next_ready()
         if upstream and (registry := self._registries.get(upstream.address)):
-            return [one.state for one in await registry.overview()]
+            return [one.state for one in await _overview(registry)]
         return avatars_in([ModelState(name, "READY", "") for name in loaded])
 
     async def _network_config(self, avatar: str) -> pb.ModelConfigResponse:
@@ -226,6 +235,14 @@ class Avatars:
             raise ControlDenied(
                 f"The gateway has no control key for the server at {upstream.address}: set LIPSYNC_CONTROL_KEY for it."
             ) from None
+
+
+async def _overview(registry: Registry) -> list[AvatarOverview]:
+    """As the registry's. Raises LipsyncError, also where the server takes too long."""
+    try:
+        return await asyncio.wait_for(registry.overview(), ASK_S)
+    except asyncio.TimeoutError:
+        raise Timeout(f"The server at {registry.url} did not say within {ASK_S:g} s which avatars it has.") from None
 
 
 def key_for(address: str) -> str | None:

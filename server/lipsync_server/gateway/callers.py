@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from urllib.parse import unquote
 
 import grpc
 
@@ -50,5 +51,6 @@ class Callers:
 
 
 def host_of(peer: str) -> str:
-    """Who calls: the address without the port, of what gRPC calls a peer, as "ipv4:127.0.0.1:40000"."""
-    return peer.rpartition(":")[0] if peer.startswith(("ipv4:", "ipv6:")) else peer
+    """Who calls, on every port the same: the address in what gRPC calls a peer, as "ipv4:127.0.0.1:40000"."""
+    kind, _, rest = unquote(peer).partition(":")
+    return rest.rpartition(":")[0].strip("[]") if kind in ("ipv4", "ipv6") else peer

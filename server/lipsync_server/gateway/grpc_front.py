@@ -112,6 +112,14 @@ class _Front:
     async def stream(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
         """Answers in the order of their requests. A failure is an answer too, and the stream goes on."""
         call = call_of(context, "grpc")
+        try:
+            with self._gateway.streams.admitted(call.caller):
+                async for answer in self._answers(requests, call):
+                    yield answer
+        except Refused as refused:
+            await context.abort(refused.code, refused.sentence)
+
+    async def _answers(self, requests: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
         running: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(IN_STREAM)
         tasks: set[asyncio.Task[Any]] = set()
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.message import Message
@@ -21,12 +21,13 @@ from lipsync_server.gateway.grpc_front import open_extensions
 from lipsync_server.gateway.http_guard import Guard
 from lipsync_server.gateway.http_tensors import HEADER_LENGTH, as_http, as_request
 from lipsync_server.gateway.messages import as_json, encoded
-from lipsync_server.gateway.refusal import Refused, invalid
+from lipsync_server.gateway.refusal import Refused, invalid, overloaded
 
 __all__ = ["http_application"]
 
 STATUS = {  # of HTTP for those of gRPC; others are 500
     grpc.StatusCode.INVALID_ARGUMENT: 400,
+    grpc.StatusCode.CANCELLED: 400,
     grpc.StatusCode.UNAUTHENTICATED: 401,
     grpc.StatusCode.PERMISSION_DENIED: 403,
     grpc.StatusCode.NOT_FOUND: 404,
@@ -37,6 +38,7 @@ STATUS = {  # of HTTP for those of gRPC; others are 500
 }
 CALLERS_LIMIT = 429
 CONTROL_HEADER = "lipsync-control"  # as Triton itself names it over HTTP
+T = TypeVar("T")
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -77,15 +79,39 @@ def _route(path: str, handle: Handler, *methods: str) -> Route:
         except Refused as refused:
             status = CALLERS_LIMIT if refused.reason == "caller's limit" else STATUS.get(refused.code, 500)
             return JSONResponse({"error": refused.sentence}, status)
-        except ClientDisconnect:
-            return Response(status_code=400)  # nobody reads it
 
     return Route(path, answer, methods=list(methods) or ["GET"])
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """What the work gives. It is cancelled when its caller has gone."""
+    working = asyncio.create_task(work)
+    leaving = asyncio.create_task(_left(request))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise _gone()
+        return working.result()
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def _left(request: Request) -> None:
+    """Return when the connection is closed; the body was read before."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _gone() -> Refused:
+    return Refused(grpc.StatusCode.CANCELLED, "the caller has gone", "gone")
 
 
 class _Front:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
+        self._reading = 0  # bytes of bodies
 
     async def live(self, request: Request) -> Response:
         return PlainTextResponse("")
@@ -127,7 +153,7 @@ class _Front:
             body = await self._body(request)
             contract = await self._gateway.contract_loading(model)
             asked = as_request(model, version, contract, body, self._json_size(request, body))
-            answer = await self._gateway.infer_message(asked.request, call)
+            answer = await _unless_gone(request, self._gateway.infer_message(asked.request, call))
         content, json_size = as_http(answer.data, asked.binary)
         if json_size is None:
             return Response(content, media_type="application/json")
@@ -163,11 +189,20 @@ class _Front:
         return await control.controlled(self._gateway, method, encoded(message), key)
 
     async def _body(self, request: Request) -> bytes:
-        timeout = self._gateway.settings.body_timeout_s
+        """All of the body, in time, where memory is left for it."""
+        timeout, limit = self._gateway.settings.body_timeout_s, self._gateway.settings.max_reading_mb << 20
+        size = int(request.headers.get("content-length", "0"))
+        if self._reading + size > limit:
+            raise overloaded(f"bodies of {self._reading} bytes are being read: at most {limit} are taken at once")
+        self._reading += size
         try:
             return await asyncio.wait_for(request.body(), timeout)
         except asyncio.TimeoutError:
             raise invalid(f"the body did not come within {timeout:g} s", "slow body") from None
+        except ClientDisconnect:
+            raise _gone() from None
+        finally:
+            self._reading -= size
 
     def _json_size(self, request: Request, body: bytes) -> int:
         """Bytes of the JSON part, which binary data may follow."""

@@ -1,8 +1,10 @@
-"""HTTP connections whose request headers come within a time, or that are closed."""
+"""HTTP connections: only so many of one caller, and closed where a request's headers do not come within a time."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from typing import ClassVar
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -16,10 +18,17 @@ class TimedProtocol(H11Protocol):
     """uvicorn's protocol, which itself waits for ever for the end of headers that have begun."""
 
     header_timeout_s = HEADER_TIMEOUT_S
+    max_per_caller = 600
+    open_of: ClassVar[Counter[str]] = Counter()  # connections, by the caller's address
     _timer: asyncio.TimerHandle | None = None
+    _caller = ""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._caller = self.client[0] if self.client else ""
+        self.open_of[self._caller] += 1
+        if self.open_of[self._caller] > self.max_per_caller:
+            transport.abort()
         self._watch()
 
     def data_received(self, data: bytes) -> None:
@@ -28,6 +37,9 @@ class TimedProtocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop()
+        self.open_of[self._caller] -= 1
+        if not self.open_of[self._caller]:
+            del self.open_of[self._caller]
         super().connection_lost(exc)
 
     def _watch(self) -> None:

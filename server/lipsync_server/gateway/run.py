@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from typing import ClassVar
 
 import grpc
 import grpc.aio
@@ -78,6 +80,7 @@ async def running(
             await one.start()
             stack.push_async_callback(one.stop, STOP_S)
         http_address = await stack.enter_async_context(_http_port(settings, gateway))
+        stack.push_async_callback(states.enter_graceful_shutdown)
         yield gateway, Addresses(grpc_address, http_address, monolithic_address)
 
 
@@ -87,9 +90,9 @@ def _port(
     """A gRPC server and where it will answer."""
     port = getattr(settings, f"{name}_port")
     size = settings.max_message_mb << 20
+    # No limit for open calls: a caller could reach it alone, with calls that never send their request.
     server = grpc.aio.server(
-        options=[*options, ("grpc.max_receive_message_length", size), ("grpc.max_send_message_length", -1)],
-        maximum_concurrent_rpcs=2 * settings.max_open_requests,
+        options=[*options, ("grpc.max_receive_message_length", size), ("grpc.max_send_message_length", -1)]
     )
     reflection.enable_server_reflection((service, reflection.SERVICE_NAME, HEALTH), server)
     try:
@@ -114,6 +117,8 @@ async def _http_port(settings: GatewaySettings, gateway: Gateway) -> AsyncIterat
 
     class Protocol(TimedProtocol):
         header_timeout_s = settings.header_timeout_s
+        max_per_caller = settings.max_connections_per_caller
+        open_of: ClassVar[Counter[str]] = Counter()
 
     config = uvicorn.Config(
         http_application(gateway),

@@ -44,7 +44,10 @@ class GatewaySettings:
         max_json_mb: size of its JSON part.
         max_open_requests: requests that are open at once, of all callers.
         max_open_per_caller: of one caller, who is an IP address.
+        max_streams_per_caller: ModelStreamInfer calls of one caller that are open at once.
         max_connections: open HTTP connections.
+        max_connections_per_caller: of one caller.
+        max_reading_mb: size of all HTTP bodies that are being read.
         header_timeout_s: seconds in which the headers of an HTTP request must come.
         body_timeout_s: seconds in which its body must come.
     """
@@ -68,7 +71,10 @@ class GatewaySettings:
     max_json_mb: Megabytes = Field(default=8, description=MEGABYTES)
     max_open_requests: Count = Field(default=512, description=COUNT)
     max_open_per_caller: Count = Field(default=128, description=COUNT)
-    max_connections: Count = Field(default=1000, description=COUNT)
+    max_streams_per_caller: Count = Field(default=32, description=COUNT)
+    max_connections: Count = Field(default=2000, description=COUNT)
+    max_connections_per_caller: Count = Field(default=600, description=COUNT)
+    max_reading_mb: Annotated[StrictInt, Field(ge=1, le=1 << 20)] = Field(default=1024, description="MiB from 1 up")
     header_timeout_s: Seconds = Field(default=10.0, description=SECONDS)
     body_timeout_s: Seconds = Field(default=60.0, description=SECONDS)
 
