@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from lipsync_server.gateway.callers import Callers
 from lipsync_server.gateway.contract import Contract
 from lipsync_server.gateway.messages import encoded, frames_in
 from lipsync_server.gateway.metrics import Metrics
-from lipsync_server.gateway.refusal import Refused, overloaded
+from lipsync_server.gateway.refusal import Refused, is_missing, overloaded
 from lipsync_server.gateway.settings import GatewaySettings
 from lipsync_server.gateway.upstreams import Upstreams
 
@@ -31,7 +30,6 @@ logger = logging.getLogger(__name__)
 
 CONTRACT_S = 10.0  # a contract is asked for again when it is so old
 MAX_CONTRACTS = 1000
-MISSING = re.compile("unknown model|no available versions|requested model .* is not available")
 
 
 @dataclass(frozen=True)
@@ -139,7 +137,7 @@ class Gateway:
         try:
             return await self.contract(model)
         except Refused as refused:
-            if not _is_missing(refused) or not await self._ensure(model):
+            if not is_missing(refused.code, refused.sentence) or not await self._ensure(model):
                 raise
         return await self.contract(model)
 
@@ -162,7 +160,7 @@ class Gateway:
             answer = await self._checked(request, data, call)
             load_s = 0.0
         except Refused as refused:
-            if not _is_missing(refused):
+            if not is_missing(refused.code, refused.sentence):
                 raise
             self._contracts.pop(request.model_name, None)
             asked = self._now()
@@ -187,10 +185,3 @@ class Gateway:
             raise overloaded(str(error)) from None
         except LipsyncError as error:
             raise Refused(grpc.StatusCode.UNAVAILABLE, str(error), "load failed") from None
-
-
-def _is_missing(refused: Refused) -> bool:
-    """Whether a model is not loaded; Triton says so with several statuses."""
-    if "in ensemble" in refused.sentence:  # it began, and one of its steps was gone before its turn
-        return False
-    return refused.code is grpc.StatusCode.NOT_FOUND or bool(MISSING.search(refused.sentence))

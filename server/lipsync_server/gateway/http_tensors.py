@@ -153,9 +153,12 @@ def _as_bytes(name: str, dtype: str, data: Any, elements: int) -> bytes:
         raise invalid(f"'{name}' has values in data that are no {dtype}", "contents")
     if dtype not in ITEM_SIZES or dtype == "BF16":
         raise invalid(f"'{name}' is {dtype}, which the gateway does not take as JSON", "data type")
+    kind = np.dtype(triton_to_np_dtype(dtype))
+    if kind.kind in "iu" and values and not np.iinfo(kind).min <= min(values) <= max(values) <= np.iinfo(kind).max:
+        raise invalid(f"'{name}' has values in data that do not fit into {dtype}", "contents")
     try:
-        with np.errstate(over="ignore"):  # what does not fit is infinite, and refused for that
-            return np.array(values, triton_to_np_dtype(dtype)).tobytes()
+        with np.errstate(over="ignore"):  # a float that does not fit is infinite, which the stages refuse
+            return np.array(values, kind).tobytes()
     except OverflowError:
         raise invalid(f"'{name}' has values in data that do not fit into {dtype}", "contents") from None
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import grpc
 
-__all__ = ["Refused", "invalid", "overloaded"]
-
 from lipsync_mel import refusals
+
+__all__ = ["Refused", "invalid", "is_missing", "overloaded"]
+
+MISSING = re.compile("unknown model|no available versions|requested model .* is not available")
 
 
 class Refused(Exception):
@@ -32,3 +36,10 @@ def invalid(sentence: str, reason: str) -> Refused:
 def overloaded(sentence: str) -> Refused:
     """The same request may succeed soon. Clients tell it by its code."""
     return Refused(grpc.StatusCode.UNAVAILABLE, refusals.coded(refusals.OVERLOADED, sentence), "overloaded")
+
+
+def is_missing(code: grpc.StatusCode, sentence: str) -> bool:
+    """Whether an upstream says that a model is not loaded, for which it has several statuses."""
+    if "in ensemble" in sentence:  # it began, and one of its steps was gone before its turn
+        return False
+    return code is grpc.StatusCode.NOT_FOUND or bool(MISSING.search(sentence))

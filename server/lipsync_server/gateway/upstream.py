@@ -15,7 +15,7 @@ from lipsync_client import wire
 from lipsync_server.gateway.messages import encoded
 from lipsync_server.gateway.tensors import request_of
 
-__all__ = ["Upstream", "UpstreamError", "probe_request"]
+__all__ = ["Upstream", "UpstreamError", "happens", "probe_request"]
 
 SERVICE = "inference.GRPCInferenceService"
 OPTIONS = [*wire.CHANNEL_ARGS, ("grpc.enable_http_proxy", 0)]
@@ -29,14 +29,12 @@ class UpstreamError(Exception):
     Attributes:
         code: the gRPC status.
         sentence: its text.
-        lost: nobody answered: the connection failed, or the upstream was given up.
     """
 
-    def __init__(self, code: grpc.StatusCode, sentence: str, *, lost: bool) -> None:
+    def __init__(self, code: grpc.StatusCode, sentence: str) -> None:
         super().__init__(sentence)
         self.code = code
         self.sentence = sentence
-        self.lost = lost
 
 
 class Upstream:
@@ -51,6 +49,7 @@ class Upstream:
         last_frame: when it made its last frame.
         trouble: why it is not ready.
         suspect: set when a call has failed, so that it is probed at once.
+        probed: set when the probe that runs, or else the next, has ended; then there is a new one.
     """
 
     def __init__(self, address: str, now: Callable[[], float]) -> None:
@@ -59,6 +58,7 @@ class Upstream:
         self.last_frame = -math.inf
         self.trouble = "not asked yet"
         self.suspect = asyncio.Event()
+        self.probed = asyncio.Event()
         self._now = now
         self._channel = grpc.aio.insecure_channel(address, options=OPTIONS)
         self._methods: dict[str, Any] = {}
@@ -120,18 +120,24 @@ class Upstream:
         try:
             answer: bytes = await call
         except grpc.aio.AioRpcError as error:
-            raise _failure(error) from None
+            raise UpstreamError(error.code(), error.details() or "no reason given") from None
         except (asyncio.CancelledError, grpc.aio.UsageError):  # given up, or the channel was closed
             sentence = f"the server at {self.address} was given up: {self.trouble}"
-            raise UpstreamError(grpc.StatusCode.UNAVAILABLE, sentence, lost=True) from None
+            raise UpstreamError(grpc.StatusCode.UNAVAILABLE, sentence) from None
         return answer
 
 
-def _failure(error: grpc.aio.AioRpcError) -> UpstreamError:
-    # gRPC uses UNAVAILABLE for its own troubles with a connection too; only its debug text tells who said it.
-    from_peer = "from peer" in (error.debug_error_string() or "")
-    lost = error.code() is grpc.StatusCode.UNAVAILABLE and not from_peer
-    return UpstreamError(error.code(), error.details() or "no reason given", lost=lost)
+async def happens(event: asyncio.Event, seconds: float) -> bool:
+    """Whether an event comes in time.
+
+    `asyncio.wait_for` may lose a cancellation that comes together with the event, before Python 3.12.
+    """
+    waiting = asyncio.ensure_future(event.wait())
+    try:
+        await asyncio.wait({waiting}, timeout=max(0.0, seconds))
+        return event.is_set()
+    finally:
+        waiting.cancel()
 
 
 def probe_request(model: str) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 from collections.abc import Callable, Iterable
 
@@ -13,9 +12,9 @@ from lipsync_client import wire
 from lipsync_mel import refusals
 from lipsync_server.gateway.messages import frames_in
 from lipsync_server.gateway.metrics import Metrics
-from lipsync_server.gateway.refusal import Refused
+from lipsync_server.gateway.refusal import Refused, is_missing
 from lipsync_server.gateway.settings import GatewaySettings
-from lipsync_server.gateway.upstream import Metadata, Upstream, UpstreamError, probe_request
+from lipsync_server.gateway.upstream import Metadata, Upstream, UpstreamError, happens, probe_request
 
 __all__ = ["Upstreams"]
 
@@ -26,7 +25,7 @@ ELSEWHERE = {  # statuses that another upstream may not have; requests are state
     grpc.StatusCode.NOT_FOUND,
     grpc.StatusCode.DEADLINE_EXCEEDED,
 }
-BROKEN = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DEADLINE_EXCEEDED}  # probe it at once
+BROKEN = ELSEWHERE - {grpc.StatusCode.NOT_FOUND}  # statuses after which it is probed at once
 DOWN_INTERVAL_S = 1.0  # between probes of one that does not work
 
 
@@ -96,8 +95,8 @@ class Upstreams:
         worst: UpstreamError | None = None
         for _ in range(self._settings.attempts):
             upstream = self.next_ready(tried)
-            if upstream is None and worst is not None and not worst.lost:
-                break
+            if upstream is None and any(one.ready for one in tried):
+                break  # each that is there has refused
             if upstream is None:
                 await self._wait_until_ready(deadline)
                 upstream, tried = self.next_ready(), []
@@ -109,7 +108,7 @@ class Upstreams:
                 if error.code not in ELSEWHERE:
                     raise _refused(error) from None
                 tried.append(upstream)
-                worst = error if worst is None or worst.lost else worst
+                worst = error
         if worst is None:
             raise self._none_ready()
         raise _refused(worst)
@@ -133,11 +132,8 @@ class Upstreams:
             answer = await upstream.call(method, data, timeout)
         except UpstreamError as error:
             self._metrics.attempts.labels(upstream.address, error.code.name).inc()
-            if error.lost:
-                upstream.failed(error.sentence)
-                self._update()
-            if error.lost or error.code in BROKEN:
-                upstream.suspect.set()
+            if error.code in BROKEN and not _is_told(error):
+                await self._doubt(upstream, error)
             raise
         self._metrics.attempts.labels(upstream.address, "OK").inc()
         if method == "ModelInfer" and frames_in(answer):
@@ -145,12 +141,15 @@ class Upstreams:
             self._update()
         return answer
 
+    async def _doubt(self, upstream: Upstream, error: UpstreamError) -> None:
+        """Probe an upstream after a failure, and wait for that where the failure may mean that nobody is there."""
+        upstream.suspect.set()
+        if error.code is grpc.StatusCode.UNAVAILABLE and upstream.ready:
+            await happens(upstream.probed, self._settings.probe_timeout_s)
+
     async def _wait_until_ready(self, deadline: float) -> None:
-        until = min(self._now() + self._settings.patience_s, deadline)
-        try:
-            await asyncio.wait_for(self._any_ready.wait(), until - self._now())
-        except asyncio.TimeoutError:
-            raise self._none_ready() from None
+        if not await happens(self._any_ready, min(self._settings.patience_s, deadline - self._now())):
+            raise self._none_ready()
 
     def _none_ready(self) -> Refused:
         sentence = f"no server behind this gateway is ready: {self.trouble()}"
@@ -171,9 +170,9 @@ class Upstreams:
                 upstream.suspect.clear()
                 await self._ask_for_a_frame(upstream)
                 self._update()
-            pause = interval if upstream.ready else min(interval, DOWN_INTERVAL_S)
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(upstream.suspect.wait(), pause)
+                upstream.probed.set()
+                upstream.probed = asyncio.Event()
+            await happens(upstream.suspect, interval if upstream.ready else min(interval, DOWN_INTERVAL_S))
 
     async def _ask_for_a_frame(self, upstream: Upstream) -> None:
         began = self._now()
@@ -182,16 +181,25 @@ class Upstreams:
         except UpstreamError as error:
             if upstream.last_frame >= began:  # it works for others
                 return
-            if refusals.parse(wire.plain(error.sentence)).code == refusals.OVERLOADED:
+            if _is_overloaded(error):
                 return  # it says so itself, so it is there; whether it makes frames is seen by those
-            no_answer = error.lost or error.code is grpc.StatusCode.DEADLINE_EXCEEDED
-            trouble = "it does not answer" if error.code is grpc.StatusCode.DEADLINE_EXCEEDED else error.sentence
-            upstream.failed(" ".join(wire.plain(trouble).split()), give_up=no_answer)
+            silent = error.code is grpc.StatusCode.DEADLINE_EXCEEDED
+            trouble = "it does not answer" if silent else wire.plain(error.sentence)
+            upstream.failed(" ".join(trouble.split()), give_up=silent)
             return
         if frames_in(answer):
             upstream.made_a_frame()
         else:
             upstream.failed("it made no frame")
+
+
+def _is_overloaded(error: UpstreamError) -> bool:
+    return refusals.parse(wire.plain(error.sentence)).code == refusals.OVERLOADED
+
+
+def _is_told(error: UpstreamError) -> bool:
+    """Whether a server itself says why it does not serve this request, so that it is there."""
+    return _is_overloaded(error) or is_missing(error.code, error.sentence)
 
 
 def _refused(error: UpstreamError) -> Refused:
