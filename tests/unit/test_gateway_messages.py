@@ -43,7 +43,9 @@ def test_an_answer_without_frames_has_none() -> None:
 
 
 def test_fields_of_fixed_size_are_passed_over() -> None:
-    unknown = b"\xfd\x7f\x01\x02\x03\x04" + b"\xf9\x7f" + bytes(8) + b"\xf8\x7f\x80\x01"  # 32 bits, 64 bits, a varint
+    unknown = (
+        b"\xfd\x7f\x01\x02\x03\x04" + b"\xf9\x7f" + b"\x2a" * 8 + b"\xf8\x7f\x80\x01"
+    )  # 32 bits, 64 bits, a varint
     assert frames_in(unknown + answer([b"a", b"b"])) == 2
 
 

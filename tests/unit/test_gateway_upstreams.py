@@ -40,15 +40,15 @@ class Server:
     """A stand-in for a Triton. Probes get a frame unless it is `broken`; other requests what `behaviour` does first."""
 
     def __init__(self) -> None:
-        self.requests = 0
+        self.requests = self.probes = 0
         self.broken = ""
         self.behaviour: Behaviour | None = None
         self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         handlers = {"ModelInfer": grpc.unary_unary_rpc_method_handler(self._infer)}
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
 
-    async def start(self) -> str:
-        port = self._server.add_insecure_port("127.0.0.1:0")
+    async def start(self, address: str = "127.0.0.1:0") -> str:
+        port = self._server.add_insecure_port(address)
         await self._server.start()
         return f"127.0.0.1:{port}"
 
@@ -57,6 +57,7 @@ class Server:
 
     async def _infer(self, data: bytes, context: Any) -> bytes:
         if data != ASKED:
+            self.probes += 1
             if self.broken:
                 await context.abort(STATUS.INTERNAL, self.broken)
             return frame()
@@ -140,6 +141,22 @@ def test_when_all_are_overloaded_their_word_is_passed_on() -> None:
             assert (error.code, error.sentence) == (STATUS.UNAVAILABLE, sentence)
             assert [server.requests for server in servers] == [1, 1]
             assert upstreams.ready  # they are there
+            await asyncio.sleep(0.05)
+            assert [server.probes for server in servers] == [1, 1]  # and get no further work
+
+    run(main)
+
+
+def test_a_lost_connection_is_no_refusal_so_the_request_waits_for_another_server() -> None:
+    async def main() -> None:
+        async with served(1, probe_interval_s=100, patience_s=SECONDS) as (upstreams, servers):
+            address = upstreams.all[0].address
+            await servers[0].stop()
+            call = asyncio.create_task(upstreams.send("ModelInfer", ASKED))
+            await until(lambda: not upstreams.ready)
+            servers.append(Server())
+            await servers[1].start(address)
+            assert await call == frame()
 
     run(main)
 
