@@ -153,6 +153,27 @@ def test_a_caller_who_leaves_ends_his_request(front) -> None:
     assert front.metric("lipsync_gateway_frames_total") == before
 
 
+def test_ctrl_c_ends_it_while_requests_streams_and_connections_are_open(server, tmp_path) -> None:
+    done = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        done.wait(SECONDS)
+        yield from ()
+
+    with contextlib.ExitStack() as stack:
+        with gateway(tmp_path, server.grpc_url) as front:
+            front.wait()
+            channel = stack.enter_context(grpc_core.insecure_channel(front.grpc))
+            calls = [channel.unary_unary(METHOD).future(long_request().SerializeToString()) for _ in range(6)]
+            channel.stream_stream(STREAM)(nothing())
+            stack.enter_context(connected(front, request(front, 1000)))
+            stack.enter_context(connected(front))
+            while front.metric("lipsync_gateway_open_requests") < 6:
+                time.sleep(0.01)
+        assert {call.exception(SECONDS) and call.code().name for call in calls} <= {None, "UNAVAILABLE", "CANCELLED"}
+        done.set()
+
+
 def test_500_idle_connections_of_each_kind_cost_nobody_anything(server, tmp_path) -> None:
     with gateway(tmp_path, server.grpc_url) as front, contextlib.ExitStack() as stack:
         front.wait()

@@ -238,6 +238,21 @@ def test_ready_means_that_the_last_probe_made_a_frame() -> None:
     run(main)
 
 
+def test_frames_of_callers_stand_for_probes_but_plain_footage_does_not() -> None:
+    async def main() -> None:
+        async with served(1, probe_interval_s=100) as (upstreams, servers):
+            one = upstreams.all[0]
+            one.last_frame -= 1000
+            assert not upstreams.ready
+            assert await upstreams.send("ModelInfer", ASKED) == frame()
+            assert not upstreams.ready
+            assert await upstreams.send("ModelInfer", ASKED, talking=True) == frame()
+            assert upstreams.ready
+            assert servers[0].probes == 1
+
+    run(main)
+
+
 def test_a_request_is_held_until_one_is_ready_again() -> None:
     async def main() -> None:
         async with served(1, probe_interval_s=0.05, patience_s=SECONDS) as (upstreams, servers):

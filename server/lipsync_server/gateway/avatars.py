@@ -14,6 +14,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from lipsync_client import wire
 from lipsync_client.avatar_facts import memory_in
+from lipsync_client.avatar_file.packed import RESERVED
 from lipsync_client.control.control import Control, find_key
 from lipsync_client.control.states import (
     AvatarOverview,
@@ -125,7 +126,9 @@ class Avatars:
     def used(self, model: str) -> None:
         """A request for an avatar has come: it is not evicted for a while where it is known to be loaded."""
         avatar = self.id_of(model)
-        if len(self._registries) == 1 and len(self._upstreams.all) == 1 and avatar not in self.settings.keep:
+        if avatar in RESERVED or avatar in self.settings.keep:  # never evicted
+            return
+        if len(self._registries) == 1 and len(self._upstreams.all) == 1:
             self._hold(next(iter(self._registries.values())), avatar)
             return
         for (_, held), hold in self._held.items():

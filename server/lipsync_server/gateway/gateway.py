@@ -14,6 +14,7 @@ from tritonclient.grpc.service_pb2 import ModelConfigRequest, ModelConfigRespons
 
 from lipsync_client.errors import LipsyncError, Overloaded
 from lipsync_client.registry.settings import RegistrySettings
+from lipsync_client.wire import COMPOSITE_MODEL
 from lipsync_server.gateway import checks
 from lipsync_server.gateway.avatars import Avatars
 from lipsync_server.gateway.callers import Callers
@@ -176,7 +177,8 @@ class Gateway:
 
     async def _checked(self, request: ModelInferRequest, data: bytes, call: Call) -> bytes:
         checks.check(request, await self.contract(request.model_name, call.deadline))
-        return await self.upstreams.send("ModelInfer", data, call.deadline)
+        talking = request.model_name != COMPOSITE_MODEL  # plain footage needs no network
+        return await self.upstreams.send("ModelInfer", data, call.deadline, talking=talking)
 
     async def _ensure(self, model: str) -> bool:
         try:

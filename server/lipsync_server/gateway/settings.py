@@ -68,7 +68,7 @@ class GatewaySettings:
     patience_s: Seconds = Field(default=10.0, description=SECONDS)
     max_message_mb: Megabytes = Field(default=120, description=MEGABYTES)
     max_body_mb: Megabytes = Field(default=120, description=MEGABYTES)
-    max_json_mb: Megabytes = Field(default=8, description=MEGABYTES)
+    max_json_mb: Megabytes = Field(default=4, description=MEGABYTES)
     max_open_requests: Count = Field(default=512, description=COUNT)
     max_open_per_caller: Count = Field(default=128, description=COUNT)
     max_streams_per_caller: Count = Field(default=32, description=COUNT)

@@ -78,7 +78,7 @@ class Upstreams:
         ready = [upstream for upstream in self.all if upstream.ready and upstream not in tried]
         return min(ready, key=lambda upstream: upstream.open, default=None)
 
-    async def send(self, method: str, data: bytes, deadline: float = math.inf) -> bytes:
+    async def send(self, method: str, data: bytes, deadline: float = math.inf, *, talking: bool = False) -> bytes:
         """One call, to the least loaded upstream that is ready, or after a failure to the next.
 
         While none is ready it is held, as long as the settings say.
@@ -87,6 +87,7 @@ class Upstreams:
             method: of `inference.GRPCInferenceService`.
             data: the request's bytes.
             deadline: when its caller gives up, on the clock of `now`.
+            talking: frames in the answer prove that the upstream works: all stages had a part in them.
 
         Raises:
             Refused: the failure that is to be reported.
@@ -103,12 +104,17 @@ class Upstreams:
             if upstream is None:
                 break
             try:
-                return await self._attempt(upstream, method, data, deadline)
+                answer = await self._attempt(upstream, method, data, deadline)
             except UpstreamError as error:
                 if error.code not in ELSEWHERE:
                     raise _refused(error) from None
                 tried.append(upstream)
                 worst = error
+                continue
+            if talking and frames_in(answer):
+                upstream.made_a_frame()
+                self._update()
+            return answer
         if worst is None:
             raise self._none_ready()
         raise _refused(worst)
@@ -136,9 +142,6 @@ class Upstreams:
                 await self._doubt(upstream, error)
             raise
         self._metrics.attempts.labels(upstream.address, "OK").inc()
-        if method == "ModelInfer" and frames_in(answer):
-            upstream.made_a_frame()
-            self._update()
         return answer
 
     async def _doubt(self, upstream: Upstream, error: UpstreamError) -> None:
