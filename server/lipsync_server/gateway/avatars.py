@@ -14,7 +14,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from lipsync_client import wire
 from lipsync_client.avatar_facts import memory_in
-from lipsync_client.avatar_file.packed import RESERVED
+from lipsync_client.avatar_file.names import RESERVED
 from lipsync_client.control.control import Control, find_key
 from lipsync_client.control.states import (
     AvatarOverview,
