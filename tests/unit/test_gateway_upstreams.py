@@ -43,6 +43,7 @@ class Server:
         self.requests = self.probes = 0
         self.broken = ""
         self.behaviour: Behaviour | None = None
+        self.probing: Behaviour | None = None
         self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         handlers = {"ModelInfer": grpc.unary_unary_rpc_method_handler(self._infer)}
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
@@ -58,6 +59,8 @@ class Server:
     async def _infer(self, data: bytes, context: Any) -> bytes:
         if data != ASKED:
             self.probes += 1
+            if self.probing:
+                await self.probing(context)
             if self.broken:
                 await context.abort(STATUS.INTERNAL, self.broken)
             return frame()
@@ -217,6 +220,25 @@ def test_requests_of_one_that_is_given_up_go_to_the_next() -> None:
             hanging.failed("it does not answer", give_up=True)
             assert await call == frame()
             assert servers[1].requests == 1
+
+    run(main)
+
+
+def test_the_only_server_is_given_time_when_its_probe_gets_no_answer() -> None:
+    async def main() -> None:
+        async with served(1, probe_interval_s=0.05, probe_timeout_s=0.05) as (upstreams, servers):
+            free = asyncio.Event()
+
+            async def wait(context: Any) -> None:
+                await free.wait()
+
+            servers[0].behaviour = servers[0].probing = wait
+            call = asyncio.create_task(upstreams.send("ModelInfer", ASKED, talking=True))
+            await until(lambda: not upstreams.ready)
+            free.set()
+            assert await call == frame()
+            assert servers[0].requests == 1
+            assert upstreams.all[0].ready
 
     run(main)
 

@@ -129,8 +129,10 @@ class _Front:
         return JSONResponse(as_json(open_extensions(pb.ServerMetadataResponse.FromString(answer))))
 
     async def model_ready(self, request: Request) -> Response:
-        answer = await self._about(request, "ModelReady", pb.ModelReadyRequest)
-        ready = self._gateway.ready and pb.ModelReadyResponse.FromString(answer).ready
+        ready = False
+        if self._gateway.ready:
+            answer = await self._about(request, "ModelReady", pb.ModelReadyRequest)
+            ready = pb.ModelReadyResponse.FromString(answer).ready
         return PlainTextResponse("", 200 if ready else 400)
 
     async def model(self, request: Request) -> Response:

@@ -62,7 +62,7 @@ class GatewaySettings:
     aliases: dict[Name, Name] = Field(default_factory=dict, description="avatars by other names, as {sanders: demo}")
     probe_avatar: Name = Field(default="demo", description="an avatar's id")
     probe_interval_s: Seconds = Field(default=3.0, description=SECONDS)
-    probe_timeout_s: Seconds = Field(default=5.0, description=SECONDS)
+    probe_timeout_s: Seconds = Field(default=10.0, description=SECONDS)
     attempts: Annotated[StrictInt, Field(ge=1, le=10)] = Field(default=3, description="a whole number from 1 to 10")
     attempt_timeout_s: Seconds = Field(default=60.0, description=SECONDS)
     patience_s: Seconds = Field(default=10.0, description=SECONDS)

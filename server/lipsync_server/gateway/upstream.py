@@ -62,7 +62,7 @@ class Upstream:
         self._now = now
         self._channel = grpc.aio.insecure_channel(address, options=OPTIONS)
         self._methods: dict[str, Any] = {}
-        self._running: dict[asyncio.Task[bytes], Any] = {}
+        self._running: dict[asyncio.Task[bytes], tuple[str, Any]] = {}
 
     @property
     def open(self) -> int:
@@ -82,7 +82,7 @@ class Upstream:
         began = self._now()
         call = self._methods[method](data, timeout=timeout, metadata=tuple(metadata))
         task = asyncio.create_task(self._answer(call))
-        self._running[task] = call
+        self._running[task] = method, call
         task.add_done_callback(self._ended)
         try:
             return await asyncio.shield(task)
@@ -99,12 +99,13 @@ class Upstream:
         self.trouble = ""
 
     def failed(self, trouble: str, *, give_up: bool = False) -> None:
-        """It does not work. `give_up`: it does not answer, so what waits for its answers need not wait longer."""
+        """It does not work. `give_up`: nor will it answer, so inference that waits for it is tried elsewhere."""
         self.ready = False
         self.trouble = trouble
         if give_up:
-            for call in self._running.values():
-                call.cancel()
+            for method, call in self._running.values():
+                if method == "ModelInfer":  # a load may make a server slow, and is no reason to end the load
+                    call.cancel()
 
     async def close(self) -> None:
         """End the connection and every call on it."""

@@ -188,7 +188,9 @@ class Upstreams:
                 return  # it says so itself, so it is there; whether it makes frames is seen by those
             silent = error.code is grpc.StatusCode.DEADLINE_EXCEEDED
             trouble = "it does not answer" if silent else wire.plain(error.sentence)
-            upstream.failed(" ".join(trouble.split()), give_up=silent)
+            # Where there is no other, a slow answer is better than none.
+            give_up = silent and self.next_ready([upstream]) is not None
+            upstream.failed(" ".join(trouble.split()), give_up=give_up)
             return
         if frames_in(answer):
             upstream.made_a_frame()
