@@ -7,13 +7,14 @@ its place in their server image.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from lipsync_onnx.batch import Tensors, run_joined
+from lipsync_onnx.batch import Run, Tensors, run_joined
+from lipsync_onnx.rows import Rows, RowsError
 from lipsync_onnx.session import open_network
 
 
@@ -29,6 +30,7 @@ class TritonPythonModel:
         )
         kind, device = args["model_instance_kind"], int(args["model_instance_device_id"])
         try:
+            self.rows = Rows.of(config)
             self.network = open_network(config, path, kind, device)
         except Exception as error:  # shown to the operator as the reason why the model is not ready
             raise pb_utils.TritonModelException(str(error)) from error
@@ -37,14 +39,13 @@ class TritonPythonModel:
             pb_utils.Logger.log_warn(
                 f"{args['model_name']}: this onnxruntime has no CUDA (onnxruntime-gpu), the CPU serves"
             )
-        self.inputs = [tensor["name"] for tensor in config["input"]]
         self.batches = config["max_batch_size"] > 0
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
         cancelled = [request.is_cancelled() for request in requests]  # asked once: it may change meanwhile
         live = [request for request, gone in zip(requests, cancelled, strict=True) if not gone]
         answers = iter(self._run(live))
-        return [self._cancelled() if gone else next(answers) for gone in cancelled]
+        return [_failure("cancelled", pb_utils.TritonError.CANCELLED) if gone else next(answers) for gone in cancelled]
 
     def _run(self, requests: list[pb_utils.InferenceRequest]) -> Iterator[pb_utils.InferenceResponse]:
         """Yield the responses of requests, run as one batch or, if the model takes none, one after the other."""
@@ -55,21 +56,35 @@ class TritonPythonModel:
 
         groups = [requests] if self.batches else [[request] for request in requests]
         for group in groups:
-            outcomes = run_joined(run, [self._tensors(request) for request in group], self.network.pool)
-            for request, outcome in zip(group, outcomes, strict=True):
+            for request, outcome in zip(group, self._outcomes(run, group), strict=True):
                 yield self._response(request, outcome)
 
-    def _tensors(self, request: pb_utils.InferenceRequest) -> Tensors:
-        found = {name: pb_utils.get_input_tensor_by_name(request, name) for name in self.inputs}
-        return {name: tensor.as_numpy() for name, tensor in found.items() if tensor is not None}
+    def _outcomes(self, run: Run, requests: Sequence[pb_utils.InferenceRequest]) -> Iterator[Tensors | Exception]:
+        """Each request's outputs or its own failure, in order; the sound ones run together."""
+        checked = [self._checked(request) for request in requests]
+        sound = [tensors for tensors in checked if not isinstance(tensors, RowsError)]
+        outcomes = run_joined(run, sound, self.network.pool)
+        for tensors in checked:
+            yield tensors if isinstance(tensors, RowsError) else next(outcomes)
+
+    def _checked(self, request: pb_utils.InferenceRequest) -> Tensors | RowsError:
+        found = {name: pb_utils.get_input_tensor_by_name(request, name) for name in self.rows.inputs}
+        tensors = {name: tensor.as_numpy() for name, tensor in found.items() if tensor is not None}
+        try:
+            self.rows.check(tensors)
+        except RowsError as error:
+            return error
+        return tensors
 
     @staticmethod
     def _response(request: pb_utils.InferenceRequest, outcome: Tensors | Exception) -> pb_utils.InferenceResponse:
+        if isinstance(outcome, RowsError):
+            return _failure(str(outcome), pb_utils.TritonError.INVALID_ARG)
         if isinstance(outcome, Exception):
-            return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"ONNX Runtime: {outcome}"))
+            return _failure(f"ONNX Runtime: {outcome}", pb_utils.TritonError.INTERNAL)
         names = request.requested_output_names()
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, outcome[name]) for name in names])
 
-    @staticmethod
-    def _cancelled() -> pb_utils.InferenceResponse:
-        return pb_utils.InferenceResponse(error=pb_utils.TritonError("cancelled", pb_utils.TritonError.CANCELLED))
+
+def _failure(message: str, code: int) -> pb_utils.InferenceResponse:
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))

@@ -6,6 +6,7 @@ FP32 networks in BF16, about twice as fast as in FP32.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from queue import SimpleQueue
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 INT32_MAX = 2**31 - 1  # the CPU plugin computes INT64 tensors in 32 bits, and saturates without an error
 Shapes = Mapping[str, Sequence[int]]
+Requests = SimpleQueue[openvino.InferRequest]
 
 
 def computes_bf16() -> bool:
@@ -50,20 +52,54 @@ def open_openvino(
         "INFERENCE_PRECISION_HINT": precision,
         "ENABLE_CPU_PINNING": False,  # the stages share the cores
     }
-    compiled = openvino.compile_model(model, "CPU", settings)
-    idle: SimpleQueue[openvino.InferRequest] = SimpleQueue()
-    for _ in range(callers):
-        idle.put(compiled.create_infer_request())
+    return _Network(model, settings, callers).run
 
-    def run(wanted: list[str], inputs: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+
+class _Network:
+    """A compiled model with an inference request for each caller; compiled anew after a failure.
+
+    A shape that fails half-way leaves the stream that ran it with the wrong shapes inside: from then on it fails for
+    the shape that it ran last, which is right for whoever comes next. Another inference request is no help, because
+    the state is the stream's.
+    """
+
+    def __init__(self, model: openvino.Model, settings: dict[str, Any], callers: int) -> None:
+        self._model, self._settings, self._callers = model, settings, callers
+        self._renewing = threading.Lock()
+        self._idle = self._compiled()
+
+    def run(self, wanted: list[str], inputs: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """As `InferenceSession.run`."""
         for name, values in inputs.items():
             if values.dtype == np.int64 and (np.abs(values) > INT32_MAX).any():
                 raise ValueError(f"{name} is {values.ravel()[0]}: OpenVINO computes whole numbers in 32 bits")
-        request = idle.get()
+        idle, request = self._take()
         try:
             results = request.infer(inputs, share_inputs=True)
             return [results[name] for name in wanted]
+        except Exception:
+            self._renew(idle)
+            raise
         finally:
             idle.put(request)
 
-    return run
+    def _take(self) -> tuple[Requests, openvino.InferRequest]:
+        """An idle request of the newest compiled model, and where it must be put back."""
+        while True:
+            idle = self._idle
+            request = idle.get()
+            if idle is self._idle:
+                return idle, request
+            idle.put(request)  # the next of those who waited with us
+
+    def _renew(self, failed: Requests) -> None:
+        with self._renewing:
+            if self._idle is failed:  # else another caller's failure has done it
+                self._idle = self._compiled()
+
+    def _compiled(self) -> Requests:
+        compiled = openvino.compile_model(self._model, "CPU", self._settings)
+        idle: Requests = SimpleQueue()
+        for _ in range(self._callers):
+            idle.put(compiled.create_infer_request())
+        return idle

@@ -60,7 +60,8 @@ def parameters(config: Mapping[str, Any]) -> dict[str, str]:
     return {name: value["string_value"] for name, value in config.get("parameters", {}).items()}
 
 
-def _number(stated: Mapping[str, str], name: str, default: int) -> int:
+def number(stated: Mapping[str, str], name: str, default: int) -> int:
+    """A parameter that is a whole number. Raises ValueError if it is none."""
     value = stated.get(name, str(default))
     try:
         return int(value)
@@ -73,7 +74,7 @@ def thread_budget(config: Mapping[str, Any]) -> tuple[int, int]:
 
     Their product is at most the model's `intra_op_thread_count`, by default the number of cores of this process.
     """
-    threads = _number(parameters(config), "intra_op_thread_count", 0) or len(os.sched_getaffinity(0))
+    threads = number(parameters(config), "intra_op_thread_count", 0) or len(os.sched_getaffinity(0))
     workers = min(threads, CPU_WORKERS) if config["max_batch_size"] > 0 else 1
     return workers, threads // workers
 
@@ -90,10 +91,10 @@ def session_options(config: Mapping[str, Any], threads: int) -> ort.SessionOptio
         raise ValueError(f"optimization.graph.level is {level}: it must be -1 (basic), 0 (all) or 1 (extended)")
     options.graph_optimization_level = GRAPH_LEVELS[level]
     options.intra_op_num_threads = threads
-    options.inter_op_num_threads = _number(stated, "inter_op_thread_count", 0)
-    if _number(stated, "execution_mode", 0) == 1:
+    options.inter_op_num_threads = number(stated, "inter_op_thread_count", 0)
+    if number(stated, "execution_mode", 0) == 1:
         options.execution_mode = ort.ExecutionMode.ORT_PARALLEL
-    options.enable_cpu_mem_arena = _number(stated, "enable_mem_arena", 1) != 0
+    options.enable_cpu_mem_arena = number(stated, "enable_mem_arena", 1) != 0
     # Several stages share the cores: a thread that waits must sleep, not spin.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
@@ -115,7 +116,7 @@ def _cuda(stated: Mapping[str, str], device: int) -> Provider:
     if "cudnn_conv_algo_search" in stated:
         options["cudnn_conv_algo_search"] = CUDNN_SEARCH.get(stated["cudnn_conv_algo_search"], "DEFAULT")
     if "gpu_mem_limit" in stated:
-        options["gpu_mem_limit"] = _number(stated, "gpu_mem_limit", 0)
+        options["gpu_mem_limit"] = number(stated, "gpu_mem_limit", 0)
     return ACCELERATORS["cuda"], options
 
 
