@@ -6,7 +6,8 @@ The folder `avatar/<key>/` holds
 - `pixels.bin`: for each frame the raw BGR pixels of its patch, the segment-aligned rectangle that a mouth can change;
 - `index.npy`: one record (INDEX) for each frame;
 - `cuts.npy`: offsets of the patches' rows in the JPEGs, shape = (rows of all frames, 2).
-The two `.bin` files are memory-mapped: opening takes no time, and processes share them.
+The two `.bin` files stay on disk: of a frame, its JPEG and its pixels are read when it is asked for. So opening costs
+nothing, and the memory is the system's file cache, which processes share.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from lipsync_composite.loop import LOOPS
 from lipsync_composite.paste import BLENDS, changed_rect
 from lipsync_composite.splice import Grid, Rect, encode, row_cuts, segment_bounds
 
-FORMAT = 1
+FORMAT = 2
 SMALLEST = 32  # pixels: smallest side of a box and of a mask; a smaller face is not visible
 INDEX = np.dtype(
     [
@@ -38,6 +39,8 @@ INDEX = np.dtype(
         ("cuts", "<i8"),  # first row in cuts.npy
         ("box", "<i4", 3),  # x, y, size in the frame
         ("patch", "<i4", 4),  # x, y, width, height in the frame
+        ("jpeg_crc", "<u4"),  # CRC-32
+        ("pixels_crc", "<u4"),
     ]
 )
 
@@ -58,7 +61,7 @@ class Facts:
     quality: int
     restart_interval: int  # MCUs
     box_sizes: list[int]  # smallest and largest, in pixels
-    bytes: dict[str, int]  # sizes of the mapped files
+    bytes: dict[str, int]  # sizes of the files read frame by frame
     crc32: dict[str, int]  # checksums of the files read whole
     format: int = FORMAT
 
@@ -155,10 +158,12 @@ def _write_frames(
             box = _checked_box(count - 1, frame, grid, boxes[count - 1])
             patch = grid.cover(changed_rect(blend, mask, box))
             jpeg = encode(frame, quality, grid.interval)
-            index[count - 1] = (footage.tell(), len(jpeg), pixels.tell(), len(cuts), box[:3], patch)
+            encoded, pasted_on = jpeg.tobytes(), patch.of(frame).tobytes()
+            sums = zlib.crc32(encoded), zlib.crc32(pasted_on)
+            index[count - 1] = (footage.tell(), len(jpeg), pixels.tell(), len(cuts), box[:3], patch, *sums)
             cuts += row_cuts(grid, patch, segment_bounds(jpeg, grid.total)).tolist()
-            footage.write(jpeg.tobytes())
-            pixels.write(patch.of(frame).tobytes())
+            footage.write(encoded)
+            pixels.write(pasted_on)
     if count != len(boxes):
         found = "more" if count > len(boxes) else count
         raise ValueError(f"there are {len(boxes)} boxes but {found} frames; every frame needs its box")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import mmap
+import os
+import weakref
 import zlib
 from pathlib import Path
 from typing import Any
@@ -47,17 +48,42 @@ def _load(path: Path, crc: int) -> NDArray[Any]:
     return loaded
 
 
-def _map(path: Path, size: int) -> memoryview:
-    try:
-        with path.open("rb") as file:
-            data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    except FileNotFoundError:
-        raise AssetsError(f"{path} is missing: pack the avatar again") from None
-    except ValueError:  # an empty file cannot be mapped
-        data = memoryview(b"")
-    if len(data) != size:
-        raise AssetsError(f"{path} is broken: {len(data)} bytes instead of {size}: pack the avatar again")
-    return data
+class _FrameFile:
+    """A file that holds a piece for each frame, read piece by piece.
+
+    It is read, not mapped: a file that is cut while it is mapped ends the process that touches the missing part.
+
+    Args:
+        path: of the file.
+        size: that it must have.
+        sums: CRC-32 of each piece. A piece is checked when it is first read: checking whole files would take seconds,
+            in which no other avatar would get its frames.
+    """
+
+    def __init__(self, path: Path, size: int, sums: NDArray[np.uint32]) -> None:
+        self._path, self._sums = path, sums
+        self._checked = np.zeros(len(sums), bool)
+        try:
+            self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise AssetsError(f"{path} is missing: pack the avatar again") from None
+        weakref.finalize(self, os.close, self._file)
+        found = os.fstat(self._file).st_size
+        if found != size:
+            raise AssetsError(f"{path} is broken: {found} bytes instead of {size}: pack the avatar again")
+
+    def read_into(self, number: int, offset: int, piece: NDArray[np.uint8]) -> None:
+        """Fill `piece`, flat, with that of frame `number`. Raises AssetsError if it is not there, or not as packed."""
+        try:
+            count = os.preadv(self._file, [piece.data], offset)
+        except OSError as error:
+            raise AssetsError(f"{self._path} cannot be read: {error.strerror}") from error
+        if count != piece.size:
+            raise AssetsError(f"{self._path} is broken: it was cut while it was in use: pack the avatar again")
+        if not self._checked[number]:
+            if zlib.crc32(piece.data) != self._sums[number]:
+                raise AssetsError(f"{self._path} is broken (frame {number}'s checksum differs): pack the avatar again")
+            self._checked[number] = True
 
 
 class PackedAvatar:
@@ -67,15 +93,17 @@ class PackedAvatar:
         folder: written by `write_assets`.
 
     Raises:
-        AssetsError: a file is missing, cut short or of another format.
+        AssetsError: a file is missing, cut short or of another format. The methods raise it where the files were
+            changed after they were opened.
     """
 
     def __init__(self, folder: Path) -> None:
         self.facts = _open_facts(folder / "avatar.json")
         self._index = _load(folder / "index.npy", self.facts.crc32["index.npy"])
         self._cuts = _load(folder / "cuts.npy", self.facts.crc32["cuts.npy"])
-        self._footage = _map(folder / "footage.bin", self.facts.bytes["footage.bin"])
-        self._pixels = _map(folder / "pixels.bin", self.facts.bytes["pixels.bin"])
+        sizes = self.facts.bytes
+        self._footage = _FrameFile(folder / "footage.bin", sizes["footage.bin"], self._index["jpeg_crc"])
+        self._pixels = _FrameFile(folder / "pixels.bin", sizes["pixels.bin"], self._index["pixels_crc"])
         self._grid = Grid(self.facts.width, self.facts.height, self.facts.restart_interval)
         self._mask = Rect(*self.facts.mask)
 
@@ -86,37 +114,39 @@ class PackedAvatar:
 
     def footage_jpeg(self, position: int) -> bytes:
         """The plain footage frame at a position >= 0 of the loop, as JPEG."""
-        return bytes(self._jpeg(self._record(position)))
+        return self._jpeg(self._number(position)).tobytes()
 
     def render(self, position: int, mouth: Picture) -> bytes:
         """The footage frame at a position >= 0 of the loop, with a mouth (BGR, shape = (320, 320, 3)), as JPEG.
 
         The bytes equal those of encoding the whole composited frame.
         """
-        record = self._record(position)
-        patch, picture = self._composited(record, mouth)
-        first = int(record["cuts"])
+        number = self._number(position)
+        patch, picture = self._composited(number, mouth)
+        first = int(self._index[number]["cuts"])
         cuts = self._cuts[first : first + self._grid.rows(patch)].tolist()
-        return splice(self._jpeg(record), cuts, self._grid, patch, picture, self.facts.quality)
+        return splice(self._jpeg(number).data, cuts, self._grid, patch, picture, self.facts.quality)
 
     def composited(self, position: int, mouth: Picture) -> tuple[Rect, Picture]:
         """What `render` encodes: the patch, and its BGR pixels with the mouth, shape = (height, width, 3)."""
-        patch, picture = self._composited(self._record(position), mouth)
+        patch, picture = self._composited(self._number(position), mouth)
         return patch, picture.copy()
 
-    def _record(self, position: int) -> np.void:
-        record: np.void = self._index[footage_index(position, self.facts.frames, self.facts.loop)]
-        return record
+    def _number(self, position: int) -> int:
+        return footage_index(position, self.facts.frames, self.facts.loop)
 
-    def _jpeg(self, record: np.void) -> memoryview:
-        start = int(record["jpeg"])
-        return self._footage[start : start + int(record["jpeg_size"])]
+    def _jpeg(self, number: int) -> Picture:
+        record = self._index[number]
+        jpeg: Picture = np.empty(int(record["jpeg_size"]), np.uint8)
+        self._footage.read_into(number, int(record["jpeg"]), jpeg)
+        return jpeg
 
-    def _composited(self, record: np.void, mouth: Picture) -> tuple[Rect, Picture]:
+    def _composited(self, number: int, mouth: Picture) -> tuple[Rect, Picture]:
+        record = self._index[number]
         patch = Rect(*record["patch"].tolist())
         x, y, size = record["box"].tolist()
         picture = scratch("patch", patch.height, patch.width)
-        picture.ravel()[:] = np.frombuffer(self._pixels, np.uint8, picture.size, int(record["pixels"]))
+        self._pixels.read_into(number, int(record["pixels"]), picture.reshape(-1))
         changed = changed_rect(self.facts.blend, self._mask, Rect(x, y, size, size))
         crop = Rect(changed.x - patch.x, changed.y - patch.y, changed.width, changed.height).of(picture)
         paste(self.facts.blend, self._mask, size, crop, mouth)

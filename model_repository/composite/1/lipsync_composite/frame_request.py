@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipsync_composite.assets import key_name
-from lipsync_composite.avatar import PackedAvatar
+from lipsync_composite.avatar import AssetsError, PackedAvatar
 
 
 class FrameRequestError(Exception):
@@ -22,7 +22,7 @@ class Avatars:
 
     Args:
         repository: the folder of all models; an avatar lies in `<any model>/avatar/<key>/`.
-        capacity: how many to keep open. An open one costs address space, not memory.
+        capacity: how many to keep open. An open one costs two open files, and little memory.
     """
 
     def __init__(self, repository: Path, capacity: int = 64) -> None:
@@ -49,6 +49,10 @@ class Avatars:
         if len(self._open) > self._capacity:
             self._open.popitem(last=False)
         return avatar
+
+    def forget(self, key: int) -> None:
+        """Open the avatar anew for the next request: its files were changed, and may be put right."""
+        self._open.pop(key, None)
 
 
 def compose(
@@ -83,9 +87,14 @@ def compose(
         raise FrameRequestError(f"footage_position is {positions.min()}; allowed: 0 and above")
     opened = {key: avatars.get(key) for key in dict.fromkeys(keys.ravel().tolist())}
     order = zip(keys.ravel().tolist(), positions.ravel().tolist(), strict=True)
-    if mouths is None:
-        return [opened[key].footage_jpeg(position) for key, position in order]
-    return [opened[key].render(position, mouth) for (key, position), mouth in zip(order, mouths, strict=True)]
+    try:
+        if mouths is None:
+            return [opened[key].footage_jpeg(position) for key, position in order]
+        return [opened[key].render(position, mouth) for (key, position), mouth in zip(order, mouths, strict=True)]
+    except AssetsError:
+        for key in opened:
+            avatars.forget(key)
+        raise
 
 
 def check_count(name: str, tensor: NDArray[Any] | None, count: int) -> None:
