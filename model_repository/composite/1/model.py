@@ -21,7 +21,7 @@ class TritonPythonModel:
         parameters = json.loads(args["model_config"])["parameters"]
         self._max_frames = int(parameters["max_frames"]["string_value"])
         self._avatars = Avatars(Path(args["model_repository"]).parent)
-        self._in_flight = permit_file.server_file()
+        self._in_flight = permit_file.Finished(permit_file.server_file())
         cv2.setNumThreads(1)  # the pictures are too small for several threads; the networks need the cores
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
@@ -38,7 +38,16 @@ class TritonPythonModel:
             return _failure(f"composite failed: {error}", pb_utils.TritonError.INTERNAL)
         finally:
             if clock is not None:
-                permit_file.release(self._in_flight, int(clock[2]), int(clock[0]), time.monotonic_ns())
+                self._release(request, clock)
+
+    def _release(self, request: pb_utils.InferenceRequest, clock: NDArray[np.int64]) -> None:
+        """Free the permit that the first stage gave to the request."""
+        keys = _read(request, "avatar_key")
+        avatar = 0 if keys is None or not keys.size else int(keys.flat[0])
+        try:
+            self._in_flight.release(int(clock[2]), int(clock[0]), avatar, time.monotonic_ns())
+        except OSError as error:  # of the file; the frames are made
+            pb_utils.Logger.log_error(f"composite cannot free a permit: {error}")
 
     def _frames(
         self, request: pb_utils.InferenceRequest, clock: NDArray[np.int64] | None, start: int

@@ -32,6 +32,7 @@ class TritonPythonModel:
                 raise pb_utils.TritonModelException(
                     f"config.pbtxt states {name} = {stated.get(name)}, timeline.py has {value}: they must agree"
                 )
+        permit_file.sweep()
         self.permits = in_flight.Permits(permit_file.server_file(), int(stated["max_in_flight"]))
         self.filterbank = mel.load_filterbank()
 
@@ -43,14 +44,18 @@ class TritonPythonModel:
         try:
             return self._windows(request)
         except ValueError as error:
-            return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG))
+            return _failure(str(error), pb_utils.TritonError.INVALID_ARG)
         except in_flight.Full as error:
-            return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), pb_utils.TritonError.UNAVAILABLE))
+            return _failure(str(error), pb_utils.TritonError.UNAVAILABLE)
+        except Exception as error:
+            pb_utils.Logger.log_error(f"mel_preprocess failed: {error!r}")
+            return _failure(f"mel_preprocess failed: {error}", pb_utils.TritonError.INTERNAL)
 
     def _windows(self, request: pb_utils.InferenceRequest) -> pb_utils.InferenceResponse:
         begin = time.monotonic_ns()
+        asked = set(request.requested_output_names())
         visual = None
-        if "visual_position" in request.requested_output_names():  # only lipsync_visual_ensemble asks for it
+        if "visual_position" in asked:  # only lipsync_visual_ensemble asks for it
             pictures = _array(request, "VISUAL_FRAMES")
             visual = 0 if pictures is None else len(pictures)
         wanted = speech_request.parse(
@@ -62,13 +67,23 @@ class TritonPythonModel:
             footage_start=_scalar(request, "FOOTAGE_START"),
             visual_count=visual,
         )
-        # Composite releases the permit when it gets the clock. A request without the clock needs no permit.
-        permit = self.permits.acquire(begin) if "clock" in request.requested_output_names() else 0
+        # Composite frees the permit when it gets the clock. Without the clock, or with both positions, it is no
+        # ensemble's request and does not go on to composite.
+        goes_on = "clock" in asked and len(asked & {"footage_position", "visual_position"}) == 1
+        permit = self.permits.acquire(begin) if goes_on else permit_file.NONE
+        try:
+            outputs = self._outputs(wanted, begin, permit)
+        except Exception:
+            self.permits.give_back(permit, begin)
+            raise
+        return pb_utils.InferenceResponse([pb_utils.Tensor(name, value) for name, value in outputs.items()])
+
+    def _outputs(self, wanted: speech_request.SpeechRequest, begin: int, permit: int) -> dict[str, NDArray[Any]]:
         starts, inside = timeline.row_windows(wanted.first_frame, wanted.frame_count, wanted.samples)
         windows = mel.encoder_windows(self.filterbank, wanted.audio, wanted.audio_start, wanted.samples, starts, inside)
         frames = np.arange(wanted.frame_count, dtype=np.int64)
         position = (wanted.footage_start + frames)[:, None]
-        outputs: dict[str, NDArray[Any]] = {
+        return {
             "mel_windows": windows,
             "window_mask": inside.astype(np.float32)[:, None],
             "footage_position": position,
@@ -76,4 +91,7 @@ class TritonPythonModel:
             "FRAME_INDEX": wanted.first_frame + frames,
             "clock": np.array([begin, time.monotonic_ns(), permit], np.int64),
         }
-        return pb_utils.InferenceResponse([pb_utils.Tensor(name, value) for name, value in outputs.items()])
+
+
+def _failure(message: str, code: int) -> pb_utils.InferenceResponse:
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
