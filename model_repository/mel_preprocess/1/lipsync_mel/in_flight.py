@@ -43,8 +43,7 @@ class Permits:
     def acquire(self, now: int) -> int:
         """Take a permit at monotonic ns `now` for a request that begins; returns its number. Raises Full."""
         with self._file.state() as state:
-            if state.permits.all():
-                state.permits[_lost(state, now)] = 0
+            state.permits[_lost(state, now)] = 0
             free = np.flatnonzero(state.permits == 0)
             permit = PERMITS + int(free[0]) if len(free) else self._extra(state, now)
             state.values[permit] = now
