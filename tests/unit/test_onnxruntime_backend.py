@@ -9,10 +9,16 @@ import onnx
 import onnx.parser
 import onnxruntime as ort
 import pytest
+from google.protobuf import json_format, text_format
+from tritonclient.grpc import model_config_pb2
 
+from lipsync_mel import timeline
 from lipsync_onnx.batch import run_in_parts, run_joined
 from lipsync_onnx.device_buffers import KEPT, DeviceBuffers
+from lipsync_onnx.rows import Rows, RowsError
 from lipsync_onnx.session import open_network, providers, session_options, thread_budget
+from lipsync_server import home
+from lipsync_server.networks.graphs import served_encoder
 
 LOOKUP = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -190,8 +196,76 @@ def test_openvino_runs_the_network_row_by_row_or_onnxruntime_does(model, monkeyp
         assert got["value"].ravel().tolist() == [13, 10, 12, 11]
 
 
+def encoder_rows(count, mask_count=None):
+    windows = np.random.default_rng(count).standard_normal((count, 1, 80, 16)).astype(np.float32)
+    return {"mel_windows": windows, "window_mask": np.ones((mask_count or count, 1), np.float32)}
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("encoder") / "model.onnx"
+    onnx.save(served_encoder(onnx.load(home.AVATARS / "audio_encoder" / "encoder.onnx")), path)
+    return path
+
+
+@pytest.mark.parametrize("waiting", [0, 2])
+def test_after_a_failure_in_openvino_the_same_shape_is_served(encoder, waiting):
+    """Also to callers in other threads, who wait for the network that failed. With one thread OpenVINO notices nothing,
+    and computes rows from memory that is not the request's.
+    """
+    openvino_network = pytest.importorskip("lipsync_onnx.openvino_network", reason="OpenVINO is not installed")
+    shapes = {"mel_windows": [-1, 1, 80, 16], "window_mask": [-1, 1]}
+    run = openvino_network.open_openvino(encoder, shapes, 1, 2, "f32")
+    right = run(["audio_features"], encoder_rows(20))[0].tolist()
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="mismatch"):
+            run(["audio_features"], encoder_rows(19, 20))
+        with ThreadPoolExecutor(waiting + 1) as threads:
+            answers = [threads.submit(run, ["audio_features"], encoder_rows(20)) for _ in range(waiting + 1)]
+        assert all(answer.result()[0].tolist() == right for answer in answers)
+
+
+ENCODER = {
+    "max_batch_size": 0,
+    "input": [{"name": "mel_windows"}, {"name": "window_mask"}],
+    "parameters": {"min_rows": {"string_value": "2"}, "max_rows": {"string_value": "4"}},
+}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "sentence"),
+    [
+        (encoder_rows(3, 4), "window_mask has 4 rows and mel_windows 3: they must have as many"),
+        (encoder_rows(1), "mel_windows has 1 rows: from 2 to 4 are allowed in a request"),
+        (encoder_rows(5), "mel_windows has 5 rows: from 2 to 4 are allowed in a request"),
+        ({"mel_windows": encoder_rows(3)["mel_windows"]}, "window_mask is missing"),
+    ],
+)
+def test_rows_that_the_config_does_not_allow_are_named(inputs, sentence):
+    with pytest.raises(RowsError, match=sentence):
+        Rows.of(ENCODER).check(inputs)
+
+
+def test_rows_that_the_config_allows_are_run():
+    for count in (2, 4):
+        Rows.of(ENCODER).check(encoder_rows(count))
+    Rows.of(ENCODER | {"parameters": {}}).check(encoder_rows(50))
+    with pytest.raises(RowsError, match="mel_windows has 9 rows: from 1 to 8"):
+        Rows.of(ENCODER | {"max_batch_size": 8}).check(encoder_rows(9))
+
+
+def test_the_encoders_rows_are_those_of_1_to_32_frames():
+    text = (home.repository() / "audio_encoder" / "config.pbtxt").read_text()
+    config = json_format.MessageToDict(
+        text_format.Parse(text, model_config_pb2.ModelConfig()), preserving_proto_field_name=True
+    )
+    rows = Rows.of({"max_batch_size": 0} | config)
+    beside = timeline.ROWS_PER_FRAME - 1
+    assert (rows.least, rows.most) == (1 + beside, timeline.MAX_FRAMES + beside)
+
+
 def test_bf16_is_used_where_the_cpu_has_it_else_fp32(tmp_path, monkeypatch):
-    openvino_network = pytest.importorskip("openvino_network", reason="OpenVINO is not installed")
+    openvino_network = pytest.importorskip("lipsync_onnx.openvino_network", reason="OpenVINO is not installed")
     path, config = convolution(tmp_path), CONVOLUTION | accelerated("cpu", "openvino", precision="BF16")
     picture = {"x": np.random.default_rng(0).standard_normal((3, 16, 20, 20)).astype(np.float32)}
 
