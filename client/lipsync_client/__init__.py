@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from lipsync_client.errors import (
+    AccessDenied,
     AudioError,
     AvatarNotFound,
     ControlDenied,
@@ -14,6 +15,7 @@ from lipsync_client.errors import (
     ServerError,
     ServerUnavailable,
     Timeout,
+    UntrustedServer,
     VideoError,
 )
 
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from lipsync_client.wire import Avatar, Frame, Result, Timings
 
 __all__ = [
+    "AccessDenied",
     "AsyncClient",
     "AudioError",
     "Avatar",
@@ -72,6 +75,7 @@ __all__ = [
     "Timeline",
     "Timeout",
     "Timings",
+    "UntrustedServer",
     "VideoError",
     "read_audio",
     "to_speech",

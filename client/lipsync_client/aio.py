@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from types import TracebackType
 
 import numpy as np
@@ -15,6 +15,7 @@ from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from lipsync_client import wire
+from lipsync_client.connection import Connection
 from lipsync_client.errors import AvatarNotFound, InvalidRequest, LipsyncError
 from lipsync_client.retry import Attempts
 from lipsync_client.timeline import Request, Timeline
@@ -31,25 +32,39 @@ class AsyncClient:
     ...         await show(frame.jpeg)
 
     Args:
-        url: host:port of the server's gRPC endpoint.
+        url: the server's gRPC endpoint: `host:port`, or `grpcs://host[:port]` with TLS.
         timeout: seconds that one request may take; a request is sent again after failures that may pass.
+        token: bearer token, sent with every request; unencrypted only to this machine.
+        headers: further ones, sent with every request.
+
+    Raises:
+        InvalidRequest: the address, the token or a header cannot be used.
+        LipsyncError: the token would be sent unencrypted to another machine.
     """
 
-    def __init__(self, url: str = wire.DEFAULT_URL, *, timeout: float = 30.0) -> None:
+    def __init__(
+        self,
+        url: str = wire.DEFAULT_URL,
+        *,
+        timeout: float = 30.0,
+        token: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         self.url = url
         self._timeout = timeout
         self._closed = False
         self._timeline: Timeline | None = None
-        self._connection: InferenceServerClient | None = None
+        self._connection = Connection(url, token=token, headers=headers)
+        self._connected: InferenceServerClient | None = None
 
     @property
     def _grpc(self) -> InferenceServerClient:
         # Made at the first use, because gRPC binds a channel to the event loop that runs when it is made.
         if self._closed:
             raise LipsyncError("this client is closed")
-        if self._connection is None:
-            self._connection = InferenceServerClient(self.url, channel_args=wire.CHANNEL_ARGS)
-        return self._connection
+        if self._connected is None:
+            self._connected = self._connection.connect_async()
+        return self._connected
 
     async def timeline(self) -> Timeline:
         """The server's clock and limits. Asked once, then remembered."""
@@ -115,8 +130,8 @@ class AsyncClient:
     async def close(self) -> None:
         """End the connection. Requests in flight are cancelled."""
         self._closed = True
-        if self._connection is not None:
-            await self._connection.close()
+        if self._connected is not None:
+            await self._connected.close()
 
     async def __aenter__(self) -> AsyncClient:
         return self

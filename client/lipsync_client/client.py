@@ -5,17 +5,18 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout  # the builtin one only since Python 3.11
 from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
-from tritonclient.grpc import InferenceServerClient, InferResult
+from tritonclient.grpc import InferResult
 from tritonclient.utils import InferenceServerException
 
 from lipsync_client import wire
+from lipsync_client.connection import Connection
 from lipsync_client.errors import AvatarNotFound, InvalidRequest, LipsyncError, Timeout
 from lipsync_client.retry import Attempts
 from lipsync_client.timeline import Request, Timeline
@@ -32,16 +33,29 @@ class Client:
     ...         show(frame.jpeg, at=frame.time_s)
 
     Args:
-        url: host:port of the server's gRPC endpoint.
+        url: the server's gRPC endpoint: `host:port`, or `grpcs://host[:port]` with TLS.
         timeout: seconds that one request may take; a request is sent again after failures that may pass.
+        token: bearer token, sent with every request; unencrypted only to this machine.
+        headers: further ones, sent with every request.
+
+    Raises:
+        InvalidRequest: the address, the token or a header cannot be used.
+        LipsyncError: the token would be sent unencrypted to another machine.
     """
 
-    def __init__(self, url: str = wire.DEFAULT_URL, *, timeout: float = 30.0) -> None:
+    def __init__(
+        self,
+        url: str = wire.DEFAULT_URL,
+        *,
+        timeout: float = 30.0,
+        token: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         self.url = url
         self._timeout = timeout
         self._closed = False
         self._timeline: Timeline | None = None
-        self._grpc = InferenceServerClient(url, channel_args=wire.CHANNEL_ARGS)
+        self._grpc = Connection(url, token=token, headers=headers).connect()
         # Requests are started in a thread of their own, where no signal handler runs: Ctrl-C at the wrong moment of a
         # start leaves gRPC with a call that nothing will ever end, and closing the connection then waits forever.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="lipsync-client")

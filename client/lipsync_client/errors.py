@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 __all__ = [
+    "AccessDenied",
     "AudioError",
     "AvatarNotFound",
     "ControlDenied",
@@ -15,6 +16,7 @@ __all__ = [
     "ServerError",
     "ServerUnavailable",
     "Timeout",
+    "UntrustedServer",
     "VideoError",
 ]
 
@@ -37,6 +39,12 @@ class Overloaded(ServerUnavailable):
     """The server is alive, but has as many requests in flight as it takes."""
 
 
+class UntrustedServer(ServerUnavailable):
+    """TLS failed: the server's certificate is not trusted here or is for another name, or it does not speak TLS."""
+
+    retries = 0
+
+
 class Timeout(LipsyncError, TimeoutError):
     """No answer within the client's time-out."""
 
@@ -55,7 +63,11 @@ class ServerError(LipsyncError):
     """The server failed while it worked on the request."""
 
 
-class ControlDenied(LipsyncError, PermissionError):
+class AccessDenied(LipsyncError, PermissionError):
+    """The server wants a token, or the token is wrong, expired or not allowed to do this."""
+
+
+class ControlDenied(AccessDenied):
     """Listing, loading and unloading models needs the server's control key."""
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from lipsync_client.avatar_facts import AvatarFacts
 from lipsync_client.errors import (
+    AccessDenied,
     AvatarNotFound,
     ControlDenied,
     InvalidRequest,
@@ -19,6 +20,7 @@ from lipsync_client.errors import (
     ServerError,
     ServerUnavailable,
     Timeout,
+    UntrustedServer,
 )
 from lipsync_client.timeline import Request, Timeline
 from lipsync_mel import refusals
@@ -40,6 +42,11 @@ CHANNEL_ARGS = [
     ("grpc.initial_reconnect_backoff_ms", 200),  # gRPC's own (1 s to 2 min) outlast our retries
     ("grpc.max_reconnect_backoff_ms", 2000),
 ]
+CA_FILE_VARIABLE = "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"  # gRPC's own; read here, because gRPC reads it once a process
+DENIED = {  # gRPC's status, and what it means
+    "UNAUTHENTICATED": "does not know the caller: give a token that it has given out and that has not expired",
+    "PERMISSION_DENIED": "does not allow this",
+}
 
 
 class Timings(NamedTuple):
@@ -248,6 +255,10 @@ def translate(error: InferenceServerException, *, url: str, avatar: str | None) 
     code, text = refusals.parse(text)
     if code == refusals.OVERLOADED:
         return Overloaded(f"The server at {url} has too much to do at the moment; try again later ({text}).")
+    if status in DENIED:
+        return AccessDenied(f"The server at {url} {DENIED[status]} ({text}).")
+    if status == "UNAVAILABLE" and (reason := _tls_failure(text)):
+        return UntrustedServer(f"No TLS connection to {url} can be made: {reason}.")
     if status in ("UNAVAILABLE", "CANCELLED"):
         return ServerUnavailable(f"No lip-sync server answers at {url}. Start one with `lipsync serve` ({text}).")
     if status == "DEADLINE_EXCEEDED":
@@ -255,6 +266,17 @@ def translate(error: InferenceServerException, *, url: str, avatar: str | None) 
     if status == "INVALID_ARGUMENT":
         return InvalidRequest(text)
     return ServerError(f"The server at {url} failed ({status or 'no status'}): {text}")
+
+
+def _tls_failure(text: str) -> str:
+    """What is wrong, from gRPC's words for a handshake that failed; "" for other failures."""
+    if "WRONG_VERSION_NUMBER" in text:
+        return "the server does not speak TLS there; grpc:// connects without"
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        return f"its certificate is not trusted here; set {CA_FILE_VARIABLE} to a file with the certificate of its CA"
+    if "Hostname Verification" in text:
+        return "its certificate is for another name"
+    return text if "andshake failed" in text and "SSL" in text else ""
 
 
 def plain(text: str) -> str:

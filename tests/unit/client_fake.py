@@ -7,7 +7,7 @@ of the samples that the frame depends on: two ways of cutting a speech agree onl
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -130,11 +130,19 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):
 
 
 @contextmanager
-def running(fake: FakeServer, port: int = 0) -> Iterator[FakeServer]:
+def running(
+    fake: FakeServer,
+    port: int = 0,
+    *,
+    tls: grpc.ServerCredentials | None = None,
+    interceptors: Sequence[grpc.ServerInterceptor] = (),
+) -> Iterator[FakeServer]:
     """The fake, listening on 127.0.0.1; port 0 takes a free one."""
-    server = grpc.server(futures.ThreadPoolExecutor(16))
+    server = grpc.server(futures.ThreadPoolExecutor(16), interceptors=interceptors)
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(fake, server)
-    fake.url = f"127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{port}')}"
+    address = f"127.0.0.1:{port}"
+    bound = server.add_secure_port(address, tls) if tls else server.add_insecure_port(address)
+    fake.url = f"{'grpcs://' if tls else ''}127.0.0.1:{bound}"
     server.start()
     try:
         yield fake

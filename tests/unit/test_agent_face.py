@@ -15,6 +15,7 @@ from live_fake import LiveFake
 
 from lipsync_client import InvalidRequest, LipsyncError, LiveSession, Mark
 from lipsync_client.agents.face import AgentFace, AvatarFrame
+from lipsync_client.connection import Connection
 from live_clock import TestClock, run
 
 RATE = 24_000
@@ -257,7 +258,7 @@ def test_without_any_server_the_speech_is_heard_until_there_is_one(fake: LiveFak
             assert {moment.rate for moment in moments if moment.sound is not None} == {rate}
             assert all(moment.sound is None or len(moment.sound) <= rate // 25 for moment in moments)  # at its pace
             client = face.session._servers._clients[0]
-            client.url, client._connection = fake.url, None  # now there is one
+            client._connection, client._connected = Connection(fake.url), None  # now there is one
             moments = await take(face, 120)
             assert moments[-1].jpeg and not errors(moments)
             await say(face)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lipsync_client import (
+    AccessDenied,
     AudioError,
     AvatarNotFound,
     ControlDenied,
@@ -14,6 +15,7 @@ from lipsync_client import (
     ServerError,
     ServerUnavailable,
     Timeout,
+    UntrustedServer,
 )
 from lipsync_client.retry import Attempts
 
@@ -24,7 +26,8 @@ def test_waits_before_sending_again_grow_and_end() -> None:
     assert all(min(0.2 * 2**k, 4) <= delay <= min(0.3 * 2**k, 6) for k, delay in enumerate(delays))
     with pytest.raises(Overloaded):
         attempts.delay_after(Overloaded())
-    for hopeless in (InvalidRequest(), AudioError(), ControlDenied(), LipsyncError(), ServerError(), AvatarNotFound()):
+    hopeless_ones = (AccessDenied, AudioError, AvatarNotFound, ControlDenied, InvalidRequest, LipsyncError, ServerError)
+    for hopeless in [kind() for kind in (*hopeless_ones, UntrustedServer)]:
         with pytest.raises(type(hopeless)):
             Attempts().delay_after(hopeless)
     attempts = Attempts()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,7 +70,7 @@ class AgentFace:
     ...     show(moment.jpeg), play(moment.sound)
 
     Args:
-        servers: as for `LiveSession`.
+        servers, token, headers: as for `LiveSession`.
         avatar: whose face.
         sound_rate: samples a second of the moments' sound, a multiple of 25.
         clock: where the time comes from; the event loop's own by default.
@@ -83,10 +83,18 @@ class AgentFace:
         avatar: str = wire.SHIPPED_AVATAR,
         sound_rate: int,
         clock: Clock | None = None,
+        token: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         self._clock: Clock = clock or LoopClock()
         self._session = LiveSession(
-            servers, avatar=avatar, sound_rate=sound_rate, patience=PATIENCE_S, clock=self._clock
+            servers,
+            avatar=avatar,
+            sound_rate=sound_rate,
+            patience=PATIENCE_S,
+            clock=self._clock,
+            token=token,
+            headers=headers,
         )
         self.sound_rate = sound_rate
         self.turn = 0  # interruptions so far

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -45,7 +45,7 @@ class LipsyncVideoGenerator(VideoGenerator):
     While no server answers, that is logged once, and the speech is heard over the pictures that are here.
 
     Args:
-        servers: host:port of a Triton's gRPC endpoint, several of them, or an `AsyncClient`.
+        servers, token, headers: as for `LiveSession`.
         avatar: whose face.
         sample_rate: of the sound given and of the sound that comes out, a multiple of 25.
     """
@@ -56,8 +56,10 @@ class LipsyncVideoGenerator(VideoGenerator):
         *,
         avatar: str = wire.SHIPPED_AVATAR,
         sample_rate: int = 24_000,
+        token: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
-        self._face = AgentFace(servers, avatar=avatar, sound_rate=sample_rate)
+        self._face = AgentFace(servers, avatar=avatar, sound_rate=sample_rate, token=token, headers=headers)
         self._synchronizer: rtc.AVSynchronizer | None = None
 
     async def open(self) -> AvatarOptions:
@@ -165,7 +167,7 @@ class LipsyncAvatar(AvatarSession[Literal["metrics_collected"]]):
     It is LiveKit's `AvatarSession`, with its metrics and `wait_for_join`. In a job it closes itself at the job's end.
 
     Args:
-        servers, avatar, sample_rate: as for `LipsyncVideoGenerator`.
+        servers, avatar, sample_rate, token, headers: as for `LipsyncVideoGenerator`.
     """
 
     def __init__(
@@ -174,9 +176,13 @@ class LipsyncAvatar(AvatarSession[Literal["metrics_collected"]]):
         *,
         avatar: str = wire.SHIPPED_AVATAR,
         sample_rate: int = 24_000,
+        token: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
-        self._generator = LipsyncVideoGenerator(servers, avatar=avatar, sample_rate=sample_rate)
+        self._generator = LipsyncVideoGenerator(
+            servers, avatar=avatar, sample_rate=sample_rate, token=token, headers=headers
+        )
         self._runner: AvatarRunner | None = None
         self._shown_in: rtc.Room | None = None
 

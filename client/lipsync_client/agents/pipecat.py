@@ -8,7 +8,7 @@ Needs the `pipecat` extra of this package.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,7 +62,7 @@ class LipsyncVideoService(AIService):
     is pushed and the speech is heard without the mouth moving.
 
     Args:
-        servers: host:port of a Triton's gRPC endpoint, several of them, or an `AsyncClient`.
+        servers, token, headers: as for `LiveSession`.
         avatar: whose face. The transport wants its size, see `AsyncClient.avatar`.
         kwargs: for `AIService`, such as `name`.
     """
@@ -72,10 +72,13 @@ class LipsyncVideoService(AIService):
         servers: str | Sequence[str] | AsyncClient = wire.DEFAULT_URL,
         *,
         avatar: str = wire.SHIPPED_AVATAR,
+        token: str | None = None,
+        headers: Mapping[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(settings=ServiceSettings(model=avatar), **kwargs)
         self._servers, self._avatar = servers, avatar
+        self._token, self._headers = token, headers
         self._face: AgentFace | None = None
         self._showing: asyncio.Task[None] | None = None
         self._output = asyncio.Lock()  # what belongs together is pushed together, and nothing old after an interruption
@@ -91,7 +94,13 @@ class LipsyncVideoService(AIService):
     async def setup(self, setup: FrameProcessorSetup) -> None:  # type: ignore[override] # as Pipecat itself does
         """Connect, while the other processors do."""
         await super().setup(setup)
-        self._face = AgentFace(self._servers, avatar=self._avatar, sound_rate=setup.audio_out_sample_rate)
+        self._face = AgentFace(
+            self._servers,
+            avatar=self._avatar,
+            sound_rate=setup.audio_out_sample_rate,
+            token=self._token,
+            headers=self._headers,
+        )
         await self._face.open()
 
     async def stop(self, frame: EndFrame) -> None:

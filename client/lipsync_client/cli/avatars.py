@@ -13,7 +13,7 @@ from lipsync_client import wire
 from lipsync_client.avatar_file import install
 from lipsync_client.avatar_file.archive import unpack_file
 from lipsync_client.avatar_file.names import check_id, folders_of
-from lipsync_client.cli.common import LOAD_TIMEOUT, Json, Server, missing_extra, show
+from lipsync_client.cli.common import LOAD_TIMEOUT, Headers, Json, Server, TokenFile, access, missing_extra, show
 from lipsync_client.cli.tables import overview_table, stats_table
 from lipsync_client.console import note
 from lipsync_client.control.control import Control
@@ -39,26 +39,41 @@ Repository = Annotated[
 ]
 
 
-def list_avatars(server: Server = wire.DEFAULT_URL, as_json: Json = False) -> None:
+def list_avatars(
+    server: Server = wire.DEFAULT_URL,
+    token_file: TokenFile = None,
+    headers: Headers = None,
+    as_json: Json = False,
+) -> None:
     """Show every avatar in the server's repository: its state, its device, and its statistics since it was loaded.
 
     Example: `lipsync avatars list --json`
     """
-    with Control(server) as control:
+    with Control(server, **access(token_file, headers)) as control:
         overview = control.overview()
     show(overview, as_json, overview_table(overview))
 
 
-def load(avatar: AvatarId, server: Server = wire.DEFAULT_URL) -> None:
+def load(
+    avatar: AvatarId,
+    server: Server = wire.DEFAULT_URL,
+    token_file: TokenFile = None,
+    headers: Headers = None,
+) -> None:
     """Load an avatar, or load it again after its files have changed."""
-    with Control(server, timeout=LOAD_TIMEOUT) as control:
+    with Control(server, timeout=LOAD_TIMEOUT, **access(token_file, headers)) as control:
         control.load(avatar)
         note(f"Loaded {avatar}")
 
 
-def unload(avatar: AvatarId, server: Server = wire.DEFAULT_URL) -> None:
+def unload(
+    avatar: AvatarId,
+    server: Server = wire.DEFAULT_URL,
+    token_file: TokenFile = None,
+    headers: Headers = None,
+) -> None:
     """Unload an avatar. The others stay loaded."""
-    with Control(server) as control:
+    with Control(server, **access(token_file, headers)) as control:
         control.unload(avatar)
         control.wait_until_gone(avatar, GONE_S)
         note(f"Unloaded {avatar}")
@@ -67,13 +82,15 @@ def unload(avatar: AvatarId, server: Server = wire.DEFAULT_URL) -> None:
 def stats(
     avatar: Annotated[str, typer.Argument(help="The avatar's name.")] = wire.SHIPPED_AVATAR,
     server: Server = wire.DEFAULT_URL,
+    token_file: TokenFile = None,
+    headers: Headers = None,
     as_json: Json = False,
 ) -> None:
     """Show the statistics of an avatar since it was loaded.
 
     Example: `lipsync avatars stats anna`
     """
-    with Control(server) as control:
+    with Control(server, **access(token_file, headers)) as control:
         stats = control.stats(avatar)
     show(stats, as_json, stats_table(avatar, stats))
 
@@ -84,6 +101,8 @@ def add(
     ],
     repository: Repository = None,
     server: Server = wire.DEFAULT_URL,
+    token_file: TokenFile = None,
+    headers: Headers = None,
 ) -> None:
     """Put an avatar into the server's repository and load it; an avatar of the same name is replaced while it serves.
 
@@ -95,15 +114,21 @@ def add(
     repository = repository or default_repository()
     with install.draft_in(repository) as draft:
         avatar = _pack(source, draft, repository) if source.is_dir() else unpack_file(source, draft)
-        with Control(server, timeout=LOAD_TIMEOUT) as control:
+        with Control(server, timeout=LOAD_TIMEOUT, **access(token_file, headers)) as control:
             message = _install(draft, avatar, repository, control)
         note(message)
 
 
-def remove(avatar: AvatarId, repository: Repository = None, server: Server = wire.DEFAULT_URL) -> None:
+def remove(
+    avatar: AvatarId,
+    repository: Repository = None,
+    server: Server = wire.DEFAULT_URL,
+    token_file: TokenFile = None,
+    headers: Headers = None,
+) -> None:
     """Unload an avatar and take it out of the server's repository. Its source folder is not touched."""
     repository = repository or default_repository()
-    with Control(server) as control:
+    with Control(server, **access(token_file, headers)) as control:
         check_id(avatar)
         if (repository / folders_of(avatar)[1]).is_dir():
             with suppress(AvatarNotFound, ServerUnavailable):

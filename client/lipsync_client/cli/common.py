@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypedDict
 
 import typer
 from rich.console import Console
@@ -25,7 +26,24 @@ out = Console()  # results
 problems = Console(stderr=True)  # why something failed; `--quiet` does not silence it
 
 Server = Annotated[
-    str, typer.Option("--server", envvar="LIPSYNC_SERVER", help="host:port of the server's gRPC endpoint.")
+    str,
+    typer.Option(
+        "--server",
+        envvar="LIPSYNC_SERVER",
+        help="The server's gRPC endpoint: host:port, or grpcs://host:port with TLS.",
+    ),
+]
+TokenFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--token-file",
+        help="A file with the bearer token that the server wants. [default: the token in LIPSYNC_TOKEN]",
+        show_default=False,
+    ),
+]
+Headers = Annotated[
+    list[str] | None,
+    typer.Option("--header", help='A header for every request, as "name: value"; `ps` shows it. May be repeated.'),
 ]
 Config = Annotated[
     Path | None,
@@ -34,16 +52,45 @@ Config = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 
 
+class Access(TypedDict):
+    """What `Client`, `AsyncClient`, `Control` and `Registry` take besides an address."""
+
+    token: str | None
+    headers: dict[str, str]
+
+
+def access(token_file: Path | None, headers: Sequence[str] | None) -> Access:
+    """The token and the headers of a command. No option takes the token itself: `ps` shows options to everybody.
+
+    Raises:
+        LipsyncError: the file cannot be read or holds no token, or a header has no name.
+    """
+    token = os.environ.get("LIPSYNC_TOKEN") or None
+    if token_file:
+        try:
+            token = token_file.read_text(encoding="ascii").strip()
+        except OSError as error:
+            raise LipsyncError(f"The token file {token_file} cannot be read: {error.strerror}.") from None
+        except UnicodeDecodeError:
+            token = ""
+        if not token:
+            raise LipsyncError(f"The token file {token_file} holds no token: it must be one line of ASCII characters.")
+    pairs = [header.partition(":") for header in headers or ()]
+    if not all(separator for _, separator, _ in pairs):
+        raise LipsyncError('A --header must be "name: value".')
+    return {"token": token, "headers": {name.strip(): value.strip() for name, _, value in pairs}}
+
+
 @contextmanager
-def loaded(avatar: str, server: str, config: Path | None) -> Iterator[None]:
+def loaded(avatar: str, server: str, config: Path | None, allowed: Access) -> Iterator[None]:
     """Keep an avatar loaded while a command runs. Without the server's control key, nothing is loaded."""
     settings = RegistrySettings.from_yaml(config) if config else RegistrySettings()
-    with Control(server) as control:
+    with Control(server, **allowed) as control:
         ready = control.ready(avatar)
     if ready or not find_key():  # without the key, the first request reports what is missing
         yield
     else:
-        with leased(avatar, Registry(server, settings)):
+        with leased(avatar, Registry(server, settings, **allowed)):
             yield
 
 

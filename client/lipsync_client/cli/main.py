@@ -16,7 +16,7 @@ import typer.main
 
 from lipsync_client import wire
 from lipsync_client.cli.avatars import list_avatars
-from lipsync_client.cli.common import Json, Server, failing_clearly, missing_extra, problems
+from lipsync_client.cli.common import Headers, Json, Server, TokenFile, failing_clearly, missing_extra, problems
 from lipsync_client.console import notes
 
 COMMANDS = "lipsync.commands"
@@ -109,11 +109,17 @@ avatars = typer.Typer(
 
 
 @avatars.callback(invoke_without_command=True)
-def show_avatars(context: typer.Context, server: Server = wire.DEFAULT_URL, as_json: Json = False) -> None:
+def show_avatars(
+    context: typer.Context,
+    server: Server = wire.DEFAULT_URL,
+    token_file: TokenFile = None,
+    headers: Headers = None,
+    as_json: Json = False,
+) -> None:
     """Show, make, add, remove, load, unload and measure avatars. Without a subcommand: the same as `list`."""
     if context.invoked_subcommand is None:
         with failing_clearly():
-            list_avatars(server, as_json)
+            list_avatars(server, token_file, headers, as_json)
 
 
 def _version(wanted: bool) -> None:
@@ -127,6 +133,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
     help=HELP,
+    pretty_exceptions_show_locals=False,  # they may be a token or a key
     context_settings=HELP_OPTIONS,
 )
 

@@ -11,7 +11,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lipsync_client import wire
-from lipsync_client.cli.common import Config, Json, Server, loaded, show
+from lipsync_client.cli.common import Config, Headers, Json, Server, TokenFile, access, loaded, show
 from lipsync_client.cli.tables import RenderStats, render_table
 from lipsync_client.client import Client
 from lipsync_client.console import note, notes
@@ -32,6 +32,8 @@ def render(
     output: Annotated[Path, typer.Option("--output", "-o", help="The MP4 file to write; one that exists is replaced.")],
     avatar: AvatarName = wire.SHIPPED_AVATAR,
     server: Server = wire.DEFAULT_URL,
+    token_file: TokenFile = None,
+    headers: Headers = None,
     chunk: Chunk = 25,
     first_chunk: FirstChunk = 4,
     in_flight: InFlight = 3,
@@ -47,9 +49,10 @@ def render(
         raise LipsyncError(f"There is no folder {output.parent} to write {output.name} to.")
     if output.is_dir() or (output.exists() and speech.exists() and output.samefile(speech)):
         raise LipsyncError(f"{output} is the speech itself or a folder: give another file with -o.")
+    allowed = access(token_file, headers)
     with (
-        Client(server, timeout=timeout) as client,
-        loaded(avatar, server, config),
+        Client(server, timeout=timeout, **allowed) as client,
+        loaded(avatar, server, config, allowed),
         rendering(client, speech, avatar=avatar, chunk=chunk, first_chunk=first_chunk, in_flight=in_flight) as pictures,
     ):
         write_mp4(output, pictures, fps=client.timeline().fps, sound=speech)
@@ -63,6 +66,8 @@ def frames(
     output: Annotated[Path, typer.Option("--output", "-o", help="A new or empty folder for the pictures.")],
     avatar: AvatarName = wire.SHIPPED_AVATAR,
     server: Server = wire.DEFAULT_URL,
+    token_file: TokenFile = None,
+    headers: Headers = None,
     chunk: Chunk = 25,
     first_chunk: FirstChunk = 4,
     in_flight: InFlight = 3,
@@ -76,9 +81,10 @@ def frames(
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise LipsyncError(f"{output} is not an empty folder: give a new one with -o.")
+    allowed = access(token_file, headers)
     with (
-        Client(server, timeout=timeout) as client,
-        loaded(avatar, server, config),
+        Client(server, timeout=timeout, **allowed) as client,
+        loaded(avatar, server, config, allowed),
         rendering(client, speech, avatar=avatar, chunk=chunk, first_chunk=first_chunk, in_flight=in_flight) as pictures,
     ):
         output.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ import typer
 from rich.text import Text
 
 from lipsync_client import wire
-from lipsync_client.cli.common import Json, Server, show
+from lipsync_client.cli.common import Headers, Json, Server, TokenFile, access, show
 from lipsync_client.cli.tables import avatars_table, models_table
 from lipsync_client.console import note
 from lipsync_client.control.control import Control
@@ -14,12 +14,17 @@ from lipsync_client.control.states import ModelState, avatars_in
 from lipsync_client.errors import ControlDenied
 
 
-def status(server: Server = wire.DEFAULT_URL, as_json: Json = False) -> None:
+def status(
+    server: Server = wire.DEFAULT_URL,
+    token_file: TokenFile = None,
+    headers: Headers = None,
+    as_json: Json = False,
+) -> None:
     """Show whether the server is ready, its version, its models and avatars. The exit status is 1 unless it is ready.
 
     Example: `lipsync status --server 127.0.0.1:8001`
     """
-    with Control(server, timeout=10.0) as control:
+    with Control(server, timeout=10.0, **access(token_file, headers)) as control:
         state = control.status()
         models: list[ModelState] | None = None
         try:

@@ -11,7 +11,7 @@ import typer
 
 from lipsync_client import wire
 from lipsync_client.aio import AsyncClient
-from lipsync_client.cli.common import Config, Server
+from lipsync_client.cli.common import Access, Config, Headers, Server, TokenFile, access
 from lipsync_client.console import note
 from lipsync_client.control.control import Control, find_key
 from lipsync_client.errors import LipsyncError
@@ -27,6 +27,16 @@ ASK_S = 3.0
 ANSWER_S = 10.0  # seconds after which a waiting page reports that the server does not answer
 DEFAULTS = Settings()
 
+PageToken = Annotated[
+    str | None,
+    typer.Option(
+        "--token",
+        envvar="LIPSYNC_WEB_TOKEN",
+        help="Token that pages must send. [default: none on a loopback address, else a random one]",
+        show_default=False,
+    ),
+]
+
 
 def web(
     avatar: Annotated[
@@ -34,20 +44,14 @@ def web(
         typer.Option("--avatar", help="An avatar to offer; repeat the option for more. [default: all]"),
     ] = None,
     server: Server = wire.DEFAULT_URL,
+    token_file: TokenFile = None,
+    headers: Headers = None,
     config: Config = None,
     host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0 serves other machines too.")] = (
         "127.0.0.1"
     ),
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port of the page; 0: any free port.")] = 8080,
-    token: Annotated[
-        str | None,
-        typer.Option(
-            "--token",
-            envvar="LIPSYNC_WEB_TOKEN",
-            help="Token that pages must send. [default: none on a loopback address, else a random one]",
-            show_default=False,
-        ),
-    ] = None,
+    token: PageToken = None,
     allow_origin: Annotated[
         list[str] | None,
         typer.Option(
@@ -73,6 +77,8 @@ def web(
     from lipsync_client.web import app  # noqa: F401
 
     limits = RegistrySettings.from_yaml(config) if config else RegistrySettings()
+    allowed = access(token_file, headers)
+    client = AsyncClient(server, timeout=ANSWER_S, **allowed)
     with _listen(host, port) as listening:
         address, port = listening.getsockname()[:2]
         loopback = ipaddress.ip_address(address).is_loopback
@@ -80,11 +86,11 @@ def web(
             token = secrets.token_urlsafe(16)
         origins = tuple(allow_origin or ())
         settings = Settings(token or None, origins, loopback, max_sessions, idle)
-        if trouble := _trouble_with(server):
+        if trouble := _trouble_with(server, allowed):
             note(f"{trouble} The page waits for the server.")
         _announce(port, settings)
-        faces = Faces(avatar or (), Registry(server, limits) if find_key() else None)
-        _serve(listening, server, faces, settings)
+        faces = Faces(avatar or (), Registry(server, limits, **allowed) if find_key() else None)
+        _serve(listening, client, faces, settings)
 
 
 def _announce(port: int, settings: Settings) -> None:
@@ -93,12 +99,12 @@ def _announce(port: int, settings: Settings) -> None:
     typer.echo(f"Open http://{name}:{port}/{secret} (Ctrl-C stops)")
 
 
-def _serve(listening: socket.socket, server: str, faces: Faces, settings: Settings) -> None:
+def _serve(listening: socket.socket, client: AsyncClient, faces: Faces, settings: Settings) -> None:
     import uvicorn
 
     from lipsync_client.web.app import create_app
 
-    app = create_app(AsyncClient(server, timeout=ANSWER_S), faces, voice=Voice.find(), settings=settings)
+    app = create_app(client, faces, voice=Voice.find(), settings=settings)
     config = uvicorn.Config(
         app,
         log_level="error",
@@ -121,9 +127,9 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from None
 
 
-def _trouble_with(server: str) -> str | None:
+def _trouble_with(server: str, allowed: Access) -> str | None:
     try:
-        with Control(server, timeout=ASK_S) as control:
+        with Control(server, timeout=ASK_S, **allowed) as control:
             control.status()
     except LipsyncError as error:
         return str(error)

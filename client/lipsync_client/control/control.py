@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
 from google.protobuf import json_format
-from tritonclient.grpc import InferenceServerClient
 from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
 from tritonclient.utils import InferenceServerException
 
 from lipsync_client import wire
 from lipsync_client.avatar_facts import memory_in
+from lipsync_client.connection import Connection
 from lipsync_client.control.states import (
     AvatarOverview,
     AvatarState,
@@ -41,17 +41,26 @@ class Control:
     Listing, loading and unloading need the server's control key; status and statistics do not.
 
     Args:
-        url: host:port of the server's gRPC endpoint.
+        url: the server's gRPC endpoint: `host:port`, or `grpcs://host[:port]` with TLS.
         key: the control key; by default what `find_key` finds.
         timeout: seconds that one call may take.
+        token, headers: as for `Client`.
     """
 
-    def __init__(self, url: str = wire.DEFAULT_URL, *, key: str | None = None, timeout: float = 60.0) -> None:
+    def __init__(
+        self,
+        url: str = wire.DEFAULT_URL,
+        *,
+        key: str | None = None,
+        timeout: float = 60.0,
+        token: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         self.url = url
         self._timeout = timeout
         key = key or find_key()
         self._headers = {KEY_HEADER: key} if key else None
-        self._grpc = InferenceServerClient(url, channel_args=wire.CHANNEL_ARGS)
+        self._grpc = Connection(url, token=token, headers=headers).connect()
 
     def status(self) -> ServerStatus:
         """State and version of the server. Raises ServerUnavailable if no server answers."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
 from lipsync_client.aio import AsyncClient
@@ -25,6 +25,7 @@ class Servers:
 
     Args:
         servers: an address, several, or a client, which is used and not closed.
+        token, headers: as for `Client`; a client has its own.
         avatar: whose face.
         timeout: seconds that one attempt may take.
         patience: seconds after which a failing call is given up, if that is sooner than by default; None: by default.
@@ -39,15 +40,19 @@ class Servers:
         timeout: float,
         patience: float | None,
         clock: Clock,
+        token: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         self._own = not isinstance(servers, AsyncClient)
         if isinstance(servers, AsyncClient):
+            if token is not None or headers:
+                raise InvalidRequest("a client has its own token and headers: give them to AsyncClient")
             self._clients = [servers]
         else:
             urls = [servers] if isinstance(servers, str) else list(servers)
             if not urls:
                 raise InvalidRequest("no server address was given")
-            self._clients = [AsyncClient(url, timeout=timeout) for url in urls]
+            self._clients = [AsyncClient(url, timeout=timeout, token=token, headers=headers) for url in urls]
         self._avatar = avatar
         self._timeout = timeout
         self._patience = math.inf if patience is None else patience

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -37,7 +37,7 @@ class LiveSession:
     shown any more then, and `interrupt` returns it. Iterate again to go on, idle until the next push.
 
     Args:
-        servers: host:port of the server's gRPC endpoint, or several, tried in turn; or an `AsyncClient`, which many
+        servers: the server's address, as for `Client`, or several, tried in turn; or an `AsyncClient`, which many
             sessions may share and which stays open.
         avatar: whose face.
         sound_rate: samples a second of the frames' `audio`, a multiple of the 25 frames a second; the timeline's rate
@@ -52,6 +52,7 @@ class LiveSession:
         timeout: seconds that one attempt of a request may take; with an `AsyncClient`, its own holds for its questions.
         patience: seconds after which a request that keeps failing is given up, if that is sooner than by default.
         clock: where the time comes from; the event loop's own by default.
+        token, headers: as for `Client`; an `AsyncClient` has its own.
     """
 
     def __init__(
@@ -69,9 +70,13 @@ class LiveSession:
         timeout: float = 5.0,
         patience: float | None = None,
         clock: Clock | None = None,
+        token: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         self._clock: Clock = clock or LoopClock()
-        self._servers = Servers(servers, avatar, timeout=timeout, patience=patience, clock=self._clock)
+        self._servers = Servers(
+            servers, avatar, timeout=timeout, patience=patience, clock=self._clock, token=token, headers=headers
+        )
         self._pace = Pace(first_chunk, chunk, in_flight, ahead_s, buffer_s)
         self._asked_sound_rate = sound_rate
         self._idle_bytes = idle_bytes

@@ -7,13 +7,14 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 from lipsync_client import wire
+from lipsync_client.connection import Endpoint
 from lipsync_client.control.control import Control
 from lipsync_client.control.states import AvatarOverview, AvatarState
 from lipsync_client.errors import LipsyncError, LoadFailed
@@ -55,11 +56,12 @@ class Registry:
     or unload are observed and counted.
 
     Args:
-        url: host:port of the server's gRPC endpoint.
+        url: the server's address, as for `Client`.
         settings: limits and policies.
         key: the server's control key; by default what `find_key` finds.
-        control: connection to the server, instead of url and key.
+        control: connection to the server, instead of one made here with `key`, `token` and `headers`.
         clock: monotonic, in seconds.
+        token, headers: as for `Client`.
     """
 
     def __init__(
@@ -70,10 +72,12 @@ class Registry:
         key: str | None = None,
         control: Control | None = None,
         clock: Callable[[], float] = time.monotonic,
+        token: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         self.url = url
         self.settings = settings or RegistrySettings()
-        self._control = control or Control(url, key=key, timeout=LOAD_S)
+        self._control = control or Control(url, key=key, timeout=LOAD_S, token=token, headers=headers)
         self._clock = clock
         self._entries: dict[str, _Entry] = {}
         self._capacity = Capacity(self._control, self.settings, lambda avatar: self._entry(avatar).leases > 0, clock)
@@ -246,5 +250,6 @@ class Registry:
 
 
 def _lock_file(url: str) -> Path:
-    name = re.sub(r"[^a-z0-9.-]", "_", url.lower().replace("localhost", "127.0.0.1"))
+    target = Endpoint(url).target
+    name = re.sub(r"[^a-z0-9.-]", "_", target.lower().replace("localhost", "127.0.0.1"))
     return cache_folder() / f"registry-{name}.lock"

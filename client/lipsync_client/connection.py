@@ -1,0 +1,158 @@
+"""How a server is reached: its address, encryption, and what every call carries. Both clients and `Control` use it."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lipsync_client.errors import InvalidRequest, LipsyncError
+from lipsync_client.wire import CA_FILE_VARIABLE, CHANNEL_ARGS
+
+if TYPE_CHECKING:
+    import grpc
+    from tritonclient.grpc import InferenceServerClient
+    from tritonclient.grpc.aio import InferenceServerClient as AsyncInferenceServerClient
+
+__all__ = ["Connection", "Endpoint"]
+
+DEFAULT_PORT = 8001
+NO_PROXY = ("grpc.enable_http_proxy", 0)
+SECRET = re.compile(r"[!-~]{1,4096}")  # what an HTTP header can carry, without spaces
+HEADER_NAME = re.compile(r"[0-9a-z_.-]{1,128}")
+HEADER_VALUE = re.compile(r"[ -~]{0,4096}")
+
+
+class Endpoint:
+    """A server's address.
+
+    Args:
+        url: `grpcs://host[:port]` with TLS, `grpc://host[:port]` or `host:port` without; the default port is 8001.
+            Other targets of gRPC (`unix:`, `dns:`, `ipv4:`) are passed on as they are, without TLS.
+
+    Attributes:
+        target: what gRPC connects to.
+        secure: TLS is used.
+        loopback: the address is one of this machine alone.
+
+    Raises:
+        InvalidRequest: it is no address.
+    """
+
+    def __init__(self, url: str) -> None:
+        scheme, separator, rest = url.partition("://")
+        self.secure = bool(separator) and scheme == "grpcs"
+        host, port = rest, ""
+        if separator and scheme in ("grpc", "grpcs"):
+            found = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?/?", rest)
+            if found is None:
+                # The address is not shown: what does not fit may be a password.
+                raise InvalidRequest(f"The address after {scheme}:// must be host or host:port, and nothing else.")
+            host, port = found[1], found[2] or str(DEFAULT_PORT)
+            self.target = f"{host}:{port}"
+        elif separator and scheme not in ("unix", "dns", "ipv4", "ipv6"):
+            raise InvalidRequest(
+                f"A server's address begins with grpc:// or grpcs://, or is host:port; {scheme}:// is neither."
+            )
+        elif "@" in url and scheme != "unix":
+            raise InvalidRequest("A server's address holds no user and no password: give a token.")
+        else:
+            self.target = url
+            host, _, port = url.rpartition(":")
+        self.loopback = port.isdecimal() and _is_loopback(host)
+
+
+class Connection:
+    """Makes gRPC clients of one server. It holds a secret, so nothing prints it.
+
+    Args:
+        url: as for `Endpoint`.
+        token: bearer token, sent with every call.
+        headers: sent with every call too.
+
+    Raises:
+        InvalidRequest: the address, the token or a header cannot be used.
+        LipsyncError: the token would travel unencrypted.
+    """
+
+    def __init__(self, url: str, *, token: str | None = None, headers: Mapping[str, str] | None = None) -> None:
+        self.endpoint = Endpoint(url)
+        self._headers = _checked_headers(headers or {})
+        if token is not None:
+            if not SECRET.fullmatch(token):
+                raise InvalidRequest("The token must be printable ASCII characters without spaces.")
+            if "authorization" in self._headers:
+                raise InvalidRequest("Give either a token or the header authorization: a token is sent in that header.")
+            self._headers["authorization"] = f"Bearer {token}"
+        if "authorization" in self._headers and not (self.endpoint.secure or self.endpoint.loopback):
+            raise LipsyncError(
+                f"A token is never sent unencrypted to another machine: use grpcs://{self.endpoint.target}, or a"
+                " tunnel to a port of this machine."
+            )
+
+    def connect(self) -> InferenceServerClient:
+        """Triton's client, which dials at its first call. Raises LipsyncError: the file of CAs cannot be used."""
+        from tritonclient.grpc import InferenceServerClient
+
+        client = InferenceServerClient(self.endpoint.target, **self._options())
+        client.register_plugin(self._add_headers)
+        return client
+
+    def connect_async(self) -> AsyncInferenceServerClient:
+        """The same for asyncio. gRPC binds it to the event loop that runs."""
+        from tritonclient.grpc.aio import InferenceServerClient
+
+        client = InferenceServerClient(self.endpoint.target, **self._options())
+        client.register_plugin(self._add_headers)
+        return client
+
+    def _options(self) -> dict[str, Any]:
+        # A proxy of the environment would read what only this machine should.
+        arguments = [*CHANNEL_ARGS, NO_PROXY] if self.endpoint.loopback else CHANNEL_ARGS
+        return {"creds": _credentials() if self.endpoint.secure else None, "channel_args": arguments}
+
+    def _add_headers(self, request: Any) -> None:
+        request.headers = {**self._headers, **(request.headers or {})}
+
+
+def _is_loopback(host: str) -> bool:
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Header names in lower case, as gRPC wants them. Values may be secret, so no error shows one."""
+    checked: dict[str, str] = {}
+    for name, value in headers.items():
+        lower = name.lower()
+        if not HEADER_NAME.fullmatch(lower) or lower.startswith("grpc-") or lower.endswith("-bin"):
+            raise InvalidRequest(
+                "A header's name must be letters, digits and _ . -, must not begin with grpc-, and not end in -bin."
+            )
+        if not HEADER_VALUE.fullmatch(value):
+            raise InvalidRequest(f"The value of the header {lower} must be printable ASCII characters.")
+        checked[lower] = value
+    return checked
+
+
+def _credentials() -> grpc.ChannelCredentials:
+    """TLS that trusts the CAs of the file in `CA_FILE_VARIABLE`, by default those that gRPC brings."""
+    import grpc
+
+    path = os.environ.get(CA_FILE_VARIABLE)
+    if not path:
+        return grpc.ssl_channel_credentials()
+    try:
+        certificates = Path(path).read_bytes()
+    except OSError as error:
+        raise LipsyncError(f"The file of CAs {path} ({CA_FILE_VARIABLE}) cannot be read: {error.strerror}.") from None
+    if b"-----BEGIN CERTIFICATE-----" not in certificates:
+        raise LipsyncError(f"The file of CAs {path} ({CA_FILE_VARIABLE}) holds no certificate in PEM format.")
+    return grpc.ssl_channel_credentials(certificates)
