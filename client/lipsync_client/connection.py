@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tritonclient.grpc import InferenceServerClient
     from tritonclient.grpc.aio import InferenceServerClient as AsyncInferenceServerClient
 
-__all__ = ["Connection", "Endpoint"]
+__all__ = ["SECRET", "Connection", "Endpoint"]
 
 DEFAULT_PORT = 8001
 NO_PROXY = ("grpc.enable_http_proxy", 0)

@@ -357,3 +357,15 @@ def test_a_wrong_option_is_told_without_the_secret(tmp_path: Path, options: tupl
     assert done.returncode in (1, 2)
     assert sentence in done.stderr
     assert TOKEN not in done.stdout + done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_command_refuses_a_key_file_that_others_can_read(tmp_path: Path) -> None:
+    path = tmp_path / "lipsync/control.key"
+    path.parent.mkdir()
+    path.write_text("the-control-key")
+    path.chmod(0o644)
+    done = lipsync("avatars", server="127.0.0.1:1", folder=tmp_path, LIPSYNC_CONTROL_KEY="")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"`chmod 600 {path}`" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert "the-control-key" not in done.stderr

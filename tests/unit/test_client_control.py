@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import grpc
 import pytest
+from client_fake import FakeServer, running
 
-from lipsync_client import InvalidRequest, ServerUnavailable, Timeout, wire
-from lipsync_client.control.control import AvatarState, ModelState, avatars_in, find_key
+from lipsync_client import Control, ControlDenied, InvalidRequest, ServerUnavailable, Timeout, wire
+from lipsync_client.control.control import KEY_HEADER, AvatarState, ModelState, avatars_in, find_key
 
 
 def models(**states: str) -> list[ModelState]:
@@ -58,23 +60,107 @@ def test_models_of_an_avatar() -> None:
     assert (wire.ensemble_of("anna"), wire.lipsync_of("anna")) == ("anna", "anna_lipsync")
 
 
-def test_the_key_comes_from_the_environment_or_the_private_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def key_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The private file with a control key, as a server makes it."""
     monkeypatch.delenv("LIPSYNC_CONTROL_KEY", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assert find_key() is None
-    (tmp_path / "cache/lipsync").mkdir(parents=True)
-    (tmp_path / "cache/lipsync/control.key").write_text("from-the-file\n")
+    path = tmp_path / "cache/lipsync/control.key"
+    path.parent.mkdir(parents=True)
+    path.touch(mode=0o600)
+    path.write_text("from-the-file\n")
+    return path
+
+
+def test_the_key_comes_from_the_environment_or_the_private_file(
+    key_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert find_key() == "from-the-file"
     monkeypatch.setenv("LIPSYNC_CONTROL_KEY", "from-the-environment")
     assert find_key() == "from-the-environment"
     monkeypatch.delenv("LIPSYNC_CONTROL_KEY")
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    (tmp_path / "home/.cache/lipsync").mkdir(parents=True)
-    (tmp_path / "home/.cache/lipsync/control.key").write_text("at home")
-    assert find_key() == "at home"
+    assert find_key() is None
+    (tmp_path / "home/.cache").mkdir(parents=True)
+    (tmp_path / "cache/lipsync").rename(tmp_path / "home/.cache/lipsync")
+    assert find_key() == "from-the-file"
+
+
+@pytest.mark.parametrize(
+    ("url", "file_is_sent", "variable_is_sent"),
+    [
+        ("127.0.0.1:8001", True, True),
+        ("grpc://localhost:9", True, True),
+        ("[::1]:8001", True, True),
+        ("grpcs://localhost", True, True),
+        ("grpcs://lipsync.example", False, True),
+        ("gpu7:8001", False, False),
+        ("grpc://10.0.0.7", False, False),
+    ],
+)
+def test_a_key_is_for_the_machine_that_it_was_made_on(
+    key_file: Path, monkeypatch: pytest.MonkeyPatch, url: str, file_is_sent: bool, variable_is_sent: bool
+) -> None:
+    assert (find_key(url) is not None) == file_is_sent
+    monkeypatch.setenv("LIPSYNC_CONTROL_KEY", "from-the-environment")
+    assert (find_key(url) is not None) == variable_is_sent
+
+
+def test_a_key_file_that_others_can_read_is_refused_where_a_key_is_needed(key_file: Path) -> None:
+    for mode in (0o640, 0o604):
+        key_file.chmod(mode)
+        with Control("127.0.0.1:1", timeout=5) as control:
+            with pytest.raises(ServerUnavailable):  # this one needs none
+                control.status()
+            with pytest.raises(ControlDenied, match=f"mode 0{mode:o}, .* `chmod 600 {key_file}`") as refusal:
+                control.models()
+        assert "from-the-file" not in str(refusal.value)
+
+
+def test_a_key_that_no_header_can_carry_is_refused_without_showing_it(key_file: Path) -> None:
+    key_file.write_text("two\nlines")
+    for given in (None, "a key"):
+        with (
+            Control("127.0.0.1:1", key=given) as control,
+            pytest.raises(InvalidRequest, match="without spaces") as raised,
+        ):
+            control.models()
+        assert not any(secret in str(raised.value) for secret in ("two", "a key"))
+
+
+class Restricted(grpc.ServerInterceptor):
+    """Refuses control calls as Triton does, and keeps the keys that arrive."""
+
+    def __init__(self) -> None:
+        self.keys: list[str | None] = []
+
+    def intercept_service(self, continuation, details):
+        self.keys.append(dict(details.invocation_metadata).get(KEY_HEADER))
+        text = f"This protocol is restricted, expecting header '{KEY_HEADER}'"
+        return grpc.unary_unary_rpc_method_handler(
+            lambda request, context: context.abort(grpc.StatusCode.UNAVAILABLE, text)
+        )
+
+
+def test_no_key_reaches_another_server_and_the_refusal_says_why(
+    key_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server is here; `ipv4:` is an address whose place is not known."""
+    restricted = Restricted()
+    with running(FakeServer(), interceptors=[restricted]) as fake:
+        elsewhere = f"ipv4:{fake.url}"
+        for variable in ("", "from-the-environment"):
+            monkeypatch.setenv("LIPSYNC_CONTROL_KEY", variable)
+            with Control(elsewhere) as control:
+                for call in (control.models, lambda: control._load("anna", "anna")):
+                    with pytest.raises(ControlDenied, match="is not sent to other machines unencrypted"):
+                        call()
+        with Control(fake.url) as control, pytest.raises(ControlDenied, match="run as the user who started"):
+            control.models()
+        with Control(elsewhere, key="given-for-it") as control, pytest.raises(ControlDenied):
+            control.models()
+    assert restricted.keys == [None] * 4 + ["from-the-environment", "given-for-it"]
 
 
 def test_errors_are_pythons_own_kinds_too() -> None:

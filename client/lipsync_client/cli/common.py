@@ -87,7 +87,7 @@ def loaded(avatar: str, server: str, config: Path | None, allowed: Access) -> It
     settings = RegistrySettings.from_yaml(config) if config else RegistrySettings()
     with Control(server, **allowed) as control:
         ready = control.ready(avatar)
-    if ready or not find_key():  # without the key, the first request reports what is missing
+    if ready or not find_key(server):  # without the key, the first request reports what is missing
         yield
     else:
         with leased(avatar, Registry(server, settings, **allowed)):

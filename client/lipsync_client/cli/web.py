@@ -89,7 +89,7 @@ def web(
         if trouble := _trouble_with(server, allowed):
             note(f"{trouble} The page waits for the server.")
         _announce(port, settings)
-        faces = Faces(avatar or (), Registry(server, limits, **allowed) if find_key() else None)
+        faces = Faces(avatar or (), Registry(server, limits, **allowed) if find_key(server) else None)
         _serve(listening, client, faces, settings)
 
 

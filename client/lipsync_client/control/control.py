@@ -15,7 +15,7 @@ from tritonclient.utils import InferenceServerException
 
 from lipsync_client import wire
 from lipsync_client.avatar_facts import memory_in
-from lipsync_client.connection import Connection
+from lipsync_client.connection import SECRET, Connection, Endpoint
 from lipsync_client.control.states import (
     AvatarOverview,
     AvatarState,
@@ -27,7 +27,15 @@ from lipsync_client.control.states import (
     gpus_of,
     models_in,
 )
-from lipsync_client.errors import AvatarNotFound, InvalidRequest, LipsyncError, LoadFailed, ServerError, Timeout
+from lipsync_client.errors import (
+    AvatarNotFound,
+    ControlDenied,
+    InvalidRequest,
+    LipsyncError,
+    LoadFailed,
+    ServerError,
+    Timeout,
+)
 from lipsync_client.folders import cached
 
 __all__ = ["AvatarOverview", "AvatarState", "AvatarStats", "Control", "ModelState", "ServerStatus"]
@@ -42,7 +50,7 @@ class Control:
 
     Args:
         url: the server's gRPC endpoint: `host:port`, or `grpcs://host[:port]` with TLS.
-        key: the control key; by default what `find_key` finds.
+        key: the control key, for this server wherever it is; by default what `find_key` finds.
         timeout: seconds that one call may take.
         token, headers: as for `Client`.
     """
@@ -58,8 +66,7 @@ class Control:
     ) -> None:
         self.url = url
         self._timeout = timeout
-        key = key or find_key()
-        self._headers = {KEY_HEADER: key} if key else None
+        self._key = key
         self._grpc = Connection(url, token=token, headers=headers).connect()
 
     def status(self) -> ServerStatus:
@@ -161,6 +168,27 @@ class Control:
     ) -> None:
         self.close()
 
+    @property
+    def _key_header(self) -> dict[str, str] | None:
+        """Found when a call needs it: most need none. Raises ControlDenied, InvalidRequest: it cannot be used."""
+        key = self._key or find_key(self.url)
+        if key and not SECRET.fullmatch(key):  # gRPC would show it in its error
+            raise InvalidRequest("The control key must be printable ASCII characters without spaces.")
+        return {KEY_HEADER: key} if key else None
+
+    def _failure(self, error: InferenceServerException, avatar: str) -> LipsyncError:
+        failure = wire.translate(error, url=self.url, avatar=avatar)
+        endpoint = Endpoint(self.url)
+        if not isinstance(failure, ControlDenied) or endpoint.loopback:
+            return failure
+        advice = "set LIPSYNC_CONTROL_KEY to it; the key file of this machine is not sent to others"
+        if not endpoint.secure:
+            advice = (
+                f"set LIPSYNC_CONTROL_KEY to it and use grpcs://{endpoint.target} or a tunnel; a key that is set or"
+                " found here is not sent to other machines unencrypted"
+            )
+        return ControlDenied(f"The server at {self.url} needs its control key for this: {advice}.")
+
     def _unload_all(self, names: set[str]) -> None:
         """Unload the models that are loaded or loading, if the server answers. It completes a running load first."""
         with suppress(LipsyncError, ValueError):  # ValueError: `close` was called in the meantime
@@ -183,9 +211,9 @@ class Control:
 
     def _load(self, model: str, avatar: str, config: str | None = None) -> None:
         try:
-            self._grpc.load_model(model, headers=self._headers, config=config, client_timeout=self._timeout)
+            self._grpc.load_model(model, headers=self._key_header, config=config, client_timeout=self._timeout)
         except InferenceServerException as error:
-            failure = wire.translate(error, url=self.url, avatar=avatar)
+            failure = self._failure(error, avatar)
             if not isinstance(failure, (InvalidRequest, ServerError, AvatarNotFound)):
                 raise failure from None
             reason = wire.load_failure(error.message() or "no reason given")
@@ -193,22 +221,37 @@ class Control:
 
     def _ask(self, call: Callable[..., Any], *values: str, avatar: str = wire.SHIPPED_AVATAR, key: bool = True) -> Any:
         try:
-            return call(*values, headers=self._headers if key else None, client_timeout=self._timeout)
+            return call(*values, headers=self._key_header if key else None, client_timeout=self._timeout)
         except InferenceServerException as error:
-            raise wire.translate(error, url=self.url, avatar=avatar) from None
+            raise self._failure(error, avatar) from None
 
 
-def find_key() -> str | None:
-    """The control key: LIPSYNC_CONTROL_KEY, or the private file that the server writes for its user; None if neither
-    exists.
+def find_key(url: str = wire.DEFAULT_URL) -> str | None:
+    """The control key that may be sent to a server; None if there is none.
+
+    LIPSYNC_CONTROL_KEY holds a key for any server, but it is sent unencrypted to this machine only. The private file
+    that a server writes for its user is for servers on this machine.
+
+    Raises:
+        ControlDenied: others can read the file.
     """
+    endpoint = Endpoint(url)
     if key := os.environ.get("LIPSYNC_CONTROL_KEY"):
-        return key
-    try:
-        file = cached("control.key")
-        return (file.read_text().strip() or None) if file else None
-    except OSError:
+        return key if endpoint.loopback or endpoint.secure else None
+    path = cached("control.key") if endpoint.loopback else None
+    if path is None:
         return None
+    try:
+        with path.open(encoding="utf-8") as file:
+            mode, text = os.fstat(file.fileno()).st_mode, file.read()
+    except (OSError, UnicodeDecodeError):
+        return None
+    if mode & 0o077 and os.name == "posix":
+        raise ControlDenied(
+            f"The control key file {path} has mode {mode & 0o777:04o}, so others may read it: `chmod 600 {path}`."
+            " If anyone may have seen it, delete it and start the server again, which makes a new one."
+        )
+    return text.strip() or None
 
 
 def on_gpu(config: ModelConfig, gpu: int) -> str:
