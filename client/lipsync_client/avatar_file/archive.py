@@ -6,18 +6,24 @@ refused.
 
 from __future__ import annotations
 
+import errno
 import re
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from lipsync_client.avatar_file.fields import ENCODER_FIELDS, ENSEMBLE_FIELDS, NETWORK_FIELDS, fields_beyond
+from lipsync_client.avatar_file.limits import check_entries, excess
 from lipsync_client.avatar_file.names import NETWORK, STAGES, PackedError, check_id, folders_of
 
 __all__ = ["pack_file", "unpack_file"]
 
+# What zipfile raises for files that were damaged or made to harm; the last ones are not documented.
+BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, struct.error)
 MODEL_FILES = r"config\.pbtxt|\d{1,18}/model\.onnx"
 NETWORK_FILES = (
     rf"{MODEL_FILES}|\d{{1,18}}/[0-9a-f]{{16}}\.crops"
@@ -41,16 +47,24 @@ def unpack_file(file: Path, draft: Path) -> str:
     """Unpack a file of `pack_file` into an empty folder and check it. Returns the avatar's id. Raises PackedError."""
     try:
         with zipfile.ZipFile(file) as archive:
+            check_entries(file, archive.infolist(), draft.parent)
             names = [name for name in archive.namelist() if not name.endswith("/")]
             avatar = _id_among(file, {name.partition("/")[0] for name in names})
             for name in names:
                 if not _is_allowed(avatar, name):
-                    raise PackedError(f"{file} holds {name!r}, which does not belong to a packed avatar.")
+                    raise PackedError(f"{file} holds {name[:80]!r}, which does not belong to a packed avatar.")
             archive.extractall(draft, names)
     except FileNotFoundError:
         raise PackedError(f"There is no file {file}.") from None
-    except (zipfile.BadZipFile, OSError) as error:
-        raise PackedError(f"{file} is not a packed avatar of `lipsync avatars pack` ({error}).") from None
+    except PackedError:
+        raise
+    except (*BROKEN, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: an entry begins before the file does
+            raise PackedError(f"{file} cannot be unpacked: {error.strerror or error}.") from None
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise PackedError(
+            f"{file} is not a packed avatar of `lipsync avatars pack`, or it is damaged ({reason})."
+        ) from None
     (draft / avatar / "1").mkdir(parents=True, exist_ok=True)  # Triton needs a version folder for an ensemble too
     _check_configs(file, draft, avatar)
     return avatar
@@ -59,7 +73,9 @@ def unpack_file(file: Path, draft: Path) -> str:
 def _id_among(file: Path, folders: set[str]) -> str:
     ids = [name.removesuffix(NETWORK) for name in folders if name.endswith(NETWORK)]
     if len(ids) != 1 or not folders <= set(folders_of(ids[0])):
-        raise PackedError(f"{file} is not a packed avatar: it holds {', '.join(sorted(folders)) or 'nothing'}.")
+        raise PackedError(
+            f"{file} is not a packed avatar: it holds {str(sorted(folders))[:200] if folders else 'nothing'}."
+        )
     check_id(ids[0])
     return ids[0]
 
@@ -81,13 +97,16 @@ def _check_configs(file: Path, draft: Path, avatar: str) -> None:
         path = draft / name / "config.pbtxt"
         try:
             config = text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
-        except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
-            raise PackedError(f"{file}: {name}/config.pbtxt cannot be read ({error}).") from None
+        except OSError:
+            raise PackedError(f"{file}: {name}/config.pbtxt is missing.") from None
+        except (UnicodeDecodeError, text_format.ParseError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise PackedError(f"{file}: {name}/config.pbtxt cannot be read ({reason}).") from None
         is_ensemble = name == ensemble
         steps = {step.model_name for step in config.ensemble_scheduling.step}
         if strange := fields_beyond(allowed[name], config):
             raise PackedError(
-                f"{file}: {name}/config.pbtxt holds {strange[0]!r}, which does not belong to a packed avatar."
+                f"{file}: {name}/config.pbtxt holds {strange[0][:80]!r}, which does not belong to a packed avatar."
             )
         if (
             config.name != name
@@ -95,3 +114,5 @@ def _check_configs(file: Path, draft: Path, avatar: str) -> None:
             or not steps <= ({*STAGES, network, encoder} if is_ensemble else set())
         ):
             raise PackedError(f"{file}: {name}/config.pbtxt is not the config of a packed avatar: pack it again.")
+        if trouble := excess(config):
+            raise PackedError(f"{file}: {name}/config.pbtxt is refused: {trouble}.")

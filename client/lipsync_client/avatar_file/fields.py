@@ -14,7 +14,7 @@ from google.protobuf import json_format
 
 from lipsync_client.avatar_facts import FACT_NAMES
 
-__all__ = ["ENCODER_FIELDS", "ENSEMBLE_FIELDS", "NETWORK_FIELDS", "fields_beyond"]
+__all__ = ["ENCODER_FIELDS", "ENSEMBLE_FIELDS", "NETWORK_FIELDS", "fields_beyond", "values_in"]
 
 TENSORS = r"name|max_batch_size|(input|output)\.(name|data_type|dims|optional)"
 ENSEMBLE_FIELDS = rf"{TENSORS}|platform|ensemble_scheduling\.step\.(model_name|model_version|(in|out)put_map\.\w+)"
@@ -28,17 +28,21 @@ NETWORK_FIELDS = rf"{ENCODER_FIELDS}|parameters\.({'|'.join(FACT_NAMES)})\.strin
 
 def fields_beyond(allowed: str, config: Any) -> list[str]:
     """The paths of a ModelConfig's values that the pattern `allowed` does not match."""
-    fields = _paths(json_format.MessageToDict(config, preserving_proto_field_name=True))
-    return sorted(field for field in fields if not re.fullmatch(allowed, field))
+    return sorted(path for path, _ in values_in(config) if not re.fullmatch(allowed, path))
 
 
-def _paths(value: Any, path: str = "") -> Iterator[str]:
-    """The paths of all values in nested mappings and lists: their keys, joined by dots."""
+def values_in(config: Any) -> Iterator[tuple[str, Any]]:
+    """The values of a ModelConfig, each with its path. Numbers of 64 bits are strings, as in JSON."""
+    return _values(json_format.MessageToDict(config, preserving_proto_field_name=True))
+
+
+def _values(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """All values in nested mappings and lists. A value's path is its keys, joined by dots."""
     if isinstance(value, dict):
         for key, inner in value.items():
-            yield from _paths(inner, f"{path}.{key}" if path else key)
+            yield from _values(inner, f"{path}.{key}" if path else key)
     elif isinstance(value, list):
         for inner in value:
-            yield from _paths(inner, path)
+            yield from _values(inner, path)
     else:
-        yield path
+        yield path, value
