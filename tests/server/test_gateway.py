@@ -173,6 +173,7 @@ def test_control_needs_the_servers_key_which_is_passed_on(front, server) -> None
             assert caught.value.status() == "StatusCode.PERMISSION_DENIED"
     with Control(front.grpc, key=server.control_key, timeout=SECONDS) as owner:
         assert "demo" in [avatar.id for avatar in owner.avatars()]
+        owner.load("demo")  # which changes nothing
 
 
 def test_an_unknown_avatar_and_a_bad_value_are_told_as_by_the_server(front) -> None:
