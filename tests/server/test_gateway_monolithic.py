@@ -255,7 +255,7 @@ def test_loading_an_unknown_model_is_no_success(call) -> None:
         assert "nobody" in answer["error"]
 
 
-def test_an_avatar_is_loaded_used_and_unloaded(server, call) -> None:
+def test_an_avatar_is_loaded_used_and_unloaded(server, front, call) -> None:
     add_avatar(server.repository, "mona")
     try:
         asked = {"raw_audio": SPEECH[:2560], "batch_size": 4}
@@ -270,10 +270,27 @@ def test_an_avatar_is_loaded_used_and_unloaded(server, call) -> None:
         again = call("InferBatchComposite", model_id="mona", **asked)  # loaded on demand
         assert (frames(again), again["model_loaded"]) == (demo, True)
         assert again["model_load_time_ms"] > 0
+        with Control(front.grpc, key=server.control_key) as control:  # another way, just after its last request
+            control.unload("mona")
+            assert not control.ready("mona")
     finally:
         with Control(server.grpc_url, key=server.control_key) as control:
             control.unload("mona")
         remove_avatar(server.repository, "mona")
+
+
+def test_on_demand_can_be_switched_off(server, stubs, tmp_path) -> None:
+    add_avatar(server.repository, "nina")
+    try:
+        with gateway(tmp_path, server.grpc_url, key=server.control_key, on_demand=False) as front:
+            front.wait()
+            asked = {"model_id": "nina", "batch_size": 1, "raw_audio": encoded(SPEECH[:640])}
+            command = [sys.executable, "-c", CLIENT, str(stubs), front.monolithic]
+            lines = json.dumps(["InferBatchComposite", "CompositeBatch", asked])
+            printed = subprocess.run(command, input=lines, capture_output=True, text=True, check=True, timeout=SECONDS)
+            assert "nina" in json.loads(printed.stdout)["error"]
+    finally:
+        remove_avatar(server.repository, "nina")
 
 
 def test_without_the_control_key_nothing_is_loaded(server, stubs, tmp_path) -> None:

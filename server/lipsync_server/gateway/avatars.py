@@ -29,6 +29,7 @@ from lipsync_client.errors import AvatarNotFound, ControlDenied, LipsyncError, T
 from lipsync_client.registry.registry import Registry
 from lipsync_client.registry.settings import RegistrySettings
 from lipsync_server.gateway.messages import encoded
+from lipsync_server.gateway.settings import GatewaySettings
 from lipsync_server.gateway.upstream import Upstream
 from lipsync_server.gateway.upstreams import Upstreams
 
@@ -72,16 +73,17 @@ class Avatars:
     Args:
         upstreams: the Tritons.
         settings: limits and policies of the registries.
-        aliases: other names of avatars.
+        gateway: its settings.
         now: monotonic seconds.
     """
 
     def __init__(
-        self, upstreams: Upstreams, settings: RegistrySettings, aliases: dict[str, str], now: Callable[[], float]
+        self, upstreams: Upstreams, settings: RegistrySettings, gateway: GatewaySettings, now: Callable[[], float]
     ) -> None:
         self.settings = settings
         self._upstreams = upstreams
-        self._aliases = aliases
+        self._aliases = gateway.aliases
+        self._on_demand = gateway.on_demand
         self._keys = {one.address: key for one in upstreams.all if (key := key_for(one.address))}
         self._registries = {address: Registry(address, settings, key=key) for address, key in self._keys.items()}
         self._now = now
@@ -117,7 +119,7 @@ class Avatars:
         avatar = self.id_of(model)
         upstream = self._upstreams.next_ready()
         registry = self._registries.get(upstream.address) if upstream else None
-        if registry is None or avatar not in await self._ids(registry):
+        if not self._on_demand or registry is None or avatar not in await self._ids(registry):
             return False
         async with registry.lease(avatar):
             self._hold(registry, avatar)
@@ -126,7 +128,7 @@ class Avatars:
     def used(self, model: str) -> None:
         """A request for an avatar has come: it is not evicted for a while where it is known to be loaded."""
         avatar = self.id_of(model)
-        if avatar in RESERVED or avatar in self.settings.keep:  # never evicted
+        if not self._on_demand or avatar in RESERVED or avatar in self.settings.keep:
             return
         if len(self._registries) == 1 and len(self._upstreams.all) == 1:
             self._hold(next(iter(self._registries.values())), avatar)
@@ -134,6 +136,11 @@ class Avatars:
         for (_, held), hold in self._held.items():
             if held == avatar:
                 hold.used = self._now()
+
+    async def let_go(self, model: str) -> None:
+        """Keep an avatar no longer, because someone else unloads one of its models."""
+        avatar = self.id_of(model.removesuffix("_lipsync"))
+        await self._release([key for key in self._held if key[1] == avatar])
 
     async def load(self, model: str, gpu: int) -> None:
         """Load an avatar on every upstream, on one GPU if its network runs on GPUs. Raises LipsyncError."""

@@ -6,6 +6,7 @@ import asyncio
 import math
 
 import grpc
+from tritonclient.grpc.service_pb2 import RepositoryModelUnloadRequest
 
 from lipsync_client.control.control import KEY_HEADER
 from lipsync_server.gateway.gateway import Gateway
@@ -31,6 +32,8 @@ async def controlled(gateway: Gateway, method: str, data: bytes, key: str, deadl
     except Refused as refused:
         raise restricted(method) if "protocol is restricted" in refused.sentence else refused from None
     gateway.forget_contracts()
+    if method == "RepositoryModelUnload":  # or the gateway would load again what it holds
+        await gateway.avatars.let_go(RepositoryModelUnloadRequest.FromString(data).model_name)
     return answer
 
 

@@ -69,7 +69,7 @@ class Gateway:
         self.metrics = Metrics()
         self._now = asyncio.get_running_loop().time
         self.upstreams = Upstreams(settings, self.metrics, self._now)
-        self.avatars = Avatars(self.upstreams, registry or RegistrySettings(), settings.aliases, self._now)
+        self.avatars = Avatars(self.upstreams, registry or RegistrySettings(), settings, self._now)
         self._callers = Callers(settings.max_open_per_caller, settings.max_open_requests)
         self.streams = Callers(settings.max_streams_per_caller, settings.max_open_requests)
         self._contracts: dict[str, tuple[float, Contract]] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field, StrictFloat, StrictInt, StrictStr
+from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr
 from pydantic.dataclasses import dataclass
 
 from lipsync_client.settings import CHECKED, checked
@@ -33,6 +33,7 @@ class GatewaySettings:
         bind: address of the public ports.
         grpc_port, http_port, monolithic_port: KServe v2 over gRPC and over HTTP, and the requirements' own API.
         aliases: other names of avatars, for clients of the requirements' API.
+        on_demand: load avatars that are asked for, where the control key is known.
         probe_avatar: whose frame is asked for to see whether an upstream works.
         probe_interval_s: seconds without a frame after which an upstream is asked for one.
         probe_timeout_s: seconds that this may take.
@@ -60,6 +61,7 @@ class GatewaySettings:
     http_port: Port = Field(default=8000, description=PORT)
     monolithic_port: Port = Field(default=50053, description=PORT)
     aliases: dict[Name, Name] = Field(default_factory=dict, description="avatars by other names, as {sanders: demo}")
+    on_demand: StrictBool = Field(default=True, description="true or false")
     probe_avatar: Name = Field(default="demo", description="an avatar's id")
     probe_interval_s: Seconds = Field(default=3.0, description=SECONDS)
     probe_timeout_s: Seconds = Field(default=10.0, description=SECONDS)
