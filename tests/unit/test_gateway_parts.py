@@ -12,7 +12,6 @@ from google.protobuf import descriptor_pb2
 from lipsync_client.settings import SettingsError
 from lipsync_server.cli.gateway import _aliases, _settings
 from lipsync_server.gateway import monolithic_proto
-from lipsync_server.gateway.avatars import key_for
 from lipsync_server.gateway.callers import Callers, host_of
 from lipsync_server.gateway.refusal import Refused
 from lipsync_server.gateway.settings import GatewaySettings
@@ -55,19 +54,6 @@ def test_the_descriptors_are_those_that_protoc_makes(tmp_path: Path) -> None:
         for field in message.field:
             field.ClearField("json_name")
     assert made == monolithic_proto.DESCRIPTOR
-
-
-def test_the_users_own_key_file_is_for_servers_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("LIPSYNC_CONTROL_KEY", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    (tmp_path / "lipsync").mkdir()
-    (tmp_path / "lipsync" / "control.key").write_text("from the file")
-    for address in ("127.0.0.1:8001", "localhost:8001", "[::1]:8001"):
-        assert key_for(address) == "from the file"
-    for address in ("10.0.0.1:8001", "triton.example:8001"):
-        assert key_for(address) is None
-    monkeypatch.setenv("LIPSYNC_CONTROL_KEY", "given")
-    assert key_for("triton.example:8001") == "given"
 
 
 @pytest.mark.parametrize(

@@ -50,8 +50,8 @@ def gateway(
 
     A request goes to the upstream that works on the fewest; after a failure it goes to the next. An upstream counts as
     ready when it has made a frame a moment ago, and is asked for one when nobody else asks. Avatars are loaded when
-    they are asked for, where the control key is known: from LIPSYNC_CONTROL_KEY, or for upstreams on this machine from
-    the private file of `lipsync serve`.
+    they are asked for, where the control key is known: from LIPSYNC_CONTROL_KEY or the private file of `lipsync serve`,
+    for upstreams on this machine.
 
     Example, with a server on other ports: `lipsync serve --grpc-port 9001 --http-port 9000`, then
     `lipsync gateway --upstream 127.0.0.1:9001`. Ctrl-C stops it; running requests get 5 seconds.

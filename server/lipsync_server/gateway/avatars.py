@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import math
-import os
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -84,7 +82,7 @@ class Avatars:
         self._upstreams = upstreams
         self._aliases = gateway.aliases
         self._on_demand = gateway.on_demand
-        self._keys = {one.address: key for one in upstreams.all if (key := key_for(one.address))}
+        self._keys = {one.address: key for one in upstreams.all if (key := find_key(one.address))}
         self._registries = {address: Registry(address, settings, key=key) for address, key in self._keys.items()}
         self._now = now
         self._known: dict[str, tuple[float, frozenset[str]]] = {}  # ids by upstream, and when they were asked for
@@ -253,13 +251,3 @@ async def _overview(registry: Registry) -> list[AvatarOverview]:
         return await asyncio.wait_for(registry.overview(), ASK_S)
     except asyncio.TimeoutError:
         raise Timeout(f"The server at {registry.url} did not say within {ASK_S:g} s which avatars it has.") from None
-
-
-def key_for(address: str) -> str | None:
-    """The control key that may be sent to an address: the user's own file is for servers of this machine."""
-    host = address.rpartition(":")[0].strip("[]")
-    try:
-        here = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        here = False
-    return find_key() if here else os.environ.get("LIPSYNC_CONTROL_KEY") or None
