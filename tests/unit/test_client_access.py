@@ -31,6 +31,7 @@ from lipsync_client import (
     UntrustedServer,
 )
 from lipsync_client.agents.face import AgentFace
+from lipsync_client.cli.main import app
 from lipsync_client.connection import Connection, Endpoint
 from lipsync_client.wire import CA_FILE_VARIABLE
 
@@ -369,3 +370,7 @@ def test_a_command_refuses_a_key_file_that_others_can_read(tmp_path: Path) -> No
     assert (done.returncode, done.stdout) == (1, "")
     assert f"`chmod 600 {path}`" in done.stderr and len(done.stderr.splitlines()) == 1
     assert "the-control-key" not in done.stderr
+
+
+def test_a_traceback_of_a_command_shows_no_variables() -> None:
+    assert app.pretty_exceptions_show_locals is False  # typer's default was another one
