@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 
 __all__ = ["gateway"]
 
+TlsCert = Annotated[str | None, typer.Option(help="PEM file with the certificate: all ports speak TLS.")]
+TlsKey = Annotated[str | None, typer.Option(help="PEM file with the certificate's key.")]
+TokensFile = Annotated[
+    str | None, typer.Option(help="File of `lipsync token new`. [default: the user's own]", show_default=False)
+]
+
 FILES = 65_536  # that may be open, where the system allows it
 
 
@@ -45,6 +51,9 @@ def gateway(
         list[str] | None,
         typer.Option("--alias", help="NAME=AVATAR: another name of an avatar on the monolithic port; repeat it."),
     ] = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    tokens: TokensFile = None,
 ) -> None:
     """Stand between callers and one or several Tritons: every request is checked before it reaches one.
 
@@ -63,6 +72,9 @@ def gateway(
         "http_port": http_port,
         "monolithic_port": monolithic_port,
         "aliases": _aliases(alias) if alias else None,
+        "tls_cert": tls_cert,
+        "tls_key": tls_key,
+        "tokens": tokens,
     }
     settings = _settings(config, {name: value for name, value in options.items() if value is not None})
     limits = RegistrySettings.from_yaml(config) if config else RegistrySettings()
@@ -106,8 +118,10 @@ async def _serve(settings: GatewaySettings, limits: RegistrySettings) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with running(settings, limits) as (_, addresses):
+        grpc, http = ("grpcs://", "https://") if settings.tls_cert else ("", "http://")
         typer.echo(
-            f"Answering at grpc {addresses.grpc}, http http://{addresses.http}, monolithic {addresses.monolithic} "
+            f"Answering at grpc {grpc}{addresses.grpc}, http {http}{addresses.http}, "
+            f"monolithic {grpc}{addresses.monolithic} "
             f"for {', '.join(settings.upstreams)} (Ctrl-C stops)"
         )
         await stop.wait()

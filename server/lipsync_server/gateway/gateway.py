@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import grpc
 from tritonclient.grpc.service_pb2 import ModelConfigRequest, ModelConfigResponse, ModelInferRequest
@@ -23,6 +24,7 @@ from lipsync_server.gateway.messages import encoded, frames_in
 from lipsync_server.gateway.metrics import Metrics
 from lipsync_server.gateway.refusal import Refused, is_missing, overloaded
 from lipsync_server.gateway.settings import GatewaySettings
+from lipsync_server.gateway.tokens import Tokens, default_file
 from lipsync_server.gateway.upstreams import Upstreams
 
 __all__ = ["Answer", "Call", "Gateway"]
@@ -71,6 +73,7 @@ class Gateway:
         self.upstreams = Upstreams(settings, self.metrics, self._now)
         self.avatars = Avatars(self.upstreams, registry or RegistrySettings(), settings, self._now)
         self._callers = Callers(settings.max_open_per_caller, settings.max_open_requests)
+        self.tokens = Tokens(Path(settings.tokens) if settings.tokens else default_file())
         self.streams = Callers(settings.max_streams_per_caller, settings.max_open_requests)
         self._contracts: dict[str, tuple[float, Contract]] = {}
 
@@ -94,7 +97,7 @@ class Gateway:
         """One inference request: it is open while the block runs, and its end is counted."""
         outcome = "failed"
         try:
-            with self._callers.admitted(call.caller):
+            with self.tokens.admitted(), self._callers.admitted(call.caller):
                 yield
             outcome = "ok"
         except Refused as refused:
@@ -172,6 +175,7 @@ class Gateway:
         if frames := frames_in(answer):
             self.avatars.used(request.model_name)
             self.metrics.frames.inc(frames)
+            self.tokens.spent(frames)
             self.metrics.first_frame.observe(self._now() - began)
         return Answer(answer, load_s)
 

@@ -18,6 +18,7 @@ from lipsync_server.gateway.callers import host_of
 from lipsync_server.gateway.gateway import Call, Gateway
 from lipsync_server.gateway.messages import encoded, streamed
 from lipsync_server.gateway.refusal import Refused, invalid
+from lipsync_server.gateway.tokens import caller_of
 from lipsync_server.gateway.upstream import SERVICE
 
 __all__ = ["inference_service"]
@@ -53,7 +54,7 @@ def call_of(context: Context, front: str) -> Call:
     """How a gRPC request came."""
     remaining = context.time_remaining()
     deadline = math.inf if remaining is None else asyncio.get_running_loop().time() + remaining
-    return Call(front, host_of(context.peer()), deadline)
+    return Call(front, caller_of(host_of(context.peer())), deadline)
 
 
 def _answering(handle: Handler) -> Handler:

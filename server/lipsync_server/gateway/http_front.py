@@ -22,6 +22,7 @@ from lipsync_server.gateway.http_guard import Guard
 from lipsync_server.gateway.http_tensors import HEADER_LENGTH, as_http, as_request
 from lipsync_server.gateway.messages import as_json, encoded
 from lipsync_server.gateway.refusal import Refused, invalid, overloaded
+from lipsync_server.gateway.tokens import caller_of
 
 __all__ = ["http_application"]
 
@@ -148,7 +149,7 @@ class _Front:
         return JSONResponse(as_json(pb.ModelStatisticsResponse.FromString(answer)))
 
     async def infer(self, request: Request) -> Response:
-        call = Call("http", request.client.host if request.client else "")
+        call = Call("http", caller_of(request.client.host if request.client else ""))
         with self._gateway.counted(call):  # from here on: reading the body takes memory too
             model, version = request.path_params["model"], request.path_params.get("version", "")
             checks.check_name(model, version)

@@ -20,6 +20,7 @@ from grpc_reflection.v1alpha import reflection
 
 from lipsync_client.errors import LipsyncError
 from lipsync_client.registry.settings import RegistrySettings
+from lipsync_server.gateway.doors import GrpcDoor, HttpDoor, server_credentials
 from lipsync_server.gateway.gateway import Gateway
 from lipsync_server.gateway.grpc_front import inference_service
 from lipsync_server.gateway.http_front import http_application
@@ -68,9 +69,9 @@ async def running(
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(gateway.close)
         states = health.HealthServicer()
-        server, grpc_address = _port(settings, "grpc", SERVICE, PORT_OPTIONS)
+        server, grpc_address = _port(gateway, "grpc", SERVICE, PORT_OPTIONS)
         server.add_generic_rpc_handlers((inference_service(gateway),))
-        second, monolithic_address = _port(settings, "monolithic", MONOLITHIC, [*PORT_OPTIONS, *MONOLITHIC_OPTIONS])
+        second, monolithic_address = _port(gateway, "monolithic", MONOLITHIC, [*PORT_OPTIONS, *MONOLITHIC_OPTIONS])
         second.add_generic_rpc_handlers((monolithic_service(gateway),))
         await gateway.open()
         watching = asyncio.create_task(_tell_health(gateway, states))
@@ -84,20 +85,22 @@ async def running(
         yield gateway, Addresses(grpc_address, http_address, monolithic_address)
 
 
-def _port(
-    settings: GatewaySettings, name: str, service: str, options: list[tuple[str, int]]
-) -> tuple[grpc.aio.Server, str]:
+def _port(gateway: Gateway, name: str, service: str, options: list[tuple[str, int]]) -> tuple[grpc.aio.Server, str]:
     """A gRPC server and where it will answer."""
+    settings = gateway.settings
+    tls = server_credentials(settings.tls_cert, settings.tls_key) if settings.tls_cert and settings.tls_key else None
     port = getattr(settings, f"{name}_port")
     size = settings.max_message_mb << 20
     # No limit for open calls: a caller could reach it alone, with calls that never send their request.
     server = grpc.aio.server(
-        options=[*options, ("grpc.max_receive_message_length", size), ("grpc.max_send_message_length", -1)]
+        options=[*options, ("grpc.max_receive_message_length", size), ("grpc.max_send_message_length", -1)],
+        interceptors=[GrpcDoor(gateway.tokens, gateway.metrics)],
     )
     reflection.enable_server_reflection((service, reflection.SERVICE_NAME, HEALTH), server)
     try:
         socket.create_server((settings.bind, port), family=_family(settings)).close()  # gRPC would log its failure
-        bound = server.add_insecure_port(f"{settings.bind}:{port}")
+        address = f"{settings.bind}:{port}"
+        bound = server.add_secure_port(address, tls) if tls else server.add_insecure_port(address)
     except (OSError, RuntimeError):
         raise _port_taken(settings, name) from None
     return server, f"{settings.bind}:{bound}"
@@ -121,10 +124,12 @@ async def _http_port(settings: GatewaySettings, gateway: Gateway) -> AsyncIterat
         open_of: ClassVar[Counter[str]] = Counter()
 
     config = uvicorn.Config(
-        http_application(gateway),
+        HttpDoor(http_application(gateway), gateway.tokens, gateway.metrics),
         http=Protocol,
         ws="none",
         lifespan="off",
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
         log_config=None,
         log_level="critical",  # what strangers send is counted, not logged
         access_log=False,

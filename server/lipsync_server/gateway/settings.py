@@ -51,6 +51,8 @@ class GatewaySettings:
         max_reading_mb: size of all HTTP bodies that are being read.
         header_timeout_s: seconds in which the headers of an HTTP request must come.
         body_timeout_s: seconds in which its body must come.
+        tls_cert, tls_key: PEM files of the public ports' certificate and its key; None: no TLS.
+        tokens: the file with the tokens of callers on other machines; None: `tokens.default_file`.
     """
 
     upstreams: Annotated[tuple[Address, ...], Field(min_length=1)] = Field(
@@ -79,6 +81,13 @@ class GatewaySettings:
     max_reading_mb: Annotated[StrictInt, Field(ge=1, le=1 << 20)] = Field(default=1024, description="MiB from 1 up")
     header_timeout_s: Seconds = Field(default=10.0, description=SECONDS)
     body_timeout_s: Seconds = Field(default=60.0, description=SECONDS)
+    tls_cert: StrictStr | None = Field(default=None, description="a path of a PEM file, or null")
+    tls_key: StrictStr | None = Field(default=None, description="a path of a PEM file, or null")
+    tokens: StrictStr | None = Field(default=None, description="a path, or null for the user's data folder")
+
+    def __post_init__(self) -> None:
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise ValueError("tls_cert and tls_key belong together: give both, or neither.")
 
     @classmethod
     def from_dict(cls, values: Any) -> GatewaySettings:
