@@ -31,15 +31,7 @@ class AsyncClient:
     ...     async for frame in client.render(speech):
     ...         await show(frame.jpeg)
 
-    Args:
-        url: the server's gRPC endpoint: `host:port`, or `grpcs://host[:port]` with TLS.
-        timeout: seconds that one request may take; a request is sent again after failures that may pass.
-        token: bearer token, sent with every request; unencrypted only to this machine.
-        headers: further ones, sent with every request.
-
-    Raises:
-        InvalidRequest: the address, the token or a header cannot be used.
-        LipsyncError: the token would be sent unencrypted to another machine.
+    Args, Raises: as for `Client`.
     """
 
     def __init__(
