@@ -5,6 +5,7 @@ A server of its own, because its stages are stopped and killed.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import shutil
@@ -12,6 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -196,13 +198,23 @@ class Held:
 
     def __init__(self, client, file: Path, network: int) -> None:
         self.errors: list[InferenceServerException | None] = []
-        self._done = threading.Semaphore(0)
+        self._done, self._network = threading.Semaphore(0), network
         os.kill(network, signal.SIGSTOP)
         audio = grpc.InferInput("AUDIO", [14000], "FP32").set_data_from_numpy(SPEECH[:14000])
         count = grpc.InferInput("FRAME_COUNT", [1], "INT32").set_data_from_numpy(np.ones(1, np.int32))
         end = grpc.InferInput("AUDIO_END", [1], "BOOL").set_data_from_numpy(np.zeros(1, bool))
         self.calls = [client.async_infer("lipsync_ensemble", [audio, count, end], self._answer) for _ in range(64)]
         eventually(lambda: held(file) == 64)
+
+    def __enter__(self) -> Held:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.go_on()
+
+    def go_on(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._network, signal.SIGCONT)
 
     def _answer(self, result: object, error: InferenceServerException | None) -> None:
         self.errors.append(error)
@@ -223,20 +235,18 @@ def lipsync_process(server: TritonServer) -> int:
 
 
 def test_cancelled_requests_lock_nobody_out(client, server, file, whole):
-    network = lipsync_process(server)
-    waiting = Held(client, file, network)
-    for call in waiting.calls:
-        call.cancel()
-    assert waiting.all_failed()
-    os.kill(network, signal.SIGCONT)
+    with Held(client, file, lipsync_process(server)) as waiting:
+        for call in waiting.calls:
+            call.cancel()
+        assert waiting.all_failed()
     serves_at_once(client, file, whole)
 
 
 def test_requests_of_a_stage_that_died_lock_nobody_out_when_it_is_back(client, server, file, whole):
     network = lipsync_process(server)
-    waiting = Held(client, file, network)
-    os.kill(network, signal.SIGKILL)
-    assert waiting.all_failed()
+    with Held(client, file, network) as waiting:
+        os.kill(network, signal.SIGKILL)
+        assert waiting.all_failed()
     key = {"triton-grpc-protocol-lipsync-control": server.control_key}
     client.unload_model("lipsync", headers=key, client_timeout=60)
     eventually(lambda: not client.is_model_ready("lipsync"))
@@ -246,15 +256,15 @@ def test_requests_of_a_stage_that_died_lock_nobody_out_when_it_is_back(client, s
 
 def test_overload_keeps_to_the_bound(client, server, file, whole):
     """One request above the permits is let in, no more."""
-    network = lipsync_process(server)
-    Held(client, file, network)
-    extra = threading.Thread(target=piece, args=(client, 1))
-    extra.start()
-    eventually(lambda: np.fromfile(file, np.int64)[permit_file.EXTRA])
-    with pytest.raises(InferenceServerException, match=r"\[overloaded\] 64 requests are in flight"):
-        piece(client, 1)
-    os.kill(network, signal.SIGCONT)
-    extra.join(60)
+    with Held(client, file, lipsync_process(server)) as waiting, ThreadPoolExecutor(1) as pool:
+        extra = pool.submit(piece, client, 1)
+        try:
+            eventually(lambda: np.fromfile(file, np.int64)[permit_file.EXTRA])
+            with pytest.raises(InferenceServerException, match=r"\[overloaded\] 64 requests are in flight"):
+                piece(client, 1)
+        finally:
+            waiting.go_on()
+        extra.result(timeout=60)
     eventually(lambda: held(file) == 0)
     assert piece(client) == whole
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -149,6 +150,24 @@ def test_frames_follow_the_loop(tmp_path: Path) -> None:
     for made in (plain, spoken):
         assert made[3:] == [made[1], made[0], made[1]]
         assert len(set(made)) == 3
+
+
+def test_an_avatar_that_was_shown_takes_no_memory_for_its_footage(tmp_path: Path) -> None:
+    """Neither mapped, where a cut file would end the process, nor read as a whole."""
+    pictures = [np.full((600, 800, 3), number, np.uint8) for number in range(40)]
+    avatar = PackedAvatar.open(pack(tmp_path / "a", pictures, [[0, 0, 590]] * 40))
+    mouth = np.zeros((320, 320, 3), np.uint8)
+    avatar.render(0, mouth)
+    assert (tmp_path / "a" / "pixels.bin").stat().st_size > 2**25
+    tracemalloc.start()
+    try:
+        for position in range(40):
+            avatar.render(position, mouth)
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 2**20
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
 
 
 def test_pixels_given_out_are_the_callers_own(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shutil
 import sys
 import time
@@ -169,6 +170,20 @@ def test_a_removed_avatar_is_gone_and_a_moved_one_found(repository: Path) -> Non
     shutil.rmtree(moved)
     with pytest.raises(FrameRequestError, match="avatar_key is 7"):
         avatars.get(7)
+
+
+@pytest.mark.parametrize("name", ["footage.bin", "pixels.bin"])
+def test_a_cut_file_that_is_replaced_by_a_whole_one_is_served_again(repository: Path, name: str) -> None:
+    avatars, last = Avatars(repository), (column(7), column(3), MOUTHS[:1])
+    good = compose(avatars, *last, 32)
+    file = repository / "lipsync" / "avatar" / key_name(7) / name
+    content = file.read_bytes()
+    os.truncate(file, len(content) - 1)
+    with pytest.raises(AssetsError, match=f"{name} is broken: it was cut while it was in use"):
+        compose(avatars, *last, 32)
+    file.with_suffix(".new").write_bytes(content)
+    file.with_suffix(".new").rename(file)  # the open one is another file
+    assert compose(avatars, *last, 32) == good
 
 
 def test_only_so_many_avatars_stay_open(repository: Path) -> None:
