@@ -228,13 +228,20 @@ def test_signal_while_models_load_stops_at_once(repository, tmp_path):
         assert not traces(f"_{shell.pid}_")
 
 
-def test_server_that_dies_is_an_error_and_leaves_nothing(repository, tmp_path):
+def test_server_that_dies_is_started_again_and_leaves_nothing(repository, tmp_path):
     with Background(repository, tmp_path) as shell:
         shell.wait_until_serving()
-        for program in (leftovers.SERVER, leftovers.STAGE):  # a killed stage cannot remove its shared memory
-            os.kill(shell.process(program), signal.SIGKILL)
-        assert shell.exit_status() == 1
-        assert "ended by itself" in shell.read("err")
+        server, stage = (shell.process(program) for program in (leftovers.SERVER, leftovers.STAGE))
+        before = set(leftovers.SHARED_MEMORY.glob(f"*_{shell.pid}_*"))
+        for pid in (server, stage):  # a killed stage cannot remove its shared memory
+            os.kill(pid, signal.SIGKILL)
+        eventually(lambda: "serves again" in shell.read("err"))
+        assert "Triton has ended, killed by signal 9: it is started again." in shell.read("err")
+        assert not before & set(leftovers.SHARED_MEMORY.glob(f"*_{shell.pid}_*"))
+        with grpc.InferenceServerClient(f"127.0.0.1:{shell.grpc_port}") as connected:
+            assert echo(connected, "identity")
+        os.kill(shell.pid, signal.SIGTERM)
+        assert shell.exit_status() == 0
         assert not traces(f"_{shell.pid}_")
 
 
@@ -465,10 +472,14 @@ def test_shipped_settings_are_the_defaults():
     ("text", "message"),
     [
         ("prots: {}", "unknown key prots: allowed are bind, ports"),
-        ("ports: {htpp: 1}", "unknown key ports.htpp: allowed are http, grpc, metrics"),
+        ("ports: {htpp: 1}", "unknown key ports.htpp: allowed are http, grpc, metrics, monolithic"),
         ("ports: 8000", "ports holds 8000; allowed is a mapping with http"),
         ("ports: {http: yes}", "ports.http is True; allowed is a port number"),
         ("ports: {http: 8001}", "uses a port twice"),
+        ("gateway: 5", "gateway is 5; allowed is true, false or a mapping"),
+        ("gateway: {patience: 5}", "unknown key gateway.patience: allowed are"),
+        ("gateway: {attempts: 0}", "gateway.attempts is 0; allowed is a whole number from 1 to 10"),
+        ("gateway: {grpc_port: 1}", "gateway.grpc_port is for `lipsync gateway` alone"),
         ("bind: everywhere", "bind is 'everywhere'; allowed is an IPv4 address"),
         ("load: lipsync_ensemble", "load is 'lipsync_ensemble'; allowed is a list of model names"),
         ("load: [../etc]", "load is .* allowed is a list of model names"),
@@ -552,7 +563,7 @@ def test_unusable_key_is_refused(monkeypatch, key):
 
 def settings(folder: Path, model: str = "identity") -> Path:
     path = folder / "settings.yaml"
-    path.write_text(f"ports: {{http: 0, grpc: 0, metrics: 0}}\nload: [{model}]\nrequired: [{model}]\n")
+    path.write_text(f"ports: {{http: 0, grpc: 0, metrics: 0}}\ngateway: false\nload: [{model}]\nrequired: [{model}]\n")
     return path
 
 

@@ -88,6 +88,7 @@ def _settings(config: Path | None, options: dict[str, Any]) -> GatewaySettings:
 
     values = read_yaml(config) if config else {}
     section = (values.get("gateway") if isinstance(values, dict) else values) or {}
+    section = {} if section is True else section  # in server.yaml: `lipsync serve` has a gateway
     settings = GatewaySettings.from_dict({**section, **options} if isinstance(section, dict) else section)
     if f"{settings.bind}:{settings.grpc_port}" in settings.upstreams:
         raise SettingsError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import signal
-import time
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -13,10 +12,9 @@ import typer
 
 from lipsync_client.console import note
 from lipsync_server import home
-from lipsync_server.serving import ServerConfig, ServingError, TritonServer
+from lipsync_server.serving import ServerConfig, ServingError, Supervisor
 from lipsync_server.serving.environment import check_installed
 
-START_TIMEOUT = 600  # seconds; a GPU may compile its networks
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -34,22 +32,26 @@ def serve(
     ] = None,
     grpc_port: Annotated[int | None, typer.Option(min=0, max=65535, help="Instead of ports.grpc.")] = None,
     metrics_port: Annotated[int | None, typer.Option(min=0, max=65535, help="Instead of ports.metrics.")] = None,
+    monolithic_port: Annotated[int | None, typer.Option(min=0, max=65535, help="Instead of ports.monolithic.")] = None,
 ) -> None:
-    """Build what is missing, then serve until Ctrl-C or SIGTERM."""
+    """Build what is missing, then serve until Ctrl-C or SIGTERM.
+
+    When the server, one of its stages or the gateway ends, it is started again.
+    """
     try:
         for number in STOP_SIGNALS:
             signal.signal(number, _on_stop_signal)  # SIGINT too where a shell ignores it for background programs
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
             signal.signal(signal.SIGHUP, _on_stop_signal)
         settings = ServerConfig.from_yaml(config)
-        given = {"http": http_port, "grpc": grpc_port, "metrics": metrics_port}
+        given = {"http": http_port, "grpc": grpc_port, "metrics": metrics_port, "monolithic": monolithic_port}
         ports = dataclasses.replace(settings.ports, **{name: port for name, port in given.items() if port is not None})
         settings = dataclasses.replace(settings, ports=ports)
         if repository is None or repository.resolve() == home.repository_folder():
             repository = _built()
-        with TritonServer(repository, settings, echo=True).start(START_TIMEOUT) as server:
-            announce(server)
-            watch(server)
+        with Supervisor(repository, settings, report=note) as supervisor:
+            announce(supervisor.start())
+            supervisor.run()
     except Stopped:
         return
 
@@ -67,26 +69,23 @@ def _built() -> Path:
     return repository
 
 
-def announce(server: TritonServer) -> None:
+def announce(supervisor: Supervisor) -> None:
+    server, ports = supervisor.triton, supervisor.ports
+    assert server is not None
     for name, reason in server.failures.items():
         note(f"{name} cannot be served: {reason}.")
     if not server.key_hidden:
         note("other users of this machine can read the control key in the process list.")
     served = ", ".join(name for name in server.config.load if name not in server.failures)
+    host = "127.0.0.1" if supervisor.config.bind == "0.0.0.0" else supervisor.config.bind  # noqa: S104
+    if supervisor.gateway:
+        rest = f"monolithic {host}:{ports.monolithic}, metrics http://{host}:{ports.http}/metrics"
+    else:
+        rest = f"metrics {server.metrics_url}"
     print(
-        f"Serving {served} at grpc {server.grpc_url}, http http://{server.http_url}, metrics {server.metrics_url} "
-        f"(log {server.log_path}; Ctrl-C stops)",
+        f"Serving {served} at grpc {host}:{ports.grpc}, http http://{host}:{ports.http}, {rest} "
+        f"(log {supervisor.log_path}; Ctrl-C stops)",
         flush=True,
-    )
-
-
-def watch(server: TritonServer) -> None:
-    """Wait until the server ends, which is never on its own account unless something is wrong."""
-    while server.exit_status is None:
-        time.sleep(0.5)
-    raise ServingError(
-        f"The server ended by itself (exit status {server.exit_status}); "
-        f"its last lines, also in {server.log_path}:\n{server.last_lines()}"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,7 +19,11 @@ from lipsync_server.gateway.tensors import request_of
 __all__ = ["Upstream", "UpstreamError", "happens", "probe_request"]
 
 SERVICE = "inference.GRPCInferenceService"
-OPTIONS = [*wire.CHANNEL_ARGS, ("grpc.enable_http_proxy", 0)]
+OPTIONS = [  # as clients', but a server that is started again is noticed sooner
+    *(option for option in wire.CHANNEL_ARGS if "reconnect_backoff" not in option[0]),
+    *((f"grpc.{which}_reconnect_backoff_ms", 300) for which in ("initial", "min", "max")),
+    ("grpc.enable_http_proxy", 0),
+]
 YOUNG_S = 0.1  # Triton 2.51 may crash when calls are cancelled just as they begin
 Metadata = Sequence[tuple[str, str]]
 
@@ -48,7 +53,7 @@ class Upstream:
         ready: it has made a frame, and nothing has failed since.
         last_frame: when it made its last frame.
         trouble: why it is not ready.
-        suspect: set when a call has failed, so that it is probed at once.
+        suspect: set when a call has failed or the connection has ended, so that it is probed at once.
         probed: set when the probe that runs, or else the next, has ended; then there is a new one.
     """
 
@@ -60,6 +65,8 @@ class Upstream:
         self.suspect = asyncio.Event()
         self.probed = asyncio.Event()
         self._now = now
+        key = os.environ.get("LIPSYNC_INFERENCE_KEY")  # set by `lipsync serve`, whose Triton answers its gateway alone
+        self._inference_key = [("triton-grpc-protocol-lipsync-inference", key)] if key else []
         self._channel = grpc.aio.insecure_channel(address, options=OPTIONS)
         self._methods: dict[str, Any] = {}
         self._running: dict[asyncio.Task[bytes], tuple[str, Any]] = {}
@@ -80,6 +87,8 @@ class Upstream:
         if method not in self._methods:
             self._methods[method] = self._channel.unary_unary(f"/{SERVICE}/{method}")
         began = self._now()
+        if method == "ModelInfer":
+            metadata = (*metadata, *self._inference_key)
         call = self._methods[method](data, timeout=timeout, metadata=tuple(metadata))
         task = asyncio.create_task(self._answer(call))
         self._running[task] = method, call
@@ -91,6 +100,15 @@ class Upstream:
                 delay = max(0.0, YOUNG_S - (self._now() - began))
                 asyncio.get_running_loop().call_later(delay, call.cancel)
             raise
+
+    async def watch_connection(self) -> None:
+        """Suspect it whenever its connection ends, which tells sooner than the next probe that it has ended."""
+        state = self._channel.get_state()
+        while True:
+            await self._channel.wait_for_state_change(state)
+            was, state = state, self._channel.get_state()
+            if was is grpc.ChannelConnectivity.READY:
+                self.suspect.set()
 
     def made_a_frame(self) -> None:
         """A frame has come: it works."""

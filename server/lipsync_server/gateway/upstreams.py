@@ -26,7 +26,9 @@ ELSEWHERE = {  # statuses that another upstream may not have; requests are state
     grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 BROKEN = ELSEWHERE - {grpc.StatusCode.NOT_FOUND}  # statuses after which it is probed at once
-DOWN_INTERVAL_S = 1.0  # between probes of one that does not work
+BROKEN_STAGE = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}
+DOWN_INTERVAL_S = 0.5  # between probes of one that does not work
+MARGIN_S = 0.5  # before a caller gives up, it is told why: then it can tell a server that starts from a slow one
 
 
 class Upstreams:
@@ -51,7 +53,8 @@ class Upstreams:
 
     def open(self) -> None:
         """Begin to probe."""
-        self._watching = [asyncio.create_task(self._watch(upstream)) for upstream in self.all]
+        watches = [watch(upstream) for upstream in self.all for watch in (self._watch, Upstream.watch_connection)]
+        self._watching = [asyncio.create_task(watch) for watch in watches]
 
     async def close(self) -> None:
         """End every call and connection."""
@@ -139,19 +142,30 @@ class Upstreams:
         except UpstreamError as error:
             self._metrics.attempts.labels(upstream.address, error.code.name).inc()
             if error.code in BROKEN and not _is_told(error):
-                await self._doubt(upstream, error)
+                await self._doubt(upstream, error, deadline)
             raise
         self._metrics.attempts.labels(upstream.address, "OK").inc()
         return answer
 
-    async def _doubt(self, upstream: Upstream, error: UpstreamError) -> None:
-        """Probe an upstream after a failure, and wait for that where the failure may mean that nobody is there."""
+    async def _doubt(self, upstream: Upstream, error: UpstreamError, deadline: float) -> None:
+        """Probe an upstream after a failure.
+
+        Wait for the probe where the failure may mean that nobody is there, and with no other upstream also where one of
+        its stages may be dead.
+        """
         upstream.suspect.set()
-        if error.code is grpc.StatusCode.UNAVAILABLE and upstream.ready:
-            await happens(upstream.probed, self._settings.probe_timeout_s)
+        alone = self.next_ready([upstream]) is None
+        waits = {grpc.StatusCode.UNAVAILABLE, *(BROKEN_STAGE if alone else ())}
+        if error.code in waits and upstream.ready:
+            await happens(upstream.probed, min(self._settings.probe_timeout_s, self._seconds_left(deadline)))
+
+    def _seconds_left(self, deadline: float) -> float:
+        """Seconds until a caller is told the failure, a little before it gives up."""
+        left = deadline - self._now()
+        return left - min(MARGIN_S, left / 4)
 
     async def _wait_until_ready(self, deadline: float) -> None:
-        if not await happens(self._any_ready, min(self._settings.patience_s, deadline - self._now())):
+        if not await happens(self._any_ready, min(self._settings.patience_s, self._seconds_left(deadline))):
             raise self._none_ready()
 
     def _none_ready(self) -> Refused:

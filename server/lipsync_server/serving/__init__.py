@@ -3,5 +3,6 @@
 from lipsync_server.serving.errors import ConfigError, ServingError
 from lipsync_server.serving.server import TritonServer
 from lipsync_server.serving.server_settings import Ports, ServerConfig
+from lipsync_server.serving.supervisor import Supervisor
 
-__all__ = ["ConfigError", "Ports", "ServerConfig", "ServingError", "TritonServer"]
+__all__ = ["ConfigError", "Ports", "ServerConfig", "ServingError", "Supervisor", "TritonServer"]

@@ -14,6 +14,7 @@ from lipsync_server.serving.errors import ServingError
 from lipsync_server.serving.server_settings import ServerConfig
 
 HEADER = "lipsync-control"
+INFERENCE_HEADER = "lipsync-inference"  # of a Triton that only its gateway may ask
 RESTRICTED = "model-repository,shared-memory,trace,logging"
 USABLE = re.compile(r"[A-Za-z0-9_.-]{16,256}")  # survives an HTTP header and a command line
 

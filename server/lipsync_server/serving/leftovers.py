@@ -52,11 +52,6 @@ def sweep(name: str, timeout: float = 5) -> None:
                 path.unlink()
 
 
-def dead_stages(server: int) -> set[int]:
-    """Stages of the server with this process id which ended without its notice: it waits for them for ever."""
-    return {pid for pid, parent, state, program in _states() if (parent, state, program) == (server, "Z", STAGE[:15])}
-
-
 def has_stages(name: str) -> bool:
     """Whether a server still has processes of Python models."""
     return any(owner == name for _, owner in processes(STAGE))
@@ -97,15 +92,6 @@ def _regions() -> Iterator[tuple[Path, str]]:
     for path in SHARED_MEMORY.glob("lipsync_*"):
         if match := NAME.match(path.name):
             yield path, match.group()
-
-
-def _states() -> Iterator[tuple[int, int, str, str]]:
-    """Every process: its id, its parent's, its state, and its program's name, of which the kernel keeps 15 letters."""
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            head, _, tail = path.read_text(errors="replace").rpartition(")")
-            state, parent = tail.split()[:2]
-            yield int(path.parent.name), int(parent), state, head.partition("(")[2]
 
 
 def _start_time(pid: int) -> int | None:

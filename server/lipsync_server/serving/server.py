@@ -4,34 +4,34 @@ from __future__ import annotations
 
 import compileall
 import contextlib
-import ctypes
 import signal
-import subprocess
+import socket
 import sys
-import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import IO
 
 from lipsync_client.folders import cache_folder
 from lipsync_server import home
 from lipsync_server.serving import environment, leftovers
+from lipsync_server.serving.child import Child
 from lipsync_server.serving.command import server_arguments
 from lipsync_server.serving.control_key import control_key, hide_in_process_list
 from lipsync_server.serving.errors import ServingError
 from lipsync_server.serving.model_configs import check_models, write_configs
-from lipsync_server.serving.network import HttpApi, choose_ports
+from lipsync_server.serving.network import TritonApi, choose_ports
 from lipsync_server.serving.safe_path import safe_paths
-from lipsync_server.serving.server_settings import ServerConfig
+from lipsync_server.serving.server_settings import Ports, ServerConfig
+from lipsync_server.serving.stages import StageWatch
 
-PR_SET_PDEATHSIG = 1
 UNNOTICED_S = 10  # seconds: Triton notices within 2 that a stage has ended, or never
 IDLE_BEFORE_KILL = 4  # seconds; a clean end takes 1 to 2 after the last stage has gone
 # Kept out of the console: Triton sees a version of the model in every folder, and complains of a missing GPU.
 NOISE = ("ignore version directory 'avatar'", "ignore version directory 'configs'")
 NO_GPU_NOISE = ("CUDA driver version", "CudaDriverHelper", "no CUDA-capable device", "pinned system memory")
-_libc = ctypes.CDLL(None)
 
 
 class TritonServer:
@@ -41,7 +41,7 @@ class TritonServer:
             client = InferenceServerClient(server.grpc_url)
 
     Attributes, once started:
-        grpc_url, http_url: host:port, as Triton's clients want them.
+        grpc_url, http_url: host:port, as Triton's clients want them; with an inference key nobody answers at http_url.
         metrics_url: a whole URL.
         control_key: the secret for model control.
         log_path: what the server prints.
@@ -56,6 +56,8 @@ class TritonServer:
         *,
         log_path: Path | None = None,
         echo: bool = False,
+        append: bool = False,
+        inference_key: str | None = None,
     ) -> None:
         """
         Args:
@@ -63,6 +65,9 @@ class TritonServer:
             config: settings; the defaults of `ServerConfig` if absent.
             log_path: replaced at each start. If absent, a file in the cache folder that a clean stop removes.
             echo: also print the log on standard error.
+            append: keep what the log file holds already.
+            inference_key: a secret that inference needs then, as the header `lipsync-inference` over gRPC. The server
+                has no HTTP port then.
         """
         self.repository = Path(repository).resolve()
         self.config = config or ServerConfig()
@@ -71,15 +76,17 @@ class TritonServer:
         self.failures: dict[str, str] = {}
         self.key_hidden = False
         self._echo = echo
-        self._process: subprocess.Popen[str] | None = None
-        self._pump: threading.Thread | None = None
-        self._launched = threading.Event()
-        self._launch_error: OSError | None = None
+        self._append = append
+        self._inference_key = inference_key
+        self._name = ""
+        self._child: Child | None = None
+        self._api: TritonApi | None = None
+        self._log: IO[str] | None = None
         self._is_ready = False
         self._tail: deque[str] = deque(maxlen=30)
 
     def __enter__(self) -> TritonServer:
-        return self if self._pump else self.start()
+        return self if self._child else self.start()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -88,45 +95,60 @@ class TritonServer:
 
     @property
     def pid(self) -> int:
-        assert self._process is not None, "not started"
-        return self._process.pid
+        assert self._child is not None, "not started"
+        return self._child.pid
 
     @property
     def exit_status(self) -> int | None:
         """None while the server runs; negative: the signal that ended it."""
-        return None if self._process is None else self._process.poll()
+        return None if self._child is None else self._child.exit_status
 
-    def start(self, timeout: float = 180) -> TritonServer:
+    def start(self, timeout: float = 180, meanwhile: Callable[[], None] = lambda: None) -> TritonServer:
         """Start the server and wait until the required models are ready.
+
+        Args:
+            timeout: seconds that this may take.
+            meanwhile: called ten times a second.
 
         Raises:
             ConfigError, ServingError: it cannot start; nothing of it is left running.
         """
-        if self._process is not None:
+        if self._child is not None:
             raise RuntimeError("a TritonServer starts once: make another")
-        command, variables = self._prepare()
-        self._pump = threading.Thread(target=self._run, args=(command, variables), daemon=True)
+        deadline = time.monotonic() + timeout
         try:
-            self._pump.start()
-            self._wait_until_ready(time.monotonic() + timeout)
+            command, variables = self._prepare()
+            assert self.log_path is not None
+            self._log = self.log_path.open("a" if self._append else "w", buffering=1, encoding="utf-8")
+            self._child = Child(command, variables, self._take_line)
+            self._wait_until_ready(deadline, meanwhile)
         except BaseException:
             self.stop()
             raise
         return self
 
     def stop(self) -> None:
-        """End the server and everything it started. Safe to call twice."""
-        if self._pump is None:
-            return
-        self._launched.wait(30)
+        """End the server and everything it started. Safe to call twice, and again if it was interrupted."""
         ends_in_order = self._is_ready and self.exit_status is None
-        if self._process is not None and self.exit_status is None:
-            self._end(self._process)
-        leftovers.sweep(self._name)
-        self._pump.join(10)
-        self._pump = None
+        if self._child is not None:
+            with contextlib.suppress(ServingError):  # it was never launched
+                self._end(self._child)
+        if self._name:
+            leftovers.sweep(self._name)
+        if self._api:
+            self._api.close()
+        if self._log:
+            self._log.close()
         if ends_in_order and not self._keep_log and self.log_path is not None:
             self.log_path.unlink(missing_ok=True)
+        self._is_ready = False
+
+    def kill(self) -> None:
+        """End it at once: what it works on is lost."""
+        self._is_ready = self._echo = False  # its stages complain
+        if self._child is not None:
+            self._child.signal(signal.SIGKILL)
+        self.stop()
 
     def last_lines(self) -> str:
         """The end of what the server printed."""
@@ -143,11 +165,11 @@ class TritonServer:
         check_models(self.repository, self.config.load)
         self.control_key = control_key(self.config)
         leftovers.sweep_dead()
-        ports = choose_ports(self.config.bind, self.config.ports)
+        ports = self._free_ports()
         host = "127.0.0.1" if self.config.bind == "0.0.0.0" else self.config.bind  # noqa: S104
         self.http_url, self.grpc_url = f"{host}:{ports.http}", f"{host}:{ports.grpc}"
         self.metrics_url = f"http://{host}:{ports.metrics}/metrics"
-        self._api = HttpApi(self.http_url, self.control_key)
+        self._api = TritonApi(self.grpc_url, self.control_key)
         if self.log_path is None:
             self.log_path = cache_folder() / f"server-{ports.grpc}.log"
         config_name = write_configs(self.repository, self.config.instances, self.config.gpu_configs)
@@ -161,60 +183,46 @@ class TritonServer:
             repository=paths["models"],
             backends=paths["backends"],
             key=self.control_key,
+            inference_key=self._inference_key,
             shared_memory=self._name,
             config_name=config_name,
             with_gpu=self._with_gpu,
         )
         return [str(wheel.binary), *arguments], variables
 
-    def _run(self, command: list[str], variables: dict[str, str]) -> None:
-        """Launch the server and copy what it prints until it ends.
+    def _free_ports(self) -> Ports:
+        """Those of the settings, if they are free, and others where they are 0. Raises ServingError."""
+        used = vars(self.config.ports)
+        needed = ("http", "grpc", "metrics") if self._inference_key is None else ("grpc", "metrics")
+        return Ports(**{**used, **choose_ports(self.config.bind, {name: used[name] for name in needed})})
 
-        One thread does both because Linux sends the death signal when the *thread* that launched a process ends.
-        """
-        assert self.log_path is not None
-        try:
-            log = self.log_path.open("w", buffering=1, encoding="utf-8")
-            self._process = subprocess.Popen(
-                command,
-                env=variables,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                start_new_session=True,  # Ctrl-C reaches this process only, which then stops the server in order
-                preexec_fn=_end_with_parent,
-            )
-        except OSError as error:
-            self._launch_error = error
-            return
-        finally:
-            self._launched.set()
-        assert self._process.stdout is not None
+    def _take_line(self, line: str) -> None:
+        """One line that the server prints."""
+        self._tail.append(line.rstrip("\n"))
+        with contextlib.suppress(OSError, ValueError):  # a full disk; closed after the end
+            assert self._log is not None
+            self._log.write(line)
         hushed = NOISE if self._with_gpu else NOISE + NO_GPU_NOISE
-        with log:
-            for line in self._process.stdout:
-                self._tail.append(line.rstrip("\n"))
-                with contextlib.suppress(OSError):  # a full disk must not end this thread, and so the server
-                    log.write(line)
-                if self._echo and not any(noise in line for noise in hushed):
-                    with contextlib.suppress(OSError, ValueError):  # the reader of our standard error may have gone
-                        sys.stderr.write(line)
+        if self._echo and not any(noise in line for noise in hushed):
+            with contextlib.suppress(OSError, ValueError):  # the reader of our standard error may have gone
+                sys.stderr.write(line)
 
-    def _wait_until_ready(self, deadline: float) -> None:
-        self._launched.wait(30)
-        if self._process is None:
-            raise ServingError(f"The server could not be launched: {self._launch_error}.")
-        unnoticed: dict[int, float] = {}
-        while not self._api.is_live():
-            if self._process.poll() is not None:
+    def _hide_keys(self) -> bool:
+        keys = [self.control_key, *([self._inference_key] if self._inference_key else [])]
+        hidden = [hide_in_process_list(self.pid, key) for key in keys]
+        return all(hidden)
+
+    def _wait_until_ready(self, deadline: float, meanwhile: Callable[[], None]) -> None:
+        assert self._api is not None
+        stages = StageWatch(self.pid)
+        while not (self._api.is_live() and self._last_port_is_open()):
+            if self.exit_status is not None:
                 raise ServingError(
-                    f"The server ended while starting (exit status {self._process.returncode}); "
+                    f"The server ended while starting (exit status {self.exit_status}); "
                     f"its last lines, also in {self.log_path}:\n{self.last_lines()}"
                 )
-            unnoticed = {pid: unnoticed.get(pid, time.monotonic()) for pid in leftovers.dead_stages(self.pid)}
-            if any(time.monotonic() - since > UNNOTICED_S for since in unnoticed.values()):
+            stages.dead(time.monotonic())
+            if stages.dead_for(time.monotonic()) > UNNOTICED_S:
                 raise ServingError(
                     f"A Python stage ended before it could say why; the server's last lines, also in {self.log_path}:\n"
                     f"{self.last_lines()}"
@@ -222,11 +230,11 @@ class TritonServer:
             if time.monotonic() > deadline:
                 raise ServingError(f"The server did not answer in time; its log is {self.log_path}.")
             if not self.key_hidden and self._has_read_its_arguments():
-                self.key_hidden = hide_in_process_list(self._process.pid, self.control_key)
+                self.key_hidden = self._hide_keys()
+            meanwhile()
             time.sleep(0.1)
         # Triton answers once it has tried to load all models.
-        if not self.key_hidden:
-            self.key_hidden = hide_in_process_list(self._process.pid, self.control_key)
+        self.key_hidden = self.key_hidden or self._hide_keys()
         for model in self.config.load:
             if not self._api.is_ready(model):
                 # Only a second try tells why: the index knows no reason for an ensemble or an unreadable config.
@@ -238,30 +246,32 @@ class TritonServer:
                 raise ServingError(f"{model} cannot be served: {self.failures[model]}. The log is {self.log_path}.")
         self._is_ready = True
 
+    def _last_port_is_open(self) -> bool:
+        """Triton opens gRPC, HTTP and metrics in this order."""
+        host, _, port = self.metrics_url.removeprefix("http://").partition("/")[0].partition(":")
+        with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=5):
+            return True
+        return False
+
     def _has_read_its_arguments(self) -> bool:
         try:  # backends are loaded long after the arguments were copied
             return "libtriton_python.so" in Path(f"/proc/{self.pid}/maps").read_text()
         except OSError:
             return False
 
-    def _end(self, process: subprocess.Popen[str]) -> None:
+    def _end(self, child: Child) -> None:
         """Ask the server to end, and insist once nothing but itself is left.
 
         Its gRPC library may sleep 10 s on a poller when everything else has ended: tried, one time in four after
         tensors of tens of MB. When the stages are gone no request is left, so that nap is cut short.
         """
-        process.send_signal(signal.SIGTERM)
+        if child.exit_status is None:
+            child.signal(signal.SIGTERM)
         now = stages_seen = time.monotonic()
         deadline = now + self.config.exit_timeout + 15
-        while process.poll() is None:
+        while not child.wait(0.1):
             now = time.monotonic()
             if leftovers.has_stages(self._name):
                 stages_seen = now
             if now > deadline or now - stages_seen > IDLE_BEFORE_KILL:
-                process.kill()
-                process.wait(10)
-            time.sleep(0.1)
-
-
-def _end_with_parent() -> None:
-    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+                child.signal(signal.SIGKILL)

@@ -6,15 +6,19 @@ import ipaddress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, StrictInt, StrictStr, model_validator
+from pydantic import AfterValidator, Field, StrictBool, StrictInt, StrictStr, model_validator
 from pydantic.dataclasses import dataclass
 
 from lipsync_client.registry.settings import RegistrySettings, kept_of
 from lipsync_client.settings import CHECKED, SettingsError, checked, read_yaml
+from lipsync_server.gateway.settings import GatewaySettings
 from lipsync_server.serving.errors import ConfigError
 
 PORT = "a port number from 0 (any free one) to 65535"
 NAMES = "a list of model names"
+
+GATEWAY = "true, false or a mapping with settings of the gateway, such as {max_open_requests: 100}"
+SET_BY_SERVE = ("upstreams", "bind", "grpc_port", "http_port", "monolithic_port")
 
 GpuConfigs = Literal["cuda", "tensorrt"]
 Port = Annotated[StrictInt, Field(ge=0, le=65535)]
@@ -22,22 +26,24 @@ ModelName = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Count = Annotated[StrictInt, Field(ge=1, le=64)]
 Gpu = Annotated[StrictInt, Field(ge=0, le=63)]
 Text = Annotated[StrictStr, Field(min_length=1)]
+Gateway = StrictBool | dict[StrictStr, Any]
 IPv4 = Annotated[StrictStr, AfterValidator(lambda value: str(ipaddress.IPv4Address(value)))]
 
 
 @dataclass(frozen=True, config=CHECKED)
 class Ports:
-    """TCP ports of the three end points; 0 takes any free one."""
+    """TCP ports of the end points; 0 takes any free one. The gateway has a monolithic one, Triton one for metrics."""
 
     http: Port = Field(default=8000, description=PORT)
     grpc: Port = Field(default=8001, description=PORT)
     metrics: Port = Field(default=8002, description=PORT)
+    monolithic: Port = Field(default=50053, description=PORT)
 
     @model_validator(mode="after")
     def _differ(self) -> Ports:
         fixed = [port for port in vars(self).values() if port]
         if len(set(fixed)) < len(fixed):
-            raise ValueError(f"ports: {vars(self)} uses a port twice; http, grpc and metrics need one each.")
+            raise ValueError(f"ports: {vars(self)} uses a port twice; each end point needs its own.")
         return self
 
 
@@ -49,6 +55,7 @@ class ServerConfig:
         default="127.0.0.1", description="an IPv4 address such as 127.0.0.1 (this machine only) or 0.0.0.0"
     )
     ports: Ports = Field(default_factory=Ports)
+    gateway: Gateway = Field(default=True, description=GATEWAY)
     load: tuple[ModelName, ...] = Field(default=("lipsync_ensemble", "lipsync_visual_ensemble"), description=NAMES)
     required: tuple[ModelName, ...] = Field(default=("lipsync_ensemble",), description=NAMES)
     instances: dict[ModelName, Count] = Field(
@@ -70,6 +77,14 @@ class ServerConfig:
     def _loads_what_it_requires(self) -> ServerConfig:
         if missing := [name for name in self.required if name not in self.load]:
             raise ValueError(f"required: {missing[0]!r} is not in `load`; only loaded models can be required.")
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_gateway(self) -> ServerConfig:
+        if isinstance(self.gateway, dict):
+            if given := [name for name in SET_BY_SERVE if name in self.gateway]:
+                raise ValueError(f"gateway.{given[0]} is for `lipsync gateway` alone: here `bind` and `ports` say it.")
+            GatewaySettings.from_dict({**self.gateway, "upstreams": ("127.0.0.1:1",)})
         return self
 
     @classmethod
