@@ -236,7 +236,7 @@ def test_server_that_dies_is_started_again_and_leaves_nothing(repository, tmp_pa
         for pid in (server, stage):  # a killed stage cannot remove its shared memory
             os.kill(pid, signal.SIGKILL)
         eventually(lambda: "serves again" in shell.read("err"))
-        assert "Triton has ended, killed by signal 9: it is started again." in shell.read("err")
+        assert "Triton has ended, killed by signal 9: it is started again now." in shell.read("err")
         assert not before & set(leftovers.SHARED_MEMORY.glob(f"*_{shell.pid}_*"))
         with grpc.InferenceServerClient(f"127.0.0.1:{shell.grpc_port}") as connected:
             assert echo(connected, "identity")

@@ -5,13 +5,14 @@ from __future__ import annotations
 __all__ = ["Backoff"]
 
 FIRST_S, LONGEST_S = 1.0, 60.0
-STABLE_S = 60.0
+AT_ONCE = 2
+STABLE_S = 60.0  # what has worked for so long has not failed at its start
 
 
 class Backoff:
     """Delays before a program is started again.
 
-    The first is 0: what has worked for long is replaced at once. While it ends soon after each start, the delays
+    The first two are 0: what has worked for long is replaced at once. While it ends soon after each start, the delays
     double from 1 s to 60 s.
     """
 
@@ -27,4 +28,7 @@ class Backoff:
         if lived >= STABLE_S:
             self._failures = 0
         self._failures += 1
-        return min(FIRST_S * 2.0 ** (self._failures - 2), LONGEST_S) if self._failures > 1 else 0.0
+        if self._failures <= AT_ONCE:
+            return 0.0
+        doublings = min(self._failures - AT_ONCE - 1, 60)  # a float has no room for those of a day
+        return min(FIRST_S * 2.0**doublings, LONGEST_S)

@@ -181,13 +181,21 @@ class Supervisor:
         now = time.monotonic()
         if self.gateway is None:
             if now >= self._gateway_due:
-                self._launch_gateway()
+                self._restart_gateway()
         elif self.gateway.exit_status is not None:
             how, said = _how(self.gateway.exit_status), self.gateway.last_line()
             self.gateway = None
             delay = self._gateway_backoff.delay(now - self._gateway_since)
             self._gateway_due = now + delay
             self._report(f"The gateway has ended, {how} ({said}): it is started again{_in(delay)}.")
+
+    def _restart_gateway(self) -> None:
+        try:
+            self._launch_gateway()
+        except (ServingError, OSError) as error:
+            delay = self._gateway_backoff.delay(0.0)
+            self._gateway_due = time.monotonic() + delay
+            self._report(f"The gateway cannot be started again: {_one_line(error)} The next attempt is{_in(delay)}.")
 
     def _check_gateway(self) -> None:
         """Raises ServingError if it has ended, which it does while starting if it cannot work at all."""
@@ -211,7 +219,7 @@ def _how(status: int) -> str:
 
 
 def _in(delay: float) -> str:
-    return f" in {delay:g} s" if delay else ""
+    return f" in {delay:g} s" if delay else " now"
 
 
 def _one_line(error: Exception) -> str:
