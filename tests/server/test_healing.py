@@ -207,16 +207,17 @@ def test_clients_and_control_work_through_it(serving, quick) -> None:
         control.wait_until_gone(quick, SECONDS)
 
 
-def test_killed_itself_it_leaves_nothing(serving) -> None:
+def test_sigterm_while_it_heals_leaves_nothing(serving) -> None:
     """The last test: the server that all share ends here."""
-    gateway, owner = serving.part("gateway"), f"_{serving.process.pid}_"
-    serving.process.kill()
-    serving.process.wait(SECONDS)
-    programs = (leftovers.SERVER, leftovers.STAGE)
-    eventually(lambda: not any(owner in name for _, name in leftovers.processes(*programs)))
-    eventually(lambda: not arguments(gateway))
+    owner = f"_{serving.process.pid}_"
+    os.kill(serving.part("triton"), signal.SIGKILL)
+    eventually(lambda: not serving.ready())
+    serving.process.send_signal(signal.SIGTERM)
+    assert serving.process.wait(SECONDS) == 0
+    assert not [name for _, name in leftovers.processes(leftovers.SERVER, leftovers.STAGE) if owner in name]
+    assert not list(leftovers.SHARED_MEMORY.glob(f"*{owner}*"))
     for address in (serving.grpc, serving.http, serving.monolithic):
         host, _, port = address.partition(":")
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection((host, int(port)), timeout=5)
-    assert not list(leftovers.SHARED_MEMORY.glob(f"*{owner}*"))
+    assert "Traceback" not in serving.said()

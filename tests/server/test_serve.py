@@ -28,7 +28,16 @@ import yaml
 from tritonclient.utils import InferenceServerException
 
 from lipsync_server import home
-from lipsync_server.serving import ConfigError, Ports, ServerConfig, ServingError, TritonServer, environment, leftovers
+from lipsync_server.serving import (
+    ConfigError,
+    Ports,
+    ServerConfig,
+    ServingError,
+    Supervisor,
+    TritonServer,
+    environment,
+    leftovers,
+)
 from lipsync_server.serving.control_key import control_key
 from lipsync_server.serving.model_configs import write_configs
 
@@ -240,9 +249,34 @@ def test_server_that_dies_is_started_again_and_leaves_nothing(repository, tmp_pa
         assert not before & set(leftovers.SHARED_MEMORY.glob(f"*_{shell.pid}_*"))
         with grpc.InferenceServerClient(f"127.0.0.1:{shell.grpc_port}") as connected:
             assert echo(connected, "identity")
-        os.kill(shell.pid, signal.SIGTERM)
+        os.kill(shell.process(leftovers.SERVER), signal.SIGKILL)
+        eventually(lambda: shell.read("err").count("has ended") == 2)
+        os.kill(shell.pid, signal.SIGTERM)  # while it is started again
         assert shell.exit_status() == 0
         assert not traces(f"_{shell.pid}_")
+
+
+def test_what_cannot_be_started_again_says_why_and_is_tried_later(repository, tmp_path):
+    shutil.copytree(repository / "identity", tmp_path / "identity", ignore=shutil.ignore_patterns("configs"))
+    source, said = tmp_path / "identity/1/model.py", []
+    works = source.read_text()
+    config = ServerConfig(ports=FREE, gateway=False, load=("identity",), required=("identity",))
+    with Supervisor(tmp_path, config, said.append) as supervisor:
+        url = supervisor.start().triton.grpc_url
+        source.write_text(f"raise ValueError('the disk has gone')\n{works}")
+        os.kill(supervisor.triton.pid, signal.SIGKILL)
+        eventually(lambda: supervisor.heal() or len(said) == 3)
+        for line, delay in zip(said[1:], ("now", "in 1 s"), strict=True):
+            assert re.match(r"Triton cannot be started again: identity cannot be served: .*the disk has gone", line)
+            assert line.endswith(f"The next attempt is {delay}.")
+            assert "\n" not in line
+        assert supervisor.triton is None
+        source.write_text(works)
+        eventually(lambda: supervisor.heal() or "serves again" in said[-1])
+        with grpc.InferenceServerClient(url) as connected:
+            assert echo(connected, "identity")
+        log = supervisor.log_path.read_text()
+    assert "the disk has gone" in log, "the log keeps what came before"
 
 
 def test_next_start_sweeps_after_a_killed_server_and_spares_the_living(client, repository, tmp_path):
