@@ -182,7 +182,8 @@ def test_an_idle_server_is_not_ready_while_it_is_replaced(serving) -> None:
         assert client.is_server_ready()
         os.kill(serving.part("lipsync_visual"), signal.SIGKILL)
         eventually(lambda: not client.is_server_ready())
-        assert not serving.ready()
+        with Control(serving.grpc) as control:
+            assert control.status().live, "which does not wait for the server"
         eventually(client.is_server_ready)
         assert client.is_model_ready("lipsync_visual_ensemble")
 
@@ -195,6 +196,13 @@ def test_triton_answers_nobody_but_the_gateway(serving) -> None:
     with grpc.InferenceServerClient(f"127.0.0.1:{port}") as direct, refused:
         infer(direct, "lipsync_ensemble", AUDIO=SPEECH[:640])
     assert serving.control_key not in "".join(options)
+
+
+def test_metrics_are_the_gateways_and_tritons(serving) -> None:
+    with urllib.request.urlopen(f"http://{serving.http}/metrics", timeout=SECONDS) as answer:
+        text = answer.read().decode()
+    assert "lipsync_gateway_upstream_ready{" in text
+    assert "nv_inference_request_success{" in text
 
 
 def test_clients_and_control_work_through_it(serving, quick) -> None:

@@ -11,7 +11,7 @@ from lipsync_client.cli.tables import avatars_table, models_table
 from lipsync_client.console import note
 from lipsync_client.control.control import Control
 from lipsync_client.control.states import ModelState, avatars_in
-from lipsync_client.errors import ControlDenied
+from lipsync_client.errors import ControlDenied, ServerUnavailable
 
 
 def status(
@@ -29,10 +29,10 @@ def status(
         models: list[ModelState] | None = None
         try:
             models = control.models()
-        except ControlDenied as error:
+        except (ControlDenied, ServerUnavailable) as error:
             note(f"No list of models: {error}")
     avatars = None if models is None else avatars_in(models)
-    line = Text(f"{server}: {'ready' if state.ready else 'not ready'}, Triton {state.version}")
+    line = Text(f"{server}: {f'ready, Triton {state.version}' if state.ready else 'not ready'}")
     tables = [models_table(models or []), avatars_table(avatars or [])] if models is not None else []
     show({"server": server, "status": state, "models": models, "avatars": avatars}, as_json, line, *tables)
     if not state.ready:

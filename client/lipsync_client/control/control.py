@@ -71,11 +71,10 @@ class Control:
 
     def status(self) -> ServerStatus:
         """State and version of the server. Raises ServerUnavailable if no server answers."""
-        return ServerStatus(
-            live=self._ask(self._grpc.is_server_live, key=False),
-            ready=self._ask(self._grpc.is_server_ready, key=False),
-            version=self._ask(self._grpc.get_server_metadata, key=False).version,
-        )
+        live, ready = (self._ask(ask, key=False) for ask in (self._grpc.is_server_live, self._grpc.is_server_ready))
+        # A gateway holds other calls until a server is ready.
+        version = self._ask(self._grpc.get_server_metadata, key=False).version if ready else ""
+        return ServerStatus(live, ready, version)
 
     def models(self) -> list[ModelState]:
         """Every model in the server's repository, loaded or not, by name. Needs the key."""

@@ -23,7 +23,7 @@ class ServerStatus:
     Attributes:
         live: it answers.
         ready: it takes requests.
-        version: Triton's version.
+        version: Triton's version; "" while it is not ready.
     """
 
     live: bool

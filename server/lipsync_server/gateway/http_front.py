@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import urllib.request
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -38,6 +39,7 @@ STATUS = {  # of HTTP for those of gRPC; others are 500
     grpc.StatusCode.DEADLINE_EXCEEDED: 504,
 }
 CALLERS_LIMIT = 429
+METRICS_S = 3.0  # that Triton may take for its metrics
 CONTROL_HEADER = "lipsync-control"  # as Triton itself names it over HTTP
 T = TypeVar("T")
 Handler = Callable[[Request], Awaitable[Response]]
@@ -109,6 +111,16 @@ def _gone() -> Refused:
     return Refused(grpc.StatusCode.CANCELLED, "the caller has gone", "gone")
 
 
+def _fetched(url: str) -> bytes:
+    """The body of a page of this machine; nothing where nobody answers."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=METRICS_S) as answer:
+            return bytes(answer.read())
+    except OSError:
+        return b""
+
+
 class _Front:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
@@ -123,7 +135,10 @@ class _Front:
         return JSONResponse({"error": f"no server is ready: {self._gateway.upstreams.trouble()}"}, 503)
 
     async def metrics(self, request: Request) -> Response:
-        return Response(self._gateway.metrics_text(), media_type="text/plain; version=0.0.4")
+        text = self._gateway.metrics_text()
+        if address := self._gateway.settings.upstream_metrics:
+            text += await asyncio.to_thread(_fetched, f"http://{address}/metrics")
+        return Response(text, media_type="text/plain; version=0.0.4")
 
     async def server(self, request: Request) -> Response:
         answer = await self._gateway.upstreams.send("ServerMetadata", b"")

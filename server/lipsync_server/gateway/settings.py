@@ -30,6 +30,7 @@ class GatewaySettings:
 
     Attributes:
         upstreams: host:port of each Triton's gRPC endpoint.
+        upstream_metrics: host:port of the metrics of the one Triton, which then are among the gateway's.
         bind: address of the public ports.
         grpc_port, http_port, monolithic_port: KServe v2 over gRPC and over HTTP, and the requirements' own API.
         aliases: other names of avatars, for clients of the requirements' API.
@@ -58,6 +59,7 @@ class GatewaySettings:
     upstreams: Annotated[tuple[Address, ...], Field(min_length=1)] = Field(
         description="one or several addresses such as 127.0.0.1:9001"
     )
+    upstream_metrics: Address | None = Field(default=None, description="an address such as 127.0.0.1:9002, or null")
     bind: StrictStr = Field(default="127.0.0.1", description="an address such as 127.0.0.1 or 0.0.0.0")
     grpc_port: Port = Field(default=8001, description=PORT)
     http_port: Port = Field(default=8000, description=PORT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -15,7 +16,12 @@ __all__ = ["Child"]
 LAUNCH_S = 30.0
 # Asks Linux for SIGTERM (15) at the end of the parent and becomes the program. A `preexec_fn` would do so without
 # another program, but needs a whole fork, in which gRPC's threads come back to life and abort for want of their files.
-END_WITH_PARENT = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execvp(sys.argv[1], sys.argv[1:])"
+END_WITH_PARENT = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 15)
+if os.getppid() == int(sys.argv[1]):  # else it has ended already
+    os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 
 class Child:
@@ -76,7 +82,7 @@ class Child:
     def _run(self, command: Sequence[str], variables: Mapping[str, str], stdin: IO[bytes] | None) -> None:
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", END_WITH_PARENT, *command],
+                [sys.executable, "-I", "-S", "-c", END_WITH_PARENT, str(os.getpid()), *command],
                 env=variables,
                 stdin=stdin or subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

@@ -33,18 +33,20 @@ class GatewayProcess:
     Args:
         config: the server's settings.
         ports: where it answers.
-        upstream: host:port of the Triton.
+        upstream, metrics: host:port of the Triton, and of its metrics.
         key, inference_key: of that Triton.
     """
 
-    def __init__(self, config: ServerConfig, ports: Ports, upstream: str, key: str, inference_key: str) -> None:
+    def __init__(
+        self, config: ServerConfig, ports: Ports, upstream: str, metrics: str, *, key: str, inference_key: str
+    ) -> None:
         variables = {**os.environ, "LIPSYNC_CONTROL_KEY": key, "LIPSYNC_INFERENCE_KEY": inference_key}
         self._answers = threading.Event()
         self._tail: deque[str] = deque(maxlen=30)
         host = "127.0.0.1" if config.bind == "0.0.0.0" else config.bind  # noqa: S104
         self._url = f"http://{host}:{ports.http}"
         with tempfile.TemporaryFile() as settings:  # without a name, so nothing of it can be left
-            settings.write(yaml.safe_dump(settings_of(config, ports, upstream)).encode())
+            settings.write(yaml.safe_dump(settings_of(config, ports, upstream, metrics)).encode())
             settings.flush()
             command = [sys.executable, "-m", "lipsync_client.cli.main", "gateway", "--config", "/dev/stdin"]
             self._child = Child(command, variables, self._take_line, settings)
@@ -91,7 +93,7 @@ class GatewayProcess:
         sys.stderr.write(line)
 
 
-def settings_of(config: ServerConfig, ports: Ports, upstream: str) -> dict[str, Any]:
+def settings_of(config: ServerConfig, ports: Ports, upstream: str, metrics: str) -> dict[str, Any]:
     """The file that `lipsync gateway` reads."""
     given = config.gateway if isinstance(config.gateway, dict) else {}
     registry = dataclasses.asdict(config.registry)
@@ -102,6 +104,7 @@ def settings_of(config: ServerConfig, ports: Ports, upstream: str) -> dict[str, 
             "probe_avatar": _probed(config),
             **given,
             "upstreams": [upstream],
+            "upstream_metrics": metrics,
             "bind": config.bind,
             "grpc_port": ports.grpc,
             "http_port": ports.http,

@@ -169,10 +169,10 @@ class Supervisor:
 
     def _launch_gateway(self) -> None:
         """Raises ServingError."""
-        upstream = f"127.0.0.1:{self._triton_config.ports.grpc}"
+        upstream, metrics = (f"127.0.0.1:{getattr(self._triton_config.ports, name)}" for name in ("grpc", "metrics"))
         assert self._inference_key is not None
-        key = control_key(self.config)
-        self.gateway = GatewayProcess(self.config, self.ports, upstream, key, self._inference_key)
+        keys = {"key": control_key(self.config), "inference_key": self._inference_key}
+        self.gateway = GatewayProcess(self.config, self.ports, upstream, metrics, **keys)
         self._gateway_since = time.monotonic()
 
     def _heal_gateway(self) -> None:
