@@ -1,0 +1,80 @@
+"""What the gateway does while the only server behind it is replaced."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from test_gateway_upstreams import ASKED, SECONDS, STATUS, failing, frame, refused, run, served, until
+
+from lipsync_server.gateway.upstreams import MARGIN_S
+
+
+@pytest.mark.parametrize("code", [STATUS.INTERNAL, STATUS.UNKNOWN])
+def test_a_request_that_met_a_dead_stage_is_held_until_it_is_replaced(code) -> None:
+    async def main() -> None:
+        async with served(1, probe_interval_s=100, patience_s=SECONDS) as (upstreams, (server,)):
+            server.broken, server.behaviour = (
+                "Stub process is not healthy",
+                failing(code, "Stub process is not healthy"),
+            )
+            call = asyncio.create_task(upstreams.send("ModelInfer", ASKED))
+            await until(lambda: not upstreams.ready)
+            assert not call.done()
+            server.broken, server.behaviour = "", None
+            assert await call == frame()
+
+    run(main)
+
+
+def test_a_failure_of_one_request_alone_is_told_at_once() -> None:
+    async def main() -> None:
+        async with served(1, probe_interval_s=100, patience_s=SECONDS) as (upstreams, (server,)):
+            server.behaviour = failing(STATUS.INTERNAL, "this one")
+            assert (await refused(upstreams)).sentence == "this one"
+            assert (server.requests, server.probes) == (1, 2)
+            assert upstreams.ready
+
+    run(main)
+
+
+def test_the_end_of_a_connection_is_noticed_without_a_request() -> None:
+    async def main() -> None:
+        async with served(1, probe_interval_s=100) as (upstreams, (server,)):
+            await server.stop()
+            await until(lambda: not upstreams.ready)
+
+    run(main)
+
+
+def test_a_caller_is_told_before_it_gives_up() -> None:
+    """UNAVAILABLE, after which clients come back for longer than after a time-out."""
+
+    async def main() -> None:
+        async with served(1, probe_interval_s=100, patience_s=SECONDS) as (upstreams, (server,)):
+            await server.stop()
+            await until(lambda: not upstreams.ready)
+            clock = asyncio.get_running_loop().time
+            deadline = clock() + 2 * MARGIN_S
+            with pytest.raises(Exception, match="no server behind this gateway is ready"):
+                await upstreams.send("ModelInfer", ASKED, deadline)
+            assert clock() < deadline
+
+    run(main)
+
+
+def test_the_inference_key_goes_with_a_request(monkeypatch) -> None:
+    monkeypatch.setenv("LIPSYNC_INFERENCE_KEY", "secret")
+    seen: list[dict[str, Any]] = []
+
+    async def keep(context: Any) -> None:
+        seen.append(dict(context.invocation_metadata()))
+
+    async def main() -> None:
+        async with served(1) as (upstreams, (server,)):
+            server.behaviour = keep
+            await upstreams.send("ModelInfer", ASKED)
+
+    run(main)
+    assert [one["triton-grpc-protocol-lipsync-inference"] for one in seen] == ["secret"]
