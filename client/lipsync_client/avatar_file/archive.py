@@ -19,6 +19,7 @@ from tritonclient.grpc import model_config_pb2
 from lipsync_client.avatar_file.fields import ENCODER_FIELDS, ENSEMBLE_FIELDS, NETWORK_FIELDS, fields_beyond
 from lipsync_client.avatar_file.limits import check_entries, excess
 from lipsync_client.avatar_file.names import NETWORK, STAGES, PackedError, check_id, folders_of
+from lipsync_client.output_file import output_file
 
 __all__ = ["pack_file", "unpack_file"]
 
@@ -32,7 +33,12 @@ NETWORK_FILES = (
 
 
 def pack_file(draft: Path, file: Path) -> None:
-    """Write the avatar in the folder `draft` as one file. The file appears complete or not at all."""
+    """Write the avatar in the folder `draft` as one file. The file appears complete or not at all.
+
+    Raises:
+        LipsyncError: `file` names something that is no file, or its folder is missing.
+    """
+    file = output_file(file)
     part = file.with_name(f".{file.name}.part")
     try:
         with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:

@@ -18,6 +18,7 @@ from lipsync_client.console import note, notes
 from lipsync_client.errors import LipsyncError
 from lipsync_client.media.audio import read_audio
 from lipsync_client.media.video import write_mp4
+from lipsync_client.output_file import output_file
 
 Speech = Annotated[Path, typer.Argument(help="An audio or video file, of any format, rate and number of channels.")]
 AvatarName = Annotated[str, typer.Option("--avatar", help="The avatar; `lipsync avatars` lists all.")]
@@ -45,10 +46,9 @@ def render(
 
     Example: `lipsync render speech.wav -o talk.mp4 --avatar demo`
     """
-    if not output.parent.is_dir():
-        raise LipsyncError(f"There is no folder {output.parent} to write {output.name} to.")
-    if output.is_dir() or (output.exists() and speech.exists() and output.samefile(speech)):
-        raise LipsyncError(f"{output} is the speech itself or a folder: give another file with -o.")
+    place = output_file(output)  # before the server is asked
+    if place.exists() and speech.exists() and place.samefile(speech):
+        raise LipsyncError(f"{output} is the speech itself: give another file with -o.")
     allowed = access(token_file, headers)
     with (
         Client(server, timeout=timeout, **allowed) as client,

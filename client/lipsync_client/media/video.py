@@ -16,6 +16,7 @@ from PIL import Image
 
 from lipsync_client.errors import LipsyncError, VideoError
 from lipsync_client.media.audio import channels_of, decode
+from lipsync_client.output_file import output_file
 from lipsync_client.wire import Frame
 
 __all__ = ["write_mp4"]
@@ -38,7 +39,7 @@ def write_mp4(
     H.264 needs even sizes: of a picture of odd width or height, the last column or row is repeated.
 
     Args:
-        path: the MP4 file; one that exists is replaced.
+        path: the MP4 file; one that exists is replaced. A symbolic link stays, the file that it names is replaced.
         frames: in order, all of one size.
         fps: frames a second.
         sound: an audio or video file, whose sound is resampled to 48 kHz (mono or stereo); or mono samples in
@@ -52,7 +53,7 @@ def write_mp4(
         VideoError: the file cannot be written, there is no frame, or the frames' sizes differ.
         AudioError: the sound cannot be read.
     """
-    path = Path(path)
+    path = _place(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with av.open(str(part), "w", format="mp4", options={"movflags": "faststart"}) as container:
@@ -67,6 +68,13 @@ def write_mp4(
         raise VideoError(f"{path} cannot be written ({error.strerror or error})") from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def _place(path: str | os.PathLike[str]) -> Path:
+    try:
+        return output_file(path)
+    except LipsyncError as error:
+        raise VideoError(str(error)) from None
 
 
 class _Writer:
