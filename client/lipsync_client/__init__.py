@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from lipsync_client.live.queue import Mark, SpeechPart
     from lipsync_client.live.session import LiveSession
     from lipsync_client.media.audio import read_audio, to_speech
-    from lipsync_client.media.video import write_mp4
+    from lipsync_client.media.video import write_video
     from lipsync_client.registry.registry import Registry
     from lipsync_client.registry.settings import RegistrySettings, SettingsError
     from lipsync_client.timeline import Request, Timeline
@@ -79,7 +79,7 @@ __all__ = [
     "VideoError",
     "read_audio",
     "to_speech",
-    "write_mp4",
+    "write_video",
 ]
 
 # The other modules are imported when one of their names is first used: FFmpeg, gRPC and numpy take longer to import
@@ -93,7 +93,7 @@ _NAMES = {
     "live.queue": "Mark SpeechPart",
     "live.session": "LiveSession",
     "media.audio": "read_audio to_speech",
-    "media.video": "write_mp4",
+    "media.video": "write_video",
     "registry.registry": "Registry",
     "registry.settings": "RegistrySettings SettingsError",
     "timeline": "Request Timeline",

@@ -14,18 +14,18 @@ import numpy as np
 import pytest
 from test_client_video import frames
 
-from lipsync_client import LipsyncError, VideoError, write_mp4
+from lipsync_client import LipsyncError, VideoError, write_video
 from lipsync_client.avatar_file.archive import pack_file
 from lipsync_client.output_file import output_file
 
 SILENCE = np.zeros(4800, np.float32)
 
 
-def write_video(path: Path, draft: Path) -> None:
-    write_mp4(path, frames(3), fps=25, sound=SILENCE)
+def put_video(path: Path, draft: Path) -> None:
+    write_video(path, frames(3), fps=25, sound=SILENCE)
 
 
-def write_packed(path: Path, draft: Path) -> None:
+def put_packed(path: Path, draft: Path) -> None:
     (draft / "config.pbtxt").write_text("name: 'a'")
     pack_file(draft, path)
 
@@ -35,7 +35,7 @@ def draft(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("draft")
 
 
-WRITERS = [write_video, write_packed]
+WRITERS = [put_video, put_packed]
 
 
 @contextmanager
@@ -131,7 +131,7 @@ def test_what_is_no_file_is_refused_and_stays(
 
 def test_the_video_writer_refuses_with_its_own_error(tmp_path: Path, draft: Path) -> None:
     with pytest.raises(VideoError, match="is a folder"):
-        write_video(tmp_path, draft)
+        put_video(tmp_path, draft)
 
 
 @pytest.mark.parametrize("write", WRITERS)

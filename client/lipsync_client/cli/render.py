@@ -17,8 +17,7 @@ from lipsync_client.client import Client
 from lipsync_client.console import note, notes
 from lipsync_client.errors import LipsyncError
 from lipsync_client.media.audio import read_audio
-from lipsync_client.media.video import write_mp4
-from lipsync_client.output_file import output_file
+from lipsync_client.media.video import video_file, write_video
 
 Speech = Annotated[Path, typer.Argument(help="An audio or video file, of any format, rate and number of channels.")]
 AvatarName = Annotated[str, typer.Option("--avatar", help="The avatar; `lipsync avatars` lists all.")]
@@ -30,7 +29,7 @@ TimeOut = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds that
 
 def render(
     speech: Speech,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The MP4 file to write; one that exists is replaced.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write: .mp4, .mov, .m4v, .mkv or .webm.")],
     avatar: AvatarName = wire.SHIPPED_AVATAR,
     server: Server = wire.DEFAULT_URL,
     token_file: TokenFile = None,
@@ -42,11 +41,11 @@ def render(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Make a video of a talking face: MP4, with the sound of the speech.
+    """Make a video of a talking face, with the sound of the speech. The output's name says the format.
 
     Example: `lipsync render speech.wav -o talk.mp4 --avatar demo`
     """
-    place = output_file(output)  # before the server is asked
+    place = video_file(output)  # before the server is asked
     if place.exists() and speech.exists() and place.samefile(speech):
         raise LipsyncError(f"{output} is the speech itself: give another file with -o.")
     allowed = access(token_file, headers)
@@ -55,7 +54,7 @@ def render(
         loaded(avatar, server, config, allowed),
         rendering(client, speech, avatar=avatar, chunk=chunk, first_chunk=first_chunk, in_flight=in_flight) as pictures,
     ):
-        write_mp4(output, pictures, fps=client.timeline().fps, sound=speech)
+        write_video(output, pictures, fps=client.timeline().fps, sound=speech)
         figures = pictures.figures(client.timeline().fps)
     show(figures, as_json, render_table(figures))
     note(f"Wrote {output}")

@@ -1,4 +1,4 @@
-"""Writes a talking face as an MP4 file: H.264 pictures, AAC sound."""
+"""Writes a talking face as a video file, in the format that its name says."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import av
 import numpy as np
@@ -15,17 +16,39 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lipsync_client.errors import LipsyncError, VideoError
-from lipsync_client.media.audio import channels_of, decode
+from lipsync_client.media.audio import channels_of, decode, to_speech
 from lipsync_client.output_file import output_file
 from lipsync_client.wire import Frame
 
-__all__ = ["write_mp4"]
+__all__ = ["write_video"]
 
+
+class Format(NamedTuple):
+    """A container with the encoders that its players expect. `options` are those of FFmpeg's muxer."""
+
+    container: str
+    video: Literal["libx264", "libvpx-vp9"]
+    audio: Literal["aac", "libopus"]
+    options: dict[str, str]
+
+
+MP4 = Format("mp4", "libx264", "aac", {"movflags": "faststart"})
+FORMATS = {
+    ".mp4": MP4,
+    ".m4v": MP4,
+    ".mov": MP4._replace(container="mov"),
+    ".mkv": Format("matroska", "libx264", "aac", {}),
+    ".webm": Format("webm", "libvpx-vp9", "libopus", {}),
+}
+ENCODER_OPTIONS = {  # of high quality, and much faster than real time
+    "libx264": {"crf": "18", "preset": "veryfast"},
+    "libvpx-vp9": {"crf": "22", "b": "0", "deadline": "realtime", "cpu-used": "7", "row-mt": "1"},
+}
 SOUND_RATE = 48_000  # for the sound of files; every player supports it
 BT709 = 1  # FFmpeg's number for it; players assume it for HD pictures
 
 
-def write_mp4(
+def write_video(
     path: str | os.PathLike[str],
     frames: Iterable[Frame],
     *,
@@ -36,10 +59,11 @@ def write_mp4(
     """Write frames and their sound to a file, each frame as it arrives.
 
     The file has a temporary name until it is complete. If writing fails, it is removed.
-    H.264 needs even sizes: of a picture of odd width or height, the last column or row is repeated.
+    The encoders need even sizes: of a picture of odd width or height, the last column or row is repeated.
 
     Args:
-        path: the MP4 file; one that exists is replaced. A symbolic link stays, the file that it names is replaced.
+        path: a name that ends in .mp4, .m4v, .mov, .mkv (H.264 and AAC) or .webm (VP9 and Opus); a file that exists is
+            replaced. A symbolic link stays, the file that it names is replaced.
         frames: in order, all of one size.
         fps: frames a second.
         sound: an audio or video file, whose sound is resampled to 48 kHz (mono or stereo); or mono samples in
@@ -50,14 +74,15 @@ def write_mp4(
         Number of frames written.
 
     Raises:
-        VideoError: the file cannot be written, there is no frame, or the frames' sizes differ.
+        VideoError: the name has another ending, the file cannot be written, there is no frame, or the frames' sizes
+            differ.
         AudioError: the sound cannot be read.
     """
-    path = _place(path)
+    path, kind = video_file(path), format_of(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with av.open(str(part), "w", format="mp4", options={"movflags": "faststart"}) as container:
-            count = _Writer(container, fps, sound, sound_rate).write(frames)
+        with av.open(str(part), "w", format=kind.container, options=kind.options) as container:
+            count = _Writer(container, kind, fps, sound, sound_rate).write(frames)
         if not count:
             raise VideoError(f"there is no frame to write to {path}")
         part.replace(path)
@@ -70,23 +95,42 @@ def write_mp4(
         part.unlink(missing_ok=True)
 
 
-def _place(path: str | os.PathLike[str]) -> Path:
+def format_of(path: str | os.PathLike[str]) -> Format:
+    """The format that a file's name says. Raises VideoError."""
+    name = Path(path)
+    if name.suffix.lower() not in FORMATS:
+        *most, last = FORMATS
+        raise VideoError(f"{name} says no video format: give a name that ends in {', '.join(most)} or {last}")
+    return FORMATS[name.suffix.lower()]
+
+
+def video_file(path: str | os.PathLike[str]) -> Path:
+    """Where a video of that name is written, see `output_file`. Raises VideoError, also for an unknown format."""
     try:
-        return output_file(path)
+        place = output_file(path)
     except LipsyncError as error:
         raise VideoError(str(error)) from None
+    format_of(path)
+    return place
 
 
 class _Writer:
     """Interleaves pictures and sound, so that the muxer buffers little."""
 
     def __init__(
-        self, container: OutputContainer, fps: int, sound: str | os.PathLike[str] | NDArray[np.float32], sound_rate: int
+        self,
+        container: OutputContainer,
+        kind: Format,
+        fps: int,
+        sound: str | os.PathLike[str] | NDArray[np.float32],
+        sound_rate: int,
     ) -> None:
         if isinstance(sound, np.ndarray):
-            self._rate, layout = sound_rate, "mono"
+            known = av.codec.Codec(kind.audio, "w").audio_rates
+            self._rate, layout = sound_rate if not known or sound_rate in known else SOUND_RATE, "mono"
+            sound = to_speech(sound, sound_rate, to_rate=self._rate)
             self._sound: Iterator[NDArray[np.float32]] = iter(
-                np.array_split(sound[None], len(sound) // sound_rate + 1, 1)
+                np.array_split(sound[None], len(sound) // self._rate + 1, 1)
             )
         else:
             self._rate, layout = SOUND_RATE, "mono" if channels_of(sound) == 1 else "stereo"
@@ -95,8 +139,8 @@ class _Writer:
         self._fps = fps
         self._container = container
         self._samples = 0
-        self._video = container.add_stream("libx264", rate=fps, options={"crf": "18", "preset": "veryfast"})
-        self._audio = container.add_stream("aac", rate=self._rate, layout=layout, bit_rate=128_000)
+        self._video = container.add_stream(kind.video, rate=fps, options=ENCODER_OPTIONS[kind.video])
+        self._audio = container.add_stream(kind.audio, rate=self._rate, layout=layout, bit_rate=128_000)
 
     def write(self, frames: Iterable[Frame]) -> int:
         count, size = 0, None
