@@ -37,7 +37,7 @@ class Recorder(FrameProcessor):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         super().__init__()
-        self._file = av.open(os.fspath(path), "w", format="mp4")
+        self._file = av.open(f"file:{os.fspath(path)}", "w", format="mp4")
         self._video, self._audio = None, self._file.add_stream("aac", rate=RATE, layout="mono")
         self._samples = 0  # of sound so far
         self._quiet = False  # the last picture has no sound yet

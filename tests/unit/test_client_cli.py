@@ -39,7 +39,7 @@ def speech(tmp_path: Path) -> Path:
     return write(tmp_path / "speech.wav", "pcm_s16le", 44100, 2)
 
 
-def start(*arguments: str | Path, server: str, cache: Path) -> subprocess.Popen[str]:
+def start(*arguments: str | Path, server: str, cache: Path, piped: bool = False) -> subprocess.Popen[str]:
     environment = {
         **os.environ,
         "LIPSYNC_SERVER": server,
@@ -49,7 +49,13 @@ def start(*arguments: str | Path, server: str, cache: Path) -> subprocess.Popen[
     environment.pop("LIPSYNC_CONTROL_KEY", None)
     command = [sys.executable, "-m", "lipsync_client.cli.main", *map(str, arguments)]
     return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cache
+        command,
+        env=environment,
+        stdin=subprocess.PIPE if piped else None,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="latin-1" if piped else "utf-8",
+        cwd=cache,
     )
 
 
@@ -70,6 +76,15 @@ def test_render_writes_the_video_and_tells_the_times(fake: FakeServer, speech: P
         assert part in stdout
     assert f"{FRAMES}/{FRAMES}" in stderr
     assert "Traceback" not in stderr
+
+
+@pytest.mark.parametrize("shown", ["-", "/dev/stdin"])
+def test_speech_may_be_piped_in(fake: FakeServer, speech: Path, tmp_path: Path, shown: str) -> None:
+    process = start("render", shown, "-o", "a:b.mkv", "--chunk", "8", server=fake.url, cache=tmp_path, piped=True)
+    _, stderr = process.communicate(speech.read_bytes().decode("latin-1"), timeout=60)
+    assert process.returncode == 0, stderr
+    with av.open(str(tmp_path / "a:b.mkv")) as container:
+        assert sum(1 for _ in container.decode(video=0)) == FRAMES
 
 
 def test_frames_writes_numbered_pictures_to_a_new_folder(fake: FakeServer, speech: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -17,9 +18,10 @@ from lipsync_client.client import Client
 from lipsync_client.console import note, notes
 from lipsync_client.errors import LipsyncError
 from lipsync_client.media.audio import read_audio
+from lipsync_client.media.input_file import seekable
 from lipsync_client.media.video import video_file, write_video
 
-Speech = Annotated[Path, typer.Argument(help="An audio or video file, of any format, rate and number of channels.")]
+Speech = Annotated[Path, typer.Argument(help="An audio or video file of any kind; - reads the standard input.")]
 AvatarName = Annotated[str, typer.Option("--avatar", help="The avatar; `lipsync avatars` lists all.")]
 Chunk = Annotated[int, typer.Option("--chunk", min=1, help="Frames in a request: more are faster, fewer come sooner.")]
 FirstChunk = Annotated[int, typer.Option("--first-chunk", min=1, help="Frames in the first request.")]
@@ -50,11 +52,12 @@ def render(
         raise LipsyncError(f"{output} is the speech itself: give another file with -o.")
     allowed = access(token_file, headers)
     with (
+        seekable(speech) as sound,
         Client(server, timeout=timeout, **allowed) as client,
         loaded(avatar, server, config, allowed),
-        rendering(client, speech, avatar=avatar, chunk=chunk, first_chunk=first_chunk, in_flight=in_flight) as pictures,
+        rendering(client, sound, avatar=avatar, chunk=chunk, first_chunk=first_chunk, in_flight=in_flight) as pictures,
     ):
-        write_video(output, pictures, fps=client.timeline().fps, sound=speech)
+        write_video(output, pictures, fps=client.timeline().fps, sound=sound)
         figures = pictures.figures(client.timeline().fps)
     show(figures, as_json, render_table(figures))
     note(f"Wrote {output}")
@@ -82,9 +85,10 @@ def frames(
         raise LipsyncError(f"{output} is not an empty folder: give a new one with -o.")
     allowed = access(token_file, headers)
     with (
+        seekable(speech) as sound,
         Client(server, timeout=timeout, **allowed) as client,
         loaded(avatar, server, config, allowed),
-        rendering(client, speech, avatar=avatar, chunk=chunk, first_chunk=first_chunk, in_flight=in_flight) as pictures,
+        rendering(client, sound, avatar=avatar, chunk=chunk, first_chunk=first_chunk, in_flight=in_flight) as pictures,
     ):
         output.mkdir(parents=True, exist_ok=True)
         for picture in pictures:
@@ -96,7 +100,7 @@ def frames(
 
 @contextmanager
 def rendering(
-    client: Client, speech: Path, *, avatar: str, chunk: int, first_chunk: int, in_flight: int
+    client: Client, speech: str | os.PathLike[str], *, avatar: str, chunk: int, first_chunk: int, in_flight: int
 ) -> Iterator[RenderStats]:
     """Render a file with a progress bar, and measure it. At the end, requests in flight are cancelled."""
     timeline = client.timeline()

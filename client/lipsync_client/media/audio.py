@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
 import av
@@ -15,6 +15,7 @@ from av.container import InputContainer
 from numpy.typing import NDArray
 
 from lipsync_client.errors import AudioError
+from lipsync_client.media.input_file import ffmpeg_name, seekable
 
 __all__ = ["read_audio", "to_speech"]
 
@@ -25,7 +26,7 @@ def read_audio(path: str | os.PathLike[str], *, rate: int = SPEECH_RATE) -> NDAr
     """The sound of a file as mono speech, from any container, codec, rate and number of channels that FFmpeg reads.
 
     Args:
-        path: an audio or video file.
+        path: an audio or video file; also a named pipe, or `-` for the standard input.
         rate: samples a second wanted.
 
     Returns:
@@ -118,15 +119,17 @@ def decode(path: str | os.PathLike[str], *, rate: int, layout: str) -> Iterator[
             raise AudioError(f"{path} has no sound in it: its audio track is empty or damaged")
 
 
-def _open(path: str | os.PathLike[str]) -> InputContainer:
-    if not Path(path).is_file():
-        raise AudioError(f"{path} is a folder" if Path(path).is_dir() else f"there is no file {path}")
-    try:
-        return av.open(os.fspath(path))
-    except av.FFmpegError as error:
-        raise AudioError(f"{path} cannot be read as audio or video ({error.strerror})") from None
-    except OSError as error:
-        raise AudioError(f"{path} cannot be opened ({error.strerror})") from None
+@contextmanager
+def _open(path: str | os.PathLike[str]) -> Iterator[InputContainer]:
+    with seekable(path) as file:
+        try:
+            container = av.open(ffmpeg_name(file))
+        except av.FFmpegError as error:
+            raise AudioError(f"{file} cannot be read as audio or video ({error.strerror})") from None
+        except OSError as error:
+            raise AudioError(f"{file} cannot be opened ({error.strerror})") from None
+        with container:
+            yield container
 
 
 def _stream(container: InputContainer, path: str | os.PathLike[str]) -> AudioStream:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -17,6 +18,7 @@ from PIL import Image
 
 from lipsync_client.errors import LipsyncError, VideoError
 from lipsync_client.media.audio import channels_of, decode, to_speech
+from lipsync_client.media.input_file import ffmpeg_name, seekable
 from lipsync_client.output_file import output_file
 from lipsync_client.wire import Frame
 
@@ -81,7 +83,12 @@ def write_video(
     path, kind = video_file(path), format_of(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with av.open(str(part), "w", format=kind.container, options=kind.options) as container:
+        with ExitStack() as opened:
+            if not isinstance(sound, np.ndarray):
+                sound = opened.enter_context(seekable(sound))
+            container = opened.enter_context(
+                av.open(ffmpeg_name(part), "w", format=kind.container, options=kind.options)
+            )
             count = _Writer(container, kind, fps, sound, sound_rate).write(frames)
         if not count:
             raise VideoError(f"there is no frame to write to {path}")

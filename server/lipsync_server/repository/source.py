@@ -15,6 +15,7 @@ import yaml
 from numpy.typing import NDArray
 
 from lipsync_client.errors import LipsyncError
+from lipsync_client.media.input_file import ffmpeg_name
 from lipsync_composite.geometry import CROP, MARGIN
 
 Picture = NDArray[np.uint8]
@@ -72,7 +73,7 @@ class AvatarSource:
 
     def frames(self) -> Iterator[Picture]:
         """The footage, BGR UINT8 [height, width, 3], one frame at a time."""
-        with av.open(str(self.folder / self.footage)) as container:
+        with av.open(ffmpeg_name(self.folder / self.footage)) as container:
             for frame in container.decode(video=0):
                 yield frame.to_ndarray(format="bgr24")
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import av
 import yaml
 
+from lipsync_client.media.input_file import ffmpeg_name
 from lipsync_mel.timeline import FPS
 from lipsync_server.repository.source import Picture, SourceError
 
@@ -63,7 +64,7 @@ def write_footage(path: Path, frames: Iterable[Picture], *, exact: bool) -> int:
         SourceError: frames have different sizes.
     """
     count = 0
-    with av.open(str(path), "w") as video:
+    with av.open(ffmpeg_name(path), "w") as video:
         stream = video.add_stream("libx264rgb" if exact else "libx264", rate=FPS)
         stream.pix_fmt = "rgb24" if exact else "yuv420p"
         stream.options = {"qp": "0", "preset": "fast"} if exact else {"crf": "12", "preset": "fast"}

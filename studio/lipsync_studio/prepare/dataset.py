@@ -21,6 +21,7 @@ import av
 import cv2
 import numpy as np
 
+from lipsync_client.media.input_file import ffmpeg_name
 from lipsync_server.repository.source import Picture, SourceError
 from lipsync_studio.prepare.frame_ranges import frame_ranges
 
@@ -61,7 +62,7 @@ class Dataset:
                 yield _read_picture(path)
             return
         number = -1
-        with av.open(str(self.video)) as container:
+        with av.open(ffmpeg_name(self.video)) as container:
             for number, frame in enumerate(container.decode(video=0)):
                 if number >= stop:
                     return

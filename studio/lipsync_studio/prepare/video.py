@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from lipsync_client.errors import AudioError
 from lipsync_client.media.audio import read_audio
+from lipsync_client.media.input_file import ffmpeg_name
 from lipsync_mel.timeline import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from lipsync_server.repository.source import Picture, SourceError
 
@@ -28,7 +29,7 @@ def open_video(path: Path) -> Any:
     if not path.is_file():
         raise SourceError(f"there is no file {path}")
     try:
-        container = av.open(str(path))
+        container = av.open(ffmpeg_name(path))
     except (av.FFmpegError, OSError) as error:
         raise SourceError(f"{path} cannot be read as a video ({error})") from None
     if not container.streams.video:
@@ -115,7 +116,7 @@ def sound_of(path: Path, frames: int, late: float = 0.0) -> NDArray[np.float32]:
     """
     try:
         sound = read_audio(path)
-        with av.open(str(path)) as container:
+        with av.open(ffmpeg_name(path)) as container:
             has_picture = bool(container.streams.video)
     except (AudioError, av.FFmpegError):
         return np.zeros(frames * SAMPLES_PER_FRAME, np.float32)
