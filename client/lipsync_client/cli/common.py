@@ -108,7 +108,7 @@ def show(data: Any, as_json: bool, *renderables: Any) -> None:
         renderables: the same result for people, as rich prints it.
     """
     if as_json:
-        print(json.dumps(_plain(data), indent=2, ensure_ascii=False), flush=True)
+        print(json.dumps(_plain(data), indent=2), flush=True)  # in ASCII, which every locale can print
     else:
         out.print(*renderables, sep="\n")
 

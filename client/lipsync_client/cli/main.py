@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import os
 import signal
 import sys
@@ -162,7 +163,23 @@ def root(
 def main() -> None:
     # SIGTERM raises an exception, so that incomplete files are removed.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    app()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a locale that lacks a character costs only that character
+    try:
+        app()
+    except RuntimeError:
+        if _has_home():
+            raise
+        problems.print("This user has no home folder: set HOME.", highlight=False, markup=False)
+        sys.exit(1)
+
+
+def _has_home() -> bool:
+    try:
+        return Path.home().is_absolute()
+    except RuntimeError:
+        return False
 
 
 if __name__ == "__main__":
