@@ -29,8 +29,8 @@ main()
 """
 SHOWN = r"""
 from lipsync_client.cli import common, main
-def print_names(typer_args=None):
-    common.show({"name": "\u00fc \u8a71 \udcff"}, as_json=%s, *["\u00fc \u8a71 \udcff"])
+def print_names():
+    common.show({"name": "\u00fc \u8a71 \udcff"}, %s, "\u00fc \u8a71 \udcff")
 main.app = print_names
 main.main()
 """

@@ -104,7 +104,7 @@ def rendering(
 ) -> Iterator[RenderStats]:
     """Render a file with a progress bar, and measure it. At the end, requests in flight are cancelled."""
     timeline = client.timeline()
-    samples = read_audio(speech, rate=timeline.sample_rate)
+    samples = read_audio(speech, rate=timeline.sample_rate, notice=note)
     columns = (TextColumn("frames"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     frames = client.render(samples, avatar=avatar, chunk=chunk, first_chunk=first_chunk, in_flight=in_flight)
     with closing(frames), Progress(*columns, console=notes) as bar:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,38 +17,64 @@ from av.container import InputContainer
 from numpy.typing import NDArray
 
 from lipsync_client.errors import AudioError
-from lipsync_client.media.input_file import ffmpeg_name, seekable
+from lipsync_client.media.input_file import ffmpeg_name, main_track, seekable
 
 __all__ = ["read_audio", "to_speech"]
 
 SPEECH_RATE = 16_000  # samples a second that read_audio and to_speech return by default
+QUIET = 0.03**2  # power below which a mix is compared with its channels: no usual speech is so quiet
+CANCELLED = 0.1**2  # power of a mix whose channels cancel each other, relative to the loudest channel
+
+log = logging.getLogger(__name__)
 
 
-def read_audio(path: str | os.PathLike[str], *, rate: int = SPEECH_RATE) -> NDArray[np.float32]:
+def _silent(sentence: str) -> None:
+    """Takes notice of nothing."""
+
+
+def read_audio(
+    path: str | os.PathLike[str], *, rate: int = SPEECH_RATE, notice: Callable[[str], object] = log.warning
+) -> NDArray[np.float32]:
     """The sound of a file as mono speech, from any container, codec, rate and number of channels that FFmpeg reads.
 
     Args:
         path: an audio or video file; also a named pipe, or `-` for the standard input.
         rate: samples a second wanted.
+        notice: called with a sentence if the file has several audio tracks, or channels that cancel each other.
 
     Returns:
-        Samples in [-1, 1], shape = (n,). The channels are mixed so that the loudest possible sum is 1.
+        Samples in [-1, 1], shape = (n,), of the default audio track. The channels are mixed so that the loudest
+        possible sum is 1; if they cancel each other (one side is inverted), the loudest channel is taken.
 
     Raises:
         AudioError: no such file, no sound in it, not readable, or empty.
     """
-    blocks = list(decode(path, rate=rate, layout="mono"))
-    speech: NDArray[np.float32] = np.concatenate(blocks, axis=1)[0]
-    return speech
+    with seekable(path) as file:
+        speech: NDArray[np.float32] = np.concatenate(list(decode(file, rate=rate, layout="mono", notice=notice)), 1)[0]
+        power = _power(speech)
+        if power < QUIET and channels_of(file) > 1:
+            channels = np.concatenate(list(decode(file, rate=rate, layout=None)), axis=1)
+            if power < CANCELLED * max(map(_power, channels)):
+                loudest = int(np.argmax([*map(_power, channels)]))
+                notice(_cancelled(str(file), loudest, len(channels)))
+                return np.ascontiguousarray(channels[loudest])
+        return speech
 
 
-def to_speech(samples: NDArray[Any], rate: int, *, to_rate: int = SPEECH_RATE) -> NDArray[np.float32]:
+def to_speech(
+    samples: NDArray[Any],
+    rate: int,
+    *,
+    to_rate: int = SPEECH_RATE,
+    notice: Callable[[str], object] = log.warning,
+) -> NDArray[np.float32]:
     """Samples of any type, rate and number of channels as mono speech.
 
     Args:
         samples: shape = (n,) or (n, channels). Floats in [-1, 1], or integers, whose full range is taken as -1..1.
         rate: their samples a second.
         to_rate: samples a second wanted.
+        notice: called with a sentence if the channels cancel each other; the loudest is taken then.
 
     Returns:
         Samples, shape = (about n * to_rate / rate,). An input of a millisecond or less may give no samples.
@@ -72,7 +100,7 @@ def to_speech(samples: NDArray[Any], rate: int, *, to_rate: int = SPEECH_RATE) -
         middle = 0 if info.min else (info.max + 1) // 2
         speech = ((samples.astype(np.float64) - middle) / (info.max + 1 - middle)).astype(np.float32)
     if speech.ndim == 2:
-        speech = speech.mean(axis=1, dtype=np.float32)
+        speech = _mixed(speech, notice)
     if rate == to_rate or not len(speech):
         return speech
     frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(speech[None]), format="fltp", layout="mono")
@@ -82,19 +110,41 @@ def to_speech(samples: NDArray[Any], rate: int, *, to_rate: int = SPEECH_RATE) -
     return np.concatenate(blocks, axis=1)[0] if blocks else np.zeros(0, np.float32)
 
 
+def _mixed(channels: NDArray[np.float32], notice: Callable[[str], object]) -> NDArray[np.float32]:
+    """The mean of channels [n, channels], or the loudest if they cancel each other."""
+    mix = np.asarray(channels.mean(axis=1, dtype=np.float32))
+    powers = [_power(channel) for channel in channels.T]
+    if _power(mix) >= CANCELLED * max(powers):
+        return mix
+    loudest = int(np.argmax(powers))
+    notice(_cancelled("the sound", loudest, len(powers)))
+    return np.ascontiguousarray(channels[:, loudest])
+
+
+def _power(samples: NDArray[np.float32]) -> float:
+    return float(np.dot(samples, samples)) / max(len(samples), 1)
+
+
+def _cancelled(name: str, channel: int, count: int) -> str:
+    return f"{name}: its channels cancel each other when they are mixed; channel {channel + 1} of {count} is used alone"
+
+
 def channels_of(path: str | os.PathLike[str]) -> int:
     """Number of channels of a file's sound. Raises AudioError."""
     with _open(path) as container:
-        return _stream(container, path).codec_context.channels
+        return _stream(container, path, _silent).codec_context.channels
 
 
-def decode(path: str | os.PathLike[str], *, rate: int, layout: str) -> Iterator[NDArray[np.float32]]:
+def decode(
+    path: str | os.PathLike[str], *, rate: int, layout: str | None, notice: Callable[[str], object] = _silent
+) -> Iterator[NDArray[np.float32]]:
     """The sound of a file, in blocks as they are decoded.
 
     Args:
         path: an audio or video file.
         rate: samples a second wanted.
-        layout: FFmpeg's name of the channel layout wanted, such as "mono" or "stereo".
+        layout: FFmpeg's name of the channel layout wanted, such as "mono" or "stereo"; None: the file's own.
+        notice: called with a sentence if the file has several audio tracks.
 
     Yields:
         Samples in [-1, 1], shape = (channels, n), never empty.
@@ -103,17 +153,14 @@ def decode(path: str | os.PathLike[str], *, rate: int, layout: str) -> Iterator[
         AudioError: no such file, no sound in it, not readable, or empty.
     """
     with _open(path) as container:
-        stream = _stream(container, path)
-        # 32-bit integers, because FFmpeg's downmix stays within full scale only for integers.
-        resampler = AudioResampler(format="s32p", layout=layout, rate=rate)
+        stream = _stream(container, path, notice)
         empty = True
         try:
-            for frame in _frames(container, stream):
-                for block in resampler.resample(frame):
-                    if block.samples:
-                        empty = False
-                        yield (block.to_ndarray() / np.float32(2**31)).astype(np.float32)
-        except (av.FFmpegError, ValueError) as error:  # ValueError: the format changes within the file
+            for block in _resampled(_frames(container, stream), layout or stream.codec_context.layout.name, rate):
+                if block.samples:
+                    empty = False
+                    yield (block.to_ndarray() / np.float32(2**31)).astype(np.float32)
+        except (av.FFmpegError, ValueError) as error:  # ValueError: a channel layout that cannot be mixed
             raise AudioError(f"{path} cannot be read to its end as audio ({error})") from None
         if empty:
             raise AudioError(f"{path} has no sound in it: its audio track is empty or damaged")
@@ -132,14 +179,21 @@ def _open(path: str | os.PathLike[str]) -> Iterator[InputContainer]:
             yield container
 
 
-def _stream(container: InputContainer, path: str | os.PathLike[str]) -> AudioStream:
-    if not container.streams.audio:
+def _stream(container: InputContainer, path: str | os.PathLike[str], notice: Callable[[str], object]) -> AudioStream:
+    tracks = container.streams.audio
+    if not tracks:
         raise AudioError(f"{path} has no audio track")
-    return container.streams.audio[0]
+    stream = main_track(tracks)
+    if len(tracks) > 1:
+        facts = [stream.language or "", stream.metadata.get("title", "")]
+        stated = ", ".join(fact for fact in facts if fact and fact != "und")
+        number = tracks.index(stream) + 1
+        notice(f"{path} has {len(tracks)} audio tracks: number {number}{stated and f' ({stated})'} is used")
+    return stream
 
 
-def _frames(container: InputContainer, stream: AudioStream) -> Iterator[av.AudioFrame | None]:
-    """Decoded frames, then None. Damaged packets are skipped, as players do."""
+def _frames(container: InputContainer, stream: AudioStream) -> Iterator[av.AudioFrame]:
+    """Decoded frames. Damaged packets are skipped, as players do."""
     for packet in container.demux(stream):
         try:
             frames = packet.decode()
@@ -148,4 +202,13 @@ def _frames(container: InputContainer, stream: AudioStream) -> Iterator[av.Audio
         for frame in frames:
             frame.pts = None  # gaps and jumps of the file's time stamps are ignored
             yield frame
-    yield None
+
+
+def _resampled(frames: Iterator[av.AudioFrame], layout: str, rate: int) -> Iterator[av.AudioFrame]:
+    """The frames at one rate and layout, also where the file changes its own: joined files and broadcasts do."""
+    for _, part in itertools.groupby(frames, lambda frame: (frame.format.name, frame.layout.name, frame.sample_rate)):
+        # 32-bit integers, because FFmpeg's downmix stays within full scale only for integers.
+        resampler = AudioResampler(format="s32p", layout=layout, rate=rate)
+        for frame in part:
+            yield from resampler.resample(frame)
+        yield from resampler.resample(None)

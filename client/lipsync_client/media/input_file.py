@@ -7,20 +7,30 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
+
+from av.stream import Disposition, Stream
 
 from lipsync_client.errors import AudioError
 
-__all__ = ["ffmpeg_name", "seekable"]
+__all__ = ["ffmpeg_name", "main_track", "seekable"]
 
 STANDARD_INPUT = "-"
+
+Track = TypeVar("Track", bound=Stream)
 
 
 def ffmpeg_name(path: str | os.PathLike[str]) -> str:
     """A file's name for FFmpeg, which otherwise takes what stands before a colon for the name of a protocol."""
     return f"file:{os.fspath(path)}"
+
+
+def main_track(tracks: Sequence[Track]) -> Track:
+    """Of the tracks of one kind, the one that players play: the first that is marked as the default, else the first."""
+    return next((track for track in tracks if track.disposition & Disposition.default), tracks[0])
 
 
 class Copy:
