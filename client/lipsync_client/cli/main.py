@@ -22,10 +22,12 @@ from lipsync_client.console import notes
 
 COMMANDS = "lipsync.commands"
 ORDER = (  # in the help: first what a new user needs; other commands follow by name
-    *("demo", "serve", "render", "frames", "web", "status", "avatars", "bench", "perf", "build", "gpu-models"),
+    *("demo", "serve", "render", "frames", "web", "status", "avatars", "gateway", "token"),
+    *("bench", "perf", "build", "gpu-models"),
     *("list", "load", "unload", "stats", "add", "remove", "prepare", "train", "import", "evaluate", "pack"),
 )
-EXTRAS = {"server": "onnxruntime", "studio": "torch", "web": "starlette"}  # a package that only this extra installs
+# A package that only this extra installs, or others that include it.
+EXTRAS = {"server": "onnxruntime", "gateway": "prometheus_client", "studio": "torch", "web": "websockets"}
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 HELP = """Talking faces from speech, by a lip-sync server.
 
