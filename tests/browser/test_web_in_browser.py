@@ -163,10 +163,11 @@ def test_a_full_server_and_one_without_triton_are_named_and_tried_again(server, 
 
 SERVE_OPENLY = """
 import socket, sys
+from lipsync_client.aio import AsyncClient
 from lipsync_client.cli.web import _serve
 from lipsync_client.web.faces import Faces
 from lipsync_client.web.settings import Settings
-_serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2], Faces(), Settings("secret", loopback=False))
+_serve(socket.socket(fileno=int(sys.argv[1])), AsyncClient(sys.argv[2]), Faces(), Settings("secret", loopback=False))
 """
 
 

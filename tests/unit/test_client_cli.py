@@ -96,13 +96,20 @@ def test_frames_writes_numbered_pictures_to_a_new_folder(fake: FakeServer, speec
     assert (code, "not an empty folder" in stderr) == (1, True)
 
 
+def test_a_speech_is_not_overwritten_by_its_video(fake: FakeServer, speech: Path, tmp_path: Path) -> None:
+    film = speech.rename(tmp_path / "speech.mp4")
+    before = film.read_bytes()
+    code, _, stderr = run("render", film, "-o", film, "--chunk", "8", server=fake.url, cache=tmp_path)
+    assert (code, "is the speech itself" in stderr) == (1, True)
+    assert film.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (["render", "missing.wav", "-o", "talk.mp4", "--chunk", "8"], "there is no file missing.wav"),
-        (["render", "missing.wav", "-o", "SPEECH", "--chunk", "8"], "there is no file missing.wav"),
         (["render", "SPEECH", "-o", "nowhere/talk.mp4", "--chunk", "8"], "no folder nowhere"),
-        (["render", "SPEECH", "-o", "SPEECH", "--chunk", "8"], "is the speech itself"),
+        (["render", "SPEECH", "-o", "SPEECH", "--chunk", "8"], "speech.wav says no video format"),
         (["render", "SPEECH", "-o", "talk.mp4", "--chunk", "99"], "chunk is 99; this server takes 1 to 8"),
         (["avatars", "stats", "nobody"], "failed"),
     ],

@@ -22,6 +22,7 @@ ENCODER_FIELDS = (
     rf"{TENSORS}|backend|instance_group\.(kind|count|gpus)"
     r"|optimization\.execution_accelerators\.cpu_execution_accelerator\.(name|parameters\.precision)"
     r"|model_warmup\.(name|batch_size|inputs\.\w+\.(data_type|dims|zero_data))"
+    r"|parameters\.(min|max)_rows\.string_value"
 )
 NETWORK_FIELDS = rf"{ENCODER_FIELDS}|parameters\.({'|'.join(FACT_NAMES)})\.string_value"
 
