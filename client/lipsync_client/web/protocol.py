@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 VERSION = 1
-RATES = (8_000, 96_000)  # samples a second that are taken and given
+RATES = (3_000, 768_000)  # samples a second that are taken and given: all that browsers have
 FRAME, SOUND = 1, 2  # first byte of a binary message
 SPEAKING, LAST = 1, 2  # flags of a frame
 FRAME_HEADER = struct.Struct("<BBxxIIiI")  # kind, flags, index, speech, speech frame, bytes of sound

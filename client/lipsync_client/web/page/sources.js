@@ -1,6 +1,6 @@
 // Where speech comes from: the microphone, or a file. Both give 16-bit mono samples.
 
-const PIECE_S = 0.2; // of a file, a message
+const PIECE_S = 0.1; // of a file, a message: at 768 kHz still within the server's limit
 const AHEAD_S = 10; // a file is sent so far ahead of what was shown; the server takes more, but not much
 
 /** A failure with a sentence for the person. */
