@@ -13,7 +13,7 @@ import pytest
 from client_fake import TIMELINE, running
 from live_fake import LiveFake
 
-from lipsync_client import InvalidRequest, LipsyncError, LiveSession, Mark
+from lipsync_client import AudioError, LipsyncError, LiveSession, Mark
 from lipsync_client.agents.face import AgentFace, AvatarFrame
 from lipsync_client.connection import Connection
 from live_clock import TestClock, run
@@ -306,7 +306,7 @@ def test_a_speech_too_short_for_a_frame_holds_nothing_up(fake: LiveFake, clock: 
 def test_sound_that_is_refused_leaves_nothing_behind(fake: LiveFake, clock: TestClock) -> None:
     async def main() -> None:
         async with opened(fake.url, sound_rate=RATE, clock=clock) as face:
-            with pytest.raises(InvalidRequest, match="reaches 30"):
+            with pytest.raises(AudioError, match="reach 30"):
                 await face.push(np.full(1000, 30, np.float32), 16_000)
             assert not face.pending
             await say(face)

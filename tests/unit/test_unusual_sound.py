@@ -10,8 +10,9 @@ import pytest
 from av.stream import Disposition
 from test_client_audio import error_against_tone, tone, write
 
-from lipsync_client import read_audio, to_speech
+from lipsync_client import AudioError, read_audio, to_speech
 from lipsync_client.media.audio import decode
+from lipsync_mel import speech_request
 
 
 def write_channels(path: Path, codec: str, layout: str, channels: np.ndarray, rate: int = 48000) -> Path:
@@ -164,3 +165,31 @@ def test_a_single_track_is_not_mentioned(tmp_path: Path) -> None:
     said: list[str] = []
     read_audio(write(tmp_path / "a.wav", "pcm_s16le", 16000, 1), notice=said.append)
     assert not said
+
+
+@pytest.mark.parametrize(
+    ("samples", "says"),
+    [
+        (np.array([0, 32767, -32768]), "int64, which tells no scale"),
+        (np.zeros(3, np.int64), "int64, which tells no scale"),
+        (np.array([0, 65535], np.uint64), "uint64, which tells no scale"),
+        (np.array([0.0, 32767.0]), "float64 and reach 32767"),
+        (np.array([0, -8388608], np.float32), "float32 and reach 8388608"),
+        (np.array([0, 255], np.float16), "float16 and reach 255"),
+    ],
+)
+def test_samples_of_an_unknown_scale_are_refused(samples: np.ndarray, says: str) -> None:
+    with pytest.raises(AudioError, match=says):
+        to_speech(samples, 16000)
+
+
+@pytest.mark.parametrize("level", [32767, 255, 8388608, 10.5, -32768])
+def test_the_server_refuses_samples_of_another_scale(level: float) -> None:
+    with pytest.raises(ValueError, match="AUDIO reaches"):
+        speech_request.parse(np.array([0, level] * 20000, np.float32))
+
+
+@pytest.mark.parametrize("level", [0, 1e-6, 1, 1.5, 10])
+def test_samples_somewhat_beyond_full_scale_are_taken(level: float) -> None:
+    speech_request.parse(np.full(40000, level, np.float32))
+    to_speech(np.full(10, float(level)), 16000)

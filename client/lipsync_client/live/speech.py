@@ -58,7 +58,8 @@ class Resampler:
             data = self._half_sample + bytes(pcm)
             self._half_sample = data[len(data) // 2 * 2 :]
             pcm = np.frombuffer(data, "<i2", len(data) // 2)
-        return wire.check_speech(to_speech(pcm, self.rate, to_rate=self.rate))
+        # Without the notice of `to_speech`, which would come again with every piece.
+        return wire.check_speech(to_speech(pcm, self.rate, to_rate=self.rate, notice=lambda sentence: None))
 
     def convert(self, sound: NDArray[np.float32]) -> NDArray[np.float32]:
         """Decoded samples at the wanted rate, as far as they are finished: the filter keeps back a few."""

@@ -24,6 +24,7 @@ __all__ = ["read_audio", "to_speech"]
 SPEECH_RATE = 16_000  # samples a second that read_audio and to_speech return by default
 QUIET = 0.03**2  # power below which a mix is compared with its channels: no usual speech is so quiet
 CANCELLED = 0.1**2  # power of a mix whose channels cancel each other, relative to the loudest channel
+LOUDEST = 10.0  # of samples that should lie in -1..1: more are on another scale
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,8 @@ def to_speech(
     """Samples of any type, rate and number of channels as mono speech.
 
     Args:
-        samples: shape = (n,) or (n, channels). Floats in [-1, 1], or integers, whose full range is taken as -1..1.
+        samples: shape = (n,) or (n, channels). Floats in [-1, 1], or integers of 8 to 32 bits, whose full range is
+            taken as -1..1.
         rate: their samples a second.
         to_rate: samples a second wanted.
         notice: called with a sentence if the channels cancel each other; the loudest is taken then.
@@ -80,7 +82,7 @@ def to_speech(
         Samples, shape = (about n * to_rate / rate,). An input of a millisecond or less may give no samples.
 
     Raises:
-        AudioError: not an array of samples, not finite, or a rate below 1.
+        AudioError: not an array of samples, not finite, of a scale that is unknown or wrong, or a rate below 1.
     """
     samples = np.asarray(samples)
     if samples.ndim not in (1, 2) or samples.dtype.kind not in "iuf":
@@ -95,6 +97,13 @@ def to_speech(
         speech = samples.astype(np.float32)
         if not np.isfinite(speech).all():
             raise AudioError("samples are not finite: there are NaN or infinite values")
+        peak = float(np.abs(speech).max(initial=0))
+        if peak > LOUDEST:
+            raise AudioError(f"samples are {samples.dtype} and reach {peak:.0f}: floats must lie in -1..1")
+    elif samples.dtype.itemsize > 4:  # no sound has 64 bits: numpy makes such arrays of lists
+        raise AudioError(
+            f"samples are {samples.dtype}, which tells no scale: give int16 or int32 samples, or floats in -1..1"
+        )
     else:
         info = np.iinfo(samples.dtype)
         middle = 0 if info.min else (info.max + 1) // 2

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from lipsync_mel import timeline
 
+LOUDEST = 10.0  # of samples that should lie in -1..1: more are on another scale
+
 
 @dataclass(frozen=True)
 class SpeechRequest:
@@ -43,6 +45,9 @@ def _check_audio(audio: NDArray[np.float32] | None) -> NDArray[np.float32]:
     if not finite.all():
         place = int(np.argmin(finite))
         raise ValueError(f"AUDIO[{place}] is {audio[place]}: every sample must be finite")
+    peak = float(np.abs(audio).max())
+    if peak > LOUDEST:
+        raise ValueError(f"AUDIO reaches {peak:.0f}: samples must lie in -1..1 (divide 16-bit ones by 32768)")
     return audio
 
 
