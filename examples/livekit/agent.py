@@ -1,6 +1,6 @@
 """A LiveKit agent with a face.
 
-    python examples/livekit/agent.py dev
+    python examples/livekit/agent.py start
 
 Needs LIVEKIT_URL, LIVEKIT_API_KEY and LIVEKIT_API_SECRET of a LiveKit server, your own or LiveKit's cloud. With
 OPENAI_API_KEY it converses (OpenAI hears, thinks and speaks); without, it says a recording once.
@@ -11,19 +11,21 @@ Settings, all from the environment: LIPSYNC_SERVER (127.0.0.1:8001), LIPSYNC_AVA
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import AsyncIterator
 
 import numpy as np
 from livekit import rtc
 from livekit.agents import Agent, AgentServer, AgentSession, JobContext, cli
 
-from lipsync_client import read_audio
+from lipsync_client import Client, LipsyncError, read_audio
 from lipsync_client.agents.livekit import LipsyncAvatar
 
 RATE = 24_000
 SERVER = os.environ.get("LIPSYNC_SERVER", "127.0.0.1:8001")
 AVATAR = os.environ.get("LIPSYNC_AVATAR", "demo")
 SPEECH = os.environ.get("SPEECH", "samples/speech.wav")
+KEYS = ("LIVEKIT_URL", "LIVEKIT_API_KEY", "LIVEKIT_API_SECRET")
 
 server = AgentServer()
 
@@ -58,5 +60,20 @@ async def entrypoint(context: JobContext) -> None:
         session.say("Whatever is on the recording.", audio=recording())
 
 
+def check() -> None:
+    """Exit with one sentence if something is missing: later it would be an error in the log of a job."""
+    missing = [name for name in KEYS if not os.environ.get(name)]
+    if missing:
+        sys.exit(f"Set {', '.join(missing)}: the address and the keys of a LiveKit server.")
+    try:
+        read_audio(SPEECH)
+        with Client(SERVER) as client:
+            client.avatar(AVATAR)
+    except LipsyncError as error:
+        sys.exit(str(error))
+
+
 if __name__ == "__main__":
+    if sys.argv[1:2] in (["start"], ["dev"]):
+        check()
     cli.run_app(server)

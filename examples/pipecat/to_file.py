@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import sys
 
 import av
 import numpy as np
@@ -25,7 +26,7 @@ from pipecat.pipeline.worker import PipelineParams, PipelineWorker
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from pipecat.workers.runner import WorkerRunner
 
-from lipsync_client import read_audio
+from lipsync_client import AsyncClient, LipsyncError, VideoError, read_audio
 from lipsync_client.agents.pipecat import LipsyncVideoService
 
 RATE = 24_000
@@ -41,6 +42,10 @@ class Recorder(FrameProcessor):
         self._video, self._audio = None, self._file.add_stream("aac", rate=RATE, layout="mono")
         self._samples = 0  # of sound so far
         self._quiet = False  # the last picture has no sound yet
+
+    @property
+    def has_picture(self) -> bool:
+        return self._video is not None
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         await super().process_frame(frame, direction)
@@ -78,10 +83,13 @@ class Recorder(FrameProcessor):
 
 
 async def run(speech: str, output: str, server: str, avatar: str) -> None:
-    """Speak the file once, and end."""
+    """Speak the file once, and end. Raises LipsyncError."""
+    async with AsyncClient(server) as client:
+        await client.avatar(avatar)  # without a server, the pipeline would speak with no face
     sound = np.clip(np.rint(read_audio(speech, rate=RATE) * 32768), -32768, 32767).astype(np.int16)
     pieces = [sound[start : start + RATE // 10].tobytes() for start in range(0, len(sound), RATE // 10)]
-    pipeline = Pipeline([LipsyncVideoService(server, avatar=avatar), Recorder(output)])
+    recorder = Recorder(output)
+    pipeline = Pipeline([LipsyncVideoService(server, avatar=avatar), recorder])
     worker = PipelineWorker(pipeline, params=PipelineParams(audio_out_sample_rate=RATE), enable_rtvi=False)
     await worker.queue_frames(
         [TTSStartedFrame(), *(TTSAudioRawFrame(piece, RATE, 1) for piece in pieces), TTSStoppedFrame(), EndFrame()]
@@ -89,6 +97,8 @@ async def run(speech: str, output: str, server: str, avatar: str) -> None:
     runner = WorkerRunner()
     await runner.add_workers(worker)
     await runner.run()
+    if not recorder.has_picture:
+        raise VideoError(f"{output} has no picture: see the errors above")
     print(f"wrote {output}")
 
 
@@ -99,4 +109,7 @@ if __name__ == "__main__":
     parser.add_argument("--server", default="127.0.0.1:8001", help="host:port of Triton's gRPC endpoint")
     parser.add_argument("--avatar", default="demo")
     options = parser.parse_args()
-    asyncio.run(run(options.speech, options.output, options.server, options.avatar))
+    try:
+        asyncio.run(run(options.speech, options.output, options.server, options.avatar))
+    except LipsyncError as error:
+        sys.exit(str(error))
