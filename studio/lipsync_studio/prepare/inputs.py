@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lipsync_mel.timeline import SAMPLES_PER_FRAME
 from lipsync_server.repository.source import Picture, SourceError
 from lipsync_studio.prepare.dataset import Box, is_dataset, read_dataset
-from lipsync_studio.prepare.video import even, frame_estimate, frames_of, open_video, sound_of
+from lipsync_studio.prepare.video import even, frame_estimate, frames_of, refuse_picture, sound_of
 
 
 class Video:
@@ -21,7 +21,7 @@ class Video:
     boxes: list[Box] | None = None
 
     def __init__(self, path: Path) -> None:
-        open_video(path).close()
+        refuse_picture(path)
         self.path = path
         self.count = frame_estimate(path)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,13 @@ def open_video(path: Path) -> Any:
         container.close()
         raise SourceError(f"{path} has no picture track")
     return container
+
+
+def refuse_picture(path: Path) -> None:
+    """Raises SourceError if a file is a single picture, or no video at all."""
+    with open_video(path) as container:
+        if len(list(islice(_decoded(container, path), 2))) < 2:
+            raise SourceError(f"{path} is one picture: an avatar is made from a video in which the person speaks")
 
 
 def frames_of(path: Path) -> Iterator[Picture]:
