@@ -41,6 +41,7 @@ class Dataset:
         pictures: the frames' files in order; empty if the frames are in `video`.
         sound: the file with the speech of these frames, if there is one.
         rows: `aud_ave.npy`, the audio features of SyncTalk_2D's own encoder, if the folder has it.
+        by_order: pictures and boxes are numbered from different numbers, so they were paired by their order.
     """
 
     folder: Path
@@ -49,6 +50,7 @@ class Dataset:
     video: Path | None = None
     sound: Path | None = None
     rows: Path | None = None
+    by_order: bool = False
 
     def frames(self, first: int = 0, count: int | None = None) -> Iterator[Picture]:
         """Some frames, or all that have a box: BGR UINT8 [height,width,3].
@@ -100,6 +102,9 @@ def read_dataset(folder: Path) -> Dataset:
         raise SourceError(
             f"{folder} has no crop boxes: there must be landmarks/*.lms, {' or '.join(RECTS)} or boxes.csv"
         )
+    by_order = bool(pictures) and len(pictures) == len(boxes) and min(pictures) != min(boxes)
+    if by_order:  # published packages number pictures from 1 and boxes from 0
+        boxes = dict(zip(sorted(pictures), (boxes[number] for number in sorted(boxes)), strict=True))
     count = len(pictures) or len(boxes)
     numbers = sorted(pictures) or sorted(boxes)
     missing = [number for number in numbers if number not in boxes]
@@ -117,6 +122,7 @@ def read_dataset(folder: Path) -> Dataset:
         video,
         sound,
         rows,
+        by_order,
     )
 
 

@@ -56,13 +56,20 @@ class Folder:
         return sound_of(source, frames, late) if source else np.zeros(frames * SAMPLES_PER_FRAME, np.float32)
 
     def findings(self) -> list[str]:
-        """A finding if the folder's audio features do not have the pictures' length."""
+        """Findings if boxes were paired by order, or if the audio features do not have the pictures' length."""
+        found = []
+        if self._data.by_order:
+            found.append(
+                f"{self.path}: pictures and crop boxes are numbered from different numbers. They are as many, so they "
+                "were paired by their order: check in preview.png that the boxes fit"
+            )
         rows = len(np.load(self._data.rows, mmap_mode="r")) if self._data.rows else None
         frames = len(self._data.boxes)
         if rows is None or abs(rows - frames) <= 2 * 25:
-            return []
+            return found
         return [
-            f"{self.path}: aud_ave.npy has {rows} rows, but there are {frames} frames. They are not of the same clip"
+            *found,
+            f"{self.path}: aud_ave.npy has {rows} rows, but there are {frames} frames. They are not of the same clip",
         ]
 
 
