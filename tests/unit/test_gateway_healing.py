@@ -8,8 +8,6 @@ from typing import Any
 import pytest
 from test_gateway_upstreams import ASKED, SECONDS, STATUS, failing, frame, refused, run, served, until
 
-from lipsync_server.gateway.upstreams import MARGIN_S
-
 
 @pytest.mark.parametrize("code", [STATUS.INTERNAL, STATUS.UNKNOWN])
 def test_a_request_that_met_a_dead_stage_is_held_until_it_is_replaced(code) -> None:
@@ -56,10 +54,10 @@ def test_a_caller_is_told_before_it_gives_up() -> None:
             await server.stop()
             await until(lambda: not upstreams.ready)
             clock = asyncio.get_running_loop().time
-            deadline = clock() + 2 * MARGIN_S
+            deadline = clock() + 2
             with pytest.raises(Exception, match="no server behind this gateway is ready"):
                 await upstreams.send("ModelInfer", ASKED, deadline)
-            assert clock() < deadline
+            assert clock() < deadline, "it would take a starting server for a slow one"
 
     run(main)
 

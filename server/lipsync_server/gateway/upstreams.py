@@ -28,7 +28,7 @@ ELSEWHERE = {  # statuses that another upstream may not have; requests are state
 BROKEN = ELSEWHERE - {grpc.StatusCode.NOT_FOUND}  # statuses after which it is probed at once
 BROKEN_STAGE = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}
 DOWN_INTERVAL_S = 0.5  # between probes of one that does not work
-MARGIN_S = 0.5  # before a caller gives up, it is told why: then it can tell a server that starts from a slow one
+HELD = 0.5  # of a caller's time: the rest is for the work, or the caller is told why, and comes back with all its time
 
 
 class Upstreams:
@@ -160,9 +160,8 @@ class Upstreams:
             await happens(upstream.probed, min(self._settings.probe_timeout_s, self._seconds_left(deadline)))
 
     def _seconds_left(self, deadline: float) -> float:
-        """Seconds until a caller is told the failure, a little before it gives up."""
-        left = deadline - self._now()
-        return left - min(MARGIN_S, left / 4)
+        """Seconds until a caller is told the failure, while it has time left."""
+        return (deadline - self._now()) * HELD
 
     async def _wait_until_ready(self, deadline: float) -> None:
         if not await happens(self._any_ready, min(self._settings.patience_s, self._seconds_left(deadline))):
