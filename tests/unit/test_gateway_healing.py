@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
+from test_client_access import certificate
 from test_gateway_upstreams import ASKED, SECONDS, STATUS, failing, frame, refused, run, served, until
+
+from lipsync_server.serving.gateway_process import GatewayProcess
+from lipsync_server.serving.network import choose_ports
+from lipsync_server.serving.server_settings import Ports, ServerConfig
 
 
 @pytest.mark.parametrize("code", [STATUS.INTERNAL, STATUS.UNKNOWN])
@@ -76,3 +83,19 @@ def test_the_inference_key_goes_with_a_request(monkeypatch) -> None:
 
     run(main)
     assert [one["triton-grpc-protocol-lipsync-inference"] for one in seen] == ["secret"]
+
+
+def test_a_server_asks_its_gateway_through_tls_too(tmp_path: Path) -> None:
+    file, key = certificate(tmp_path, "DNS:gateway.example")
+    config = ServerConfig(gateway={"tls_cert": str(file), "tls_key": str(key)})
+    ports = Ports(**choose_ports("127.0.0.1", {"http": 0, "grpc": 0, "monolithic": 0}))
+    process = GatewayProcess(config, ports, "127.0.0.1:9", "127.0.0.1:9", key="k", inference_key="i")
+    try:
+        for _ in range(SECONDS * 20):
+            if "no server is ready" in (trouble := process.trouble() or ""):
+                break
+            time.sleep(0.05)
+        assert "127.0.0.1:9" in trouble
+        assert process.url.startswith("https://")
+    finally:
+        process.stop()

@@ -78,13 +78,12 @@ def announce(supervisor: Supervisor) -> None:
         note("other users of this machine can read the control key in the process list.")
     served = ", ".join(name for name in server.config.load if name not in server.failures)
     host = "127.0.0.1" if supervisor.config.bind == "0.0.0.0" else supervisor.config.bind  # noqa: S104
+    http, rest = f"http://{host}:{ports.http}", f"metrics {server.metrics_url}"
     if supervisor.gateway:
-        rest = f"monolithic {host}:{ports.monolithic}, metrics http://{host}:{ports.http}/metrics"
-    else:
-        rest = f"metrics {server.metrics_url}"
+        http = supervisor.gateway.url
+        rest = f"monolithic {host}:{ports.monolithic}, metrics {http}/metrics"
     print(
-        f"Serving {served} at grpc {host}:{ports.grpc}, http http://{host}:{ports.http}, {rest} "
-        f"(log {supervisor.log_path}; Ctrl-C stops)",
+        f"Serving {served} at grpc {host}:{ports.grpc}, http {http}, {rest} (log {supervisor.log_path}; Ctrl-C stops)",
         flush=True,
     )
 

@@ -6,9 +6,9 @@ import dataclasses
 import os
 import re
 import signal
+import ssl
 import sys
 import tempfile
-import threading
 import urllib.error
 import urllib.request
 from collections import deque
@@ -35,16 +35,19 @@ class GatewayProcess:
         ports: where it answers.
         upstream, metrics: host:port of the Triton, and of its metrics.
         key, inference_key: of that Triton.
+
+    Attributes:
+        url: of its HTTP port, as this machine reaches it.
     """
 
     def __init__(
         self, config: ServerConfig, ports: Ports, upstream: str, metrics: str, *, key: str, inference_key: str
     ) -> None:
         variables = {**os.environ, "LIPSYNC_CONTROL_KEY": key, "LIPSYNC_INFERENCE_KEY": inference_key}
-        self._answers = threading.Event()
         self._tail: deque[str] = deque(maxlen=30)
+        scheme = "https" if isinstance(config.gateway, dict) and config.gateway.get("tls_cert") else "http"
         host = "127.0.0.1" if config.bind == "0.0.0.0" else config.bind  # noqa: S104
-        self._url = f"http://{host}:{ports.http}"
+        self.url = f"{scheme}://{host}:{ports.http}"
         with tempfile.TemporaryFile() as settings:  # without a name, so nothing of it can be left
             settings.write(yaml.safe_dump(settings_of(config, ports, upstream, metrics)).encode())
             settings.flush()
@@ -57,16 +60,14 @@ class GatewayProcess:
         """None while it runs; negative: the signal that ended it."""
         return self._child.exit_status
 
-    @property
-    def answers(self) -> bool:
-        """Its ports are open."""
-        return self._answers.is_set()
-
     def trouble(self) -> str | None:
         """Why it is not ready; None: it is, so a frame was made a moment ago."""
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # never through a proxy
+        unnamed = ssl.create_default_context()  # its certificate is for the name that others call it by
+        unnamed.check_hostname, unnamed.verify_mode = False, ssl.CERT_NONE
+        direct = urllib.request.ProxyHandler({})  # never through a proxy
+        opener = urllib.request.build_opener(direct, urllib.request.HTTPSHandler(context=unnamed))
         try:
-            with opener.open(f"{self._url}/readyz", timeout=5):
+            with opener.open(f"{self.url}/readyz", timeout=5):
                 return None
         except urllib.error.HTTPError as error:
             return error.read().decode(errors="replace")
@@ -86,8 +87,7 @@ class GatewayProcess:
             self._child.wait(STOP_S)
 
     def _take_line(self, line: str) -> None:
-        if ANSWERING.match(line):
-            self._answers.set()
+        if ANSWERING.match(line):  # `lipsync serve` says so itself
             return
         self._tail.append(line.rstrip("\n"))
         sys.stderr.write(line)
