@@ -105,19 +105,21 @@ class Avatars:
         avatar = self._aliases.get(model, model)
         return wire.SHIPPED_AVATAR if avatar == wire.ensemble_of(wire.SHIPPED_AVATAR) else avatar
 
-    async def ensure(self, model: str) -> bool:
-        """Load an avatar on an upstream that is ready, if it is not loaded there.
+    async def ensure(self, model: str, deadline: float = math.inf) -> bool:
+        """Load an avatar on an upstream that is ready, if it is not loaded there. While none is ready, wait for one.
 
         Returns:
             Whether it is loaded now; False where there is no such avatar, or no key to load it with.
 
         Raises:
             LipsyncError: it cannot be loaded.
+            Refused: no upstream became ready in time.
         """
+        if not self._on_demand:
+            return False
         avatar = self.id_of(model)
-        upstream = self._upstreams.next_ready()
-        registry = self._registries.get(upstream.address) if upstream else None
-        if not self._on_demand or registry is None or avatar not in await self._ids(registry):
+        registry = self._registries.get((await self._upstreams.least_loaded(deadline)).address)
+        if registry is None or avatar not in await self._ids(registry):
             return False
         async with registry.lease(avatar):
             self._hold(registry, avatar)

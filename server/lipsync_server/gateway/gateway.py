@@ -159,19 +159,20 @@ class Gateway:
 
     async def _infer(self, request: ModelInferRequest, data: bytes, call: Call) -> Answer:
         began = self._now()
+        load_s = 0.0
         checks.check_name(request.model_name, request.model_version)
-        try:
-            answer = await self._checked(request, data, call)
-            load_s = 0.0
-        except Refused as refused:
-            if not is_missing(refused.code, refused.sentence):
-                raise
-            self._contracts.pop(request.model_name, None)
-            asked = self._now()
-            if not await self._ensure(request.model_name):
-                raise
-            load_s = self._now() - asked
-            answer = await self._checked(request, data, call)
+        for left in reversed(range(self.settings.attempts)):  # a server may be replaced between load and inference
+            try:
+                answer = await self._checked(request, data, call)
+                break
+            except Refused as refused:
+                if not left or not is_missing(refused.code, refused.sentence):
+                    raise
+                self._contracts.pop(request.model_name, None)
+                asked = self._now()
+                if not await self._ensure(request.model_name, call.deadline):
+                    raise
+                load_s += self._now() - asked
         if frames := frames_in(answer):
             self.avatars.used(request.model_name)
             self.metrics.frames.inc(frames)
@@ -184,9 +185,9 @@ class Gateway:
         talking = request.model_name != COMPOSITE_MODEL  # plain footage needs no network
         return await self.upstreams.send("ModelInfer", data, call.deadline, talking=talking)
 
-    async def _ensure(self, model: str) -> bool:
+    async def _ensure(self, model: str, deadline: float = math.inf) -> bool:
         try:
-            return await self.avatars.ensure(model)
+            return await self.avatars.ensure(model, deadline)
         except Overloaded as error:
             raise overloaded(str(error)) from None
         except LipsyncError as error:

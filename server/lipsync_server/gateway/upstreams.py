@@ -81,6 +81,15 @@ class Upstreams:
         ready = [upstream for upstream in self.all if upstream.ready and upstream not in tried]
         return min(ready, key=lambda upstream: upstream.open, default=None)
 
+    async def least_loaded(self, deadline: float = math.inf) -> Upstream:
+        """As `next_ready`. While none is ready it is waited for, as long as the settings say. Raises Refused."""
+        if (upstream := self.next_ready()) is None:
+            await self._wait_until_ready(deadline)
+            upstream = self.next_ready()
+        if upstream is None:
+            raise self._none_ready()
+        return upstream
+
     async def send(self, method: str, data: bytes, deadline: float = math.inf, *, talking: bool = False) -> bytes:
         """One call, to the least loaded upstream that is ready, or after a failure to the next.
 

@@ -23,6 +23,7 @@ class StageWatch:
     def __init__(self, server: int) -> None:
         self._server = server
         self._names: dict[int, str] = {}
+        self._names = self.names()  # before one can die
         self._dead: dict[int, float] = {}  # when each was first found dead
 
     def names(self) -> dict[int, str]:
