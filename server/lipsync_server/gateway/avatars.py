@@ -40,7 +40,7 @@ KNOWN_S = 2.0  # seconds for which the list of avatars is not asked for again
 
 @dataclass(frozen=True)
 class AvatarFigures:
-    """An avatar as the requirements' API shows it.
+    """An avatar as the monolithic API shows it.
 
     Attributes:
         id: its name.

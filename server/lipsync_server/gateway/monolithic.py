@@ -1,4 +1,4 @@
-"""The requirements' own API, `monolithic.MonolithicService`, on the same avatars."""
+"""The monolithic API, `monolithic.MonolithicService`, on the same avatars."""
 
 from __future__ import annotations
 

@@ -32,8 +32,8 @@ class GatewaySettings:
         upstreams: host:port of each Triton's gRPC endpoint.
         upstream_metrics: host:port of the metrics of the one Triton, which then are among the gateway's.
         bind: address of the public ports.
-        grpc_port, http_port, monolithic_port: KServe v2 over gRPC and over HTTP, and the requirements' own API.
-        aliases: other names of avatars, for clients of the requirements' API.
+        grpc_port, http_port, monolithic_port: KServe v2 over gRPC and over HTTP, and the monolithic API.
+        aliases: other names of avatars, for clients of the monolithic API.
         on_demand: load avatars that are asked for, where the control key is known.
         probe_avatar: whose frame is asked for to see whether an upstream works.
         probe_interval_s: seconds without a frame after which an upstream is asked for one.
@@ -41,7 +41,7 @@ class GatewaySettings:
         attempts: how often a request is sent, each time to another upstream where there is one.
         attempt_timeout_s: seconds that an upstream may take for a request.
         patience_s: seconds that a request is held while no upstream is ready.
-        max_message_mb: size of a request over gRPC, and of an answer over the requirements' API.
+        max_message_mb: size of a request over gRPC, and of an answer over the monolithic API.
         max_body_mb: size of an HTTP body.
         max_json_mb: size of its JSON part.
         max_open_requests: requests that are open at once, of all callers.

@@ -1,4 +1,4 @@
-"""Pieces of speech without a position, as the requirements' API sends them, joined where they follow each other."""
+"""Pieces of speech without a position, as the monolithic API sends them, joined where they follow each other."""
 
 from __future__ import annotations
 
