@@ -1,4 +1,4 @@
-"""The requirements' own API: a client that was generated from its description alone gets frames.
+"""The monolithic API: a client that was generated from its description alone gets frames.
 
 The generated code runs in a process of its own, because one process can hold the messages of that name only once.
 """

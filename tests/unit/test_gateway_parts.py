@@ -1,4 +1,4 @@
-"""The gateway's smaller parts: callers, settings, names, the requirements' descriptors."""
+"""The gateway's smaller parts: callers, settings, names, the monolithic descriptors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pieces of speech without a position, as the requirements' API sends them."""
+"""Pieces of speech without a position, as the monolithic API sends them."""
 
 from __future__ import annotations
 
