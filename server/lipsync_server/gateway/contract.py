@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import grpc
@@ -66,13 +65,6 @@ class Contract:
             if config.name != COMPOSITE_MODEL or one.name in OF_FOOTAGE
         }
         return cls(config.name, inputs, {one.name: _dtype(one.data_type) for one in config.output})
-
-    def bytes_at_most(self) -> int:
-        """The size of the largest request's tensors."""
-        return sum(
-            ITEM_SIZES.get(one.dtype, 0) * math.prod(size if size >= 0 else one.longest for size in one.dims)
-            for one in self.inputs.values()
-        )
 
 
 def _longest(name: str) -> int:
