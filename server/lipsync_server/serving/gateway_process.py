@@ -48,6 +48,10 @@ class GatewayProcess:
         scheme = "https" if isinstance(config.gateway, dict) and config.gateway.get("tls_cert") else "http"
         host = "127.0.0.1" if config.bind == "0.0.0.0" else config.bind  # noqa: S104
         self.url = f"{scheme}://{host}:{ports.http}"
+        unnamed = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # its certificate is for the name that others call it by
+        unnamed.check_hostname, unnamed.verify_mode = False, ssl.CERT_NONE
+        direct = urllib.request.ProxyHandler({})  # never through a proxy
+        self._opener = urllib.request.build_opener(direct, urllib.request.HTTPSHandler(context=unnamed))
         with tempfile.TemporaryFile() as settings:  # without a name, so nothing of it can be left
             settings.write(yaml.safe_dump(settings_of(config, ports, upstream, metrics)).encode())
             settings.flush()
@@ -62,12 +66,8 @@ class GatewayProcess:
 
     def trouble(self) -> str | None:
         """Why it is not ready; None: it is, so a frame was made a moment ago."""
-        unnamed = ssl.create_default_context()  # its certificate is for the name that others call it by
-        unnamed.check_hostname, unnamed.verify_mode = False, ssl.CERT_NONE
-        direct = urllib.request.ProxyHandler({})  # never through a proxy
-        opener = urllib.request.build_opener(direct, urllib.request.HTTPSHandler(context=unnamed))
         try:
-            with opener.open(f"{self.url}/readyz", timeout=5):
+            with self._opener.open(f"{self.url}/readyz", timeout=5):
                 return None
         except urllib.error.HTTPError as error:
             return error.read().decode(errors="replace")
