@@ -50,15 +50,20 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> TestClock:
     return clock
 
 
-@pytest.fixture(scope="session")
-def repository(tmp_path_factory) -> Path:
-    """A built model repository of this test run's own."""
+def built_repository(folder: Path) -> Path:
+    """A built model repository in a folder, which a test may change."""
     build(home.repository())
-    copy = tmp_path_factory.mktemp("server") / "model_repository"
+    copy = folder / "model_repository"
 
     # Copied, not linked: Triton loads a model again when a link to one of its files is made elsewhere.
     shutil.copytree(home.repository(), copy, ignore=shutil.ignore_patterns("__pycache__", ".*cache"))
     return copy
+
+
+@pytest.fixture(scope="session")
+def repository(tmp_path_factory) -> Path:
+    """A built model repository of this test run's own."""
+    return built_repository(tmp_path_factory.mktemp("server"))
 
 
 @pytest.fixture(scope="session")

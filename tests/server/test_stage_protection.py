@@ -22,12 +22,10 @@ import pytest
 import tritonclient.grpc as grpc
 from tritonclient.utils import InferenceServerException
 
-from conftest import infer
+from conftest import built_repository, infer
 from lipsync_composite.assets import key_name, write_assets
 from lipsync_mel import permit_file, timeline
 from lipsync_mel.permit_file import PERMITS
-from lipsync_server import home
-from lipsync_server.repository.build import build
 from lipsync_server.serving import Ports, ServerConfig, TritonServer, leftovers
 from speech import real_speech
 
@@ -46,10 +44,7 @@ MOUTH = np.zeros((1, 320, 320, 3), np.uint8)
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory) -> Path:
-    build(home.repository())
-    copy = tmp_path_factory.mktemp("protected") / "model_repository"
-    shutil.copytree(home.repository(), copy, ignore=shutil.ignore_patterns("__pycache__", ".*cache"))
-    return copy
+    return built_repository(tmp_path_factory.mktemp("protected"))
 
 
 @pytest.fixture(scope="module")
