@@ -30,6 +30,7 @@ def test_a_server_reads_the_gpu_configs_and_its_mouths_keep_to_38_db(repository,
         positions = np.arange(8)[:, None]
         got = infer(client, "lipsync", audio_features=features, footage_position=positions)
     expected = np.stack([mouth for _, mouth in islice(pipeline.mouths(SPEECH), 8)])
-    square = np.square(got.mouth.astype(float) - expected).mean()
+    x, y, width, height = pipeline.avatar.facts.mask  # beside it, a CPU's network returns the footage
+    square = np.square(got.mouth.astype(float) - expected)[:, y : y + height, x : x + width].mean()
     assert 10 * np.log10(255**2 / square) >= 38
     assert got.avatar_key.tolist() == [[pipeline.key]] * 8

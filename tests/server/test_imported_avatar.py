@@ -64,7 +64,8 @@ def test_a_served_import_is_within_one_level_of_pytorch(source, client, networks
             )
         expected = (output[0] * 255).to(torch.uint8).numpy().transpose(1, 2, 0)
         assert np.ptp(expected) > 20  # the comparison is about something
-        assert np.abs(mouth.astype(int) - expected).max() <= 1
+        in_mask = np.s_[5:310, 5:315]  # beside it the footage is returned
+        assert np.abs(mouth[in_mask].astype(int) - expected[in_mask]).max() <= 1
 
 
 def test_the_ensemble_uses_the_avatars_own_encoder(source, call, client, networks, repository):

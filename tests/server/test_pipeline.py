@@ -5,6 +5,7 @@ import random
 import re
 from concurrent.futures import ThreadPoolExecutor
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -122,7 +123,9 @@ def test_without_a_mouth_composite_returns_the_plain_footage(call, demo):
 
 
 def test_callers_own_visual_frames_give_the_resident_avatars_pictures(call, speech, whole):
-    """The avatar's crops, sent by the caller as six channels, come out byte-identical to the resident ones."""
+    """The avatar's crops, sent by the caller as six channels, give the resident ones' pictures. The bytes may differ: a
+    sum that INT8 rounds the other way moves a layer's value by one.
+    """
     source = AvatarSource.read(home.AVATARS / "demo")
     x, y, width, height = source.mask
     six = []
@@ -132,7 +135,9 @@ def test_callers_own_visual_frames_give_the_resident_avatars_pictures(call, spee
         masked[:, y : y + height, x : x + width] = 0
         six.append(np.concatenate([crop, masked]))
     got = call("lipsync_visual_ensemble", AUDIO=speech, AUDIO_END=False, VISUAL_FRAMES=six)
-    assert got.JPEG.tolist() == [whole[index] for index in range(5)]
+    for index, jpeg in enumerate(got.JPEG.tolist()):
+        one, other = (cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) for data in (jpeg, whole[index]))
+        assert 10 * np.log10(255**2 / max(np.mean((one.astype(float) - other) ** 2), 1e-9)) > 60
 
 
 def test_published_facts_are_those_of_the_avatar(client, demo):

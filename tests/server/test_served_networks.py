@@ -10,7 +10,9 @@ import tritonclient.grpc as grpc
 
 from conftest import infer
 from lipsync_server import home
-from lipsync_server.networks.graphs import served_encoder, served_unet
+from lipsync_server.networks.constants import with_constants
+from lipsync_server.networks.graphs import served_encoder
+from lipsync_server.networks.unet_graphs import Resident, served_unet
 from lipsync_server.serving import Ports, ServerConfig, TritonServer
 
 torch = pytest.importorskip("torch", reason="PyTorch, the reference here, comes with the `train` extra")
@@ -49,7 +51,8 @@ def client(tmp_path_factory, networks, crops) -> Iterator[grpc.InferenceServerCl
     repository = tmp_path_factory.mktemp("networks") / "model_repository"
     models = {"audio_encoder": served_encoder(export_encoder(networks["audio_encoder"]))}
     for name, loop in (("half", "forward"), ("full", "pingpong")):
-        models[name] = served_unet(export_unet(networks[name]), crops, MASK, loop, key=77)
+        whole = served_unet(export_unet(networks[name]), Resident(len(crops), MASK, loop, key=77))
+        models[name] = with_constants(whole, crops=np.ascontiguousarray(crops.transpose(0, 3, 1, 2)))
     for name, model in models.items():
         (repository / name / "1").mkdir(parents=True)
         onnx.save(model, repository / name / "1" / "model.onnx")

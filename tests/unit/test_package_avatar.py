@@ -23,8 +23,10 @@ from lipsync_composite.assets import key_name
 from lipsync_composite.avatar import PackedAvatar
 from lipsync_composite.loop import LOOPS, footage_index
 from lipsync_server import home
-from lipsync_server.networks import graphs
-from lipsync_server.networks.graphs import expand_weights, served_encoder, served_unet
+from lipsync_server.networks import unet_graphs
+from lipsync_server.networks.constants import with_constants
+from lipsync_server.networks.graphs import expand_weights, served_encoder
+from lipsync_server.networks.unet_graphs import Resident, served_unet
 from lipsync_server.pipeline import LocalPipeline
 from lipsync_server.repository import build as builder
 from lipsync_server.repository.build import build
@@ -90,9 +92,14 @@ def write_source(folder: Path, **changes: str) -> Path:
     return folder
 
 
+def planes(crops: np.ndarray) -> np.ndarray:
+    """Crops as the graph holds them."""
+    return np.ascontiguousarray(crops.transpose(0, 3, 1, 2))
+
+
 def bare_repository(folder: Path) -> Path:
     """The committed model repository, without build output."""
-    generated = shutil.ignore_patterns("model.onnx", "*.crops", "avatar", "configs", "__pycache__", ".*")
+    generated = shutil.ignore_patterns("*.onnx", "*.crops", "avatar", "configs", "__pycache__", ".*")
     shutil.copytree(home.repository(), folder, ignore=generated)
     (folder / "lipsync" / "config.pbtxt").unlink(missing_ok=True)
     return folder
@@ -113,9 +120,10 @@ def repository(tmp_path) -> Path:
 
 def test_the_graph_gathers_loops_masks_and_truncates(tmp_path):
     crops = np.random.default_rng(1).integers(0, 256, (FRAMES, 320, 320, 3), np.uint8)
-    assert graphs.LOOPS.keys() == set(LOOPS)  # composite's
+    assert unet_graphs.LOOPS.keys() == set(LOOPS)  # composite's
     for loop in LOOPS:
-        model = served_unet(onnx.parser.parse_model(TOY_UNET), crops, (10, 20, 200, 100), loop, key=99)
+        avatar = Resident(FRAMES, (10, 20, 200, 100), loop, key=99)
+        model = with_constants(served_unet(onnx.parser.parse_model(TOY_UNET), avatar), crops=planes(crops))
         session = ort.InferenceSession(model.SerializeToString())
         positions = np.array([[0], [4], [5], [9], [123456]])
         features = np.zeros((5, 32, 16, 16), np.float32)
@@ -129,18 +137,18 @@ def test_the_graph_gathers_loops_masks_and_truncates(tmp_path):
 
 
 def test_one_frame_of_footage_stands_still():
-    model = served_unet(
-        onnx.parser.parse_model(TOY_UNET), np.zeros((1, 320, 320, 3), np.uint8), (5, 5, 310, 305), "pingpong", 1
-    )
+    avatar = Resident(1, (5, 5, 310, 305), "pingpong", 1)
+    crops = np.zeros((1, 3, 320, 320), np.uint8)
+    model = with_constants(served_unet(onnx.parser.parse_model(TOY_UNET), avatar), crops=crops)
     session = ort.InferenceSession(model.SerializeToString())
     inputs = {"audio_features": np.zeros((2, 32, 16, 16), np.float32), "footage_position": np.array([[0], [7]])}
     assert session.run(["mouth"], inputs)[0].shape == (2, 320, 320, 3)
 
 
 def test_footage_that_is_too_long_for_exact_positions_is_refused():
-    crops = np.zeros((16384, 1, 1, 3), np.uint8)
+    avatar = Resident(16384, (5, 5, 310, 305), "forward", 1)
     with pytest.raises(ValueError, match="16384 frames and loops forward: its loop must have at most 16383"):
-        served_unet(onnx.parser.parse_model(TOY_UNET), crops, (5, 5, 310, 305), "forward", 1)
+        served_unet(onnx.parser.parse_model(TOY_UNET), avatar)
 
 
 def test_the_encoder_masks_rows_and_slides_over_sixteen():

@@ -27,7 +27,7 @@ __all__ = ["pack_file", "unpack_file"]
 BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, struct.error)
 MODEL_FILES = r"config\.pbtxt|\d{1,18}/model\.onnx"
 NETWORK_FILES = (
-    rf"{MODEL_FILES}|\d{{1,18}}/[0-9a-f]{{16}}\.crops"
+    rf"{MODEL_FILES}|\d{{1,18}}/(whole\.onnx|[0-9a-f]{{16}}\.crops)"
     r"|avatar/[0-9a-f]{16}/(avatar\.json|footage\.bin|pixels\.bin|index\.npy|cuts\.npy)"
 )
 

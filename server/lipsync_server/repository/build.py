@@ -25,8 +25,8 @@ from lipsync_client.locks import locked
 from lipsync_composite import assets, avatar, geometry, loop, paste, splice
 from lipsync_mel import mel, timeline
 from lipsync_server import home
-from lipsync_server.networks import graphs, quantize
-from lipsync_server.repository import avatar_int8, model_folders, package, presets, source, trial
+from lipsync_server.networks import constants, graphs, head, quantize, resident, unet_graphs, window
+from lipsync_server.repository import avatar_int8, model_folders, package, presets, source, trial, visual_half
 from lipsync_server.repository.model_folders import INT8_ENCODER, SHARED_ENCODER, write_encoder
 from lipsync_server.repository.package import package_avatar
 from lipsync_server.repository.source import AvatarSource
@@ -34,7 +34,11 @@ from lipsync_server.repository.source import AvatarSource
 # The code that each step's output depends on.
 ENCODER_CODE = (graphs, geometry)
 INT8_ENCODER_CODE = (*ENCODER_CODE, quantize, model_folders, source, avatar_facts, mel, timeline)
-AVATAR_CODE = (*INT8_ENCODER_CODE, avatar_int8, package, presets, trial, assets, avatar, loop, paste, splice)
+AVATAR_CODE = (
+    *(*INT8_ENCODER_CODE, constants, head, resident, unet_graphs, window),
+    *(avatar_int8, package, presets, trial, visual_half),
+    *(assets, avatar, loop, paste, splice),
+)
 STAMPS = ".build.json"
 
 

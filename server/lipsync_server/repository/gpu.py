@@ -41,7 +41,9 @@ def write_gpu_models(repository: Path) -> list[str]:
         if not networks:
             raise ValueError(f"{path.parent} has no network: run `lipsync build`")
         for network in networks:
-            _write(network.with_name(TWIN), in_fp16(_without_crops(network)).SerializeToString())
+            whole = network.with_name("whole.onnx")  # an avatar's network; model.onnx is for CPUs
+            twin = in_fp16(_without_crops(whole if whole.exists() else network))
+            _write(network.with_name(TWIN), twin.SerializeToString())
         weights = hashlib.sha256(networks[-1].read_bytes()).hexdigest()[:12]
         (path.parent / "configs").mkdir(exist_ok=True)
         for name, text in gpu_configs(config, weights).items():

@@ -29,7 +29,8 @@ def place_shipped(draft: Path, repository: Path) -> None:
         assets.rename(target)
     target.touch()  # the newest version, also where it was here before
     (crops,) = (draft / network / "1").glob("*.crops")
-    for path in (crops, draft / network / "1" / "model.onnx", draft / network / "config.pbtxt"):
+    version = draft / network / "1"
+    for path in (crops, version / "whole.onnx", version / "model.onnx", draft / network / "config.pbtxt"):
         _place(path, repository / path.relative_to(draft))
     _write_config(repository / ensemble / "config.pbtxt", read_config(draft / ensemble / "config.pbtxt"))
     _place(draft / "visual.onnx", repository / "lipsync_visual" / "1" / "model.onnx")

@@ -22,7 +22,9 @@ from lipsync_client.avatar_file.names import PackedError, check_id, folders_of
 from lipsync_client.console import notes
 from lipsync_composite.assets import check_settings, key_name, write_assets
 from lipsync_composite.avatar import PackedAvatar
-from lipsync_server.networks.graphs import expand_weights, served_encoder, served_unet, served_unet_visual
+from lipsync_server.networks.graphs import expand_weights, served_encoder
+from lipsync_server.networks.head import with_head
+from lipsync_server.networks.unet_graphs import Resident, served_unet_visual
 from lipsync_server.repository.avatar_int8 import quantised
 from lipsync_server.repository.model_folders import (
     INT8_ENCODER,
@@ -37,6 +39,7 @@ from lipsync_server.repository.model_folders import (
 from lipsync_server.repository.presets import arithmetic_of, choose_preset
 from lipsync_server.repository.source import AvatarSource, Picture, SourceError, face_crop
 from lipsync_server.repository.trial import stage_memory_mb
+from lipsync_server.repository.visual_half import write_networks
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Plan:
         shipped: it is the pair `lipsync` / `lipsync_ensemble`.
         network: the plain U-Net, in FP32.
         preset: a name of `PRESETS`.
+        head: what takes the place of the network's last stage; None for the network's own.
         encoder: the avatar's own audio encoder, as served; None for the shared one.
         version: the version folder of its network, and of its own encoder. It tells which encoder the network belongs
             to, and the ensemble asks for that version. So while an avatar is replaced by one with another encoder, no
@@ -60,6 +64,7 @@ class Plan:
     shipped: bool
     network: onnx.ModelProto
     preset: str
+    head: onnx.ModelProto | None
     encoder: onnx.ModelProto | None
     version: str
 
@@ -103,7 +108,7 @@ def plan(source: AvatarSource, repository: Path, *, shipped: bool = False) -> Pl
         )
     encoder = _own_encoder(source, repository)
     version = "1" if shipped else _version(encoder, preset)
-    return Plan(source, repository, shipped, network, preset, encoder, version)
+    return Plan(source, repository, shipped, network, preset, _head(source, preset), encoder, version)
 
 
 def package_avatar(source: AvatarSource, repository: Path, *, shipped: bool = False, to: Path | None = None) -> int:
@@ -167,6 +172,8 @@ def write_packed(planned: Plan, draft: Path) -> int:
     crops, network = np.stack(footage.crops), planned.network
     if planned.is_int8:
         network = quantised(network, crops, source, repository, planned.encoder)
+    if planned.head is not None:
+        network = with_head(network, planned.head)
     key = _free_key(_content_key(packed, network), planned.network_name, repository)
     packed = packed.rename(packed.with_name(key_name(key)))
     _write_network(planned, folder, network, crops, _facts(planned, packed, key))
@@ -182,19 +189,28 @@ def write_packed(planned: Plan, draft: Path) -> int:
 def _write_network(
     planned: Plan, folder: Path, network: onnx.ModelProto, crops: NDArray[np.uint8], facts: AvatarFacts
 ) -> None:
-    """The network's model folder. The crops lie beside the model: mapped from there, they cost no memory of their
-    own.
+    """The network's model folder. What it knows of each footage frame lies beside the model: mapped from there, it
+    costs no memory of its own.
     """
     source = planned.source
-    model = served_unet(network, crops, source.mask, source.loop, facts.avatar_key)
-    path = folder / planned.version / "model.onnx"
-    path.parent.mkdir()
-    crops_file = f"{key_name(facts.avatar_key)}.crops"
-    onnx.save(model, path, save_as_external_data=True, location=crops_file, size_threshold=2**20)
+    avatar = Resident(len(crops), source.mask, source.loop, facts.avatar_key)
+    version = folder / planned.version
+    version.mkdir()
+    write_networks(version, network, crops, avatar, source.blend, f"{key_name(facts.avatar_key)}.crops")
     arithmetic = arithmetic_of(planned.preset)
     write_network_config(planned.repository, folder, arithmetic=arithmetic, facts=facts)
     measured = replace(facts, memory_mb=stage_memory_mb(folder))
     write_network_config(planned.repository, folder, arithmetic=arithmetic, facts=measured)
+
+
+def _head(source: AvatarSource, preset: str) -> onnx.ModelProto | None:
+    if preset != "turbo":
+        return None
+    if not source.head:
+        raise SourceError(
+            f"{source.folder}: the preset turbo needs a head: its network's last stage must be distilled into one"
+        )
+    return onnx.load(source.folder / source.head)
 
 
 def _own_encoder(source: AvatarSource, repository: Path) -> onnx.ModelProto | None:

@@ -9,6 +9,7 @@ import onnx
 from lipsync_server.repository.source import SourceError
 
 PRESETS = {  # width, arithmetic on a CPU
+    "turbo": ("any", "INT8"),  # with a small head, in FP32, in place of the last stage
     "low": ("half", "INT8"),
     "medium": ("half", "BF16"),  # FP32 on CPUs that do not compute in BF16
     "high": ("full", "INT8"),

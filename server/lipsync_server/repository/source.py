@@ -42,7 +42,8 @@ class AvatarSource:
     blend: str = "soft"  # or reference
     jpeg_quality: int = 75
     encoder: str | None = None  # ONNX: mel -> features; the shared audio encoder if not stated
-    preset: str | None = None  # low, medium, high or exact; by the network's width if not stated
+    head: str | None = None  # ONNX: half, crop -> output; for the preset turbo
+    preset: str | None = None  # turbo, low, medium, high or exact; by the network's width if not stated
 
     @classmethod
     def read(cls, folder: Path) -> AvatarSource:
@@ -57,7 +58,7 @@ class AvatarSource:
         if missing != ["folder"]:
             raise SourceError(f"{path} lacks {', '.join(missing[1:])}")
         source = cls(folder=folder, **stated | {"mask": tuple(stated.get("mask", cls.mask))})
-        for name in (source.footage, source.boxes, source.unet, source.encoder):
+        for name in (source.footage, source.boxes, source.unet, source.encoder, source.head):
             if name and not (folder / name).is_file():
                 raise SourceError(f"{folder / name} is missing: {path.name} names it")
         return source
@@ -106,7 +107,7 @@ def _check_kind(path: Path, key: str, value: object) -> None:
         fits, wanted = type(value) is int, "a whole number"
     else:
         fits, wanted = isinstance(value, str), "text, in quotes if it looks like a number"
-    if not fits and not (value is None and key in ("encoder", "preset")):
+    if not fits and not (value is None and key in ("encoder", "head", "preset")):
         raise SourceError(f"{path}: {key} is {value!r}: it must be {wanted}")
 
 
