@@ -49,6 +49,7 @@ def speeds(fps: float) -> dict:
         "frames_s": {"reference": [fps / 10], "floor": [fps], **{str(chunk): [fps, fps + 1] for chunk in CHUNKS}},
         "first_frame_ms": [80.0, 90.0],
         "stages_ms": {"4": [1.0, 50.0, 3.0, 54.0]},
+        "core_ms": {"triton": 0.2, "demo-low_lipsync": 9.0, "audio_encoder_int8": 0.3, "composite": 0.7},
         "request_bytes": 113_000,
     }
 
@@ -122,6 +123,7 @@ def test_the_report_has_what_was_measured_and_leaves_out_the_rest(results, tmp_p
     assert "| served, 25 frames a request | 50.5 (50.0 to 51.0) |" in text
     assert "| low | 2 | 87.5 | 500 | 600 | 700 | - | - | 200 + 288 | - |" in text
     assert "| low | 50.5 | 10.1 | 1.01 | 85 | - | - |" in text
+    assert "| low | 0.20 | 0.00 | 0.30 | 9.00 | 0.70 | 10.2 |" in text
     assert "Live streams" not in text
     load = {"streams": 2, "seconds": 60, "late": 0, "frames": 3000, "p50": 100.0, "p95": 120.0, "p99": 130.0}
     overload = {"frames_s": 49.0, "answered": 90, "refused": 1000}

@@ -2,4 +2,4 @@
 
 PARTS = ("throughput", "streams", "perf_analyzer", "composite", "avatars")
 OF_PRESETS = ("throughput", "streams", "perf_analyzer")  # parts that measure each preset
-PRESETS = ("low", "medium")  # of half width, as the demo
+PRESETS = ("turbo", "low", "medium")  # of half width, as the demo

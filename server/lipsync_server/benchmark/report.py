@@ -19,8 +19,9 @@ INTRODUCTION = """
 Written by `make benchmark`: contenders in turn on the same machine, medians and (lowest to highest). The reference is
 SyncTalk_2D's way (PyTorch eager, frame by frame, whole frames pasted and encoded); the floor is our own stages in one
 process without a server, on the same files. Everything served goes from audio to JPEG through gRPC, at the demo
-avatar's 1280x720. `low` is the half-width network in INT8, `medium` in BF16 where the CPU has it (else FP32), `high`
-the full width in INT8, here with random weights: only its speed is meant."""
+avatar's 1280x720. `turbo` is the half-width network in INT8 with a distilled last stage, `low` the same with its own,
+`medium` in BF16 or FP32, whichever is faster, `high` the full width in INT8, here with random weights: only its speed
+is meant."""
 
 
 def write_report(results: Results, path: Path, plot: Plot | None = None) -> None:
@@ -95,8 +96,23 @@ def _throughput(found: Found) -> str:
         for chunk, times in measured["stages_ms"].items()
     ]
     text += _table(["preset", "frames", "audio", "encoder and U-Net", "composite", "total"], rows)
+    text += _budget(found)
     sizes = max(measured["request_bytes"] for measured in found.values())
     return text + f"\nA request for 24 frames takes {sizes / 1000:.1f} KB on the wire.\n"
+
+
+def _budget(found: Found) -> str:
+    """Core-milliseconds a frame by process."""
+    text = "\nWhat a frame costs, in milliseconds of one core (25 frames a request, 4 callers):\n\n"
+    costs = {
+        preset: {_role(name, preset): cost for name, cost in measured["core_ms"].items()}
+        for preset, measured in found.items()
+    }
+    rows = [
+        [preset, *(f"{cost.get(role, 0):.2f}" for role in ("triton", *ROLES)), f"{sum(cost.values()):.1f}"]
+        for preset, cost in costs.items()
+    ]
+    return text + _table(["preset", "triton", *ROLES, "together"], rows)
 
 
 def _drawn(plot: Plot | None, found: Found, path: Path) -> str:

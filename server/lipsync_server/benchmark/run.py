@@ -17,6 +17,7 @@ from lipsync_client.console import note
 from lipsync_server import home
 from lipsync_server.benchmark import OF_PRESETS, PARTS, PRESETS
 from lipsync_server.benchmark.analyzer import perf_analyzer
+from lipsync_server.benchmark.budget import frame_budget_ms
 from lipsync_server.benchmark.costs import COPIED, avatar_costs, composite_ms, request_bytes
 from lipsync_server.benchmark.live import Seen, live_sessions
 from lipsync_server.benchmark.memory import watched
@@ -69,6 +70,7 @@ class Benchmark:
                 "first_frame_ms": first_frames_ms(server.grpc_url, preset, 5 * rounds),
                 "stages_ms": stage_times(server.grpc_url, preset),
                 "request_bytes": request_bytes(server.grpc_url, f"demo-{preset}"),
+                "core_ms": frame_budget_ms(server.pid, server.grpc_url, f"demo-{preset}", 5 if self.quick else 15),
             }
 
     def streams(self, preset: str) -> dict[str, Any]:
