@@ -181,7 +181,7 @@ def test_a_packed_avatar_has_its_footage_its_crops_and_its_configs(tmp_path, rep
     key = package_avatar(source, repository)
     avatar = PackedAvatar.open(repository / "toy_lipsync" / "avatar" / key_name(key))
     assert (avatar.facts.id, avatar.facts.frames, avatar.facts.width, avatar.facts.height) == ("toy", 5, 240, 160)
-    network = onnx.load(repository / "toy_lipsync" / "1" / "model.onnx")
+    network = onnx.load(repository / "toy_lipsync" / "1" / "whole.onnx")
     crops = next(numpy_helper.to_array(tensor) for tensor in network.graph.initializer if tensor.name == "crops")
     expected = [face_crop(frame, BOX) for frame in source.frames()]
     np.testing.assert_array_equal(crops.transpose(0, 2, 3, 1), np.stack(expected))

@@ -15,6 +15,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+Kind = tuple[np.dtype[Any], tuple[int, ...]]  # of a constant for one footage frame: its type and its shape
 PAGE = 4096  # each constant begins at a page, so that it can be mapped
 
 
@@ -33,7 +34,7 @@ class ConstantsFile:
         kinds: type and shape of each for one frame, by its name.
     """
 
-    def __init__(self, path: Path, frames: int, kinds: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]) -> None:
+    def __init__(self, path: Path, frames: int, kinds: Mapping[str, Kind]) -> None:
         self.path, self.frames, self.kinds = path, frames, kinds
         self._at: dict[str, int] = {}
         end = 0

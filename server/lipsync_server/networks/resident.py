@@ -73,44 +73,56 @@ def split(network: onnx.ModelProto) -> Split:
     )
 
 
-def windowed(mouth: onnx.ModelProto, kept: dict[str, int], mask: Window) -> tuple[onnx.ModelProto, Windows]:
+@dataclass(frozen=True)
+class Windowed:
+    """A network's rest that computes no more than what its picture needs inside the mask.
+
+    Attributes:
+        network: as `Split.mouth`, with smaller `input`, `output` and kept tensors.
+        window: what `input` and `output` are of the whole picture.
+        parts: what each kept tensor is of the whole one.
+    """
+
+    network: onnx.ModelProto
+    window: Window
+    parts: dict[str, Window]
+
+
+def windowed(halves: Split, mask: Window) -> Windowed:
     """Make the rest of a network compute no more than what its picture needs inside the mask.
 
     Args:
-        mouth, kept: as `split` leaves them.
+        halves: as `split` leaves them.
         mask: where `output` must be right.
-
-    Returns:
-        the network, whose `input`, `output` and `kept` are cut to the windows of their stages, and these windows.
     """
-    shapes = _shapes(shape_inference.infer_shapes(_of_one(mouth)))
-    windows = _windows(mouth, shapes, mask)
+    shapes = _shapes(shape_inference.infer_shapes(_of_one(halves.mouth)))
+    needed = _needed(halves.mouth, shapes, mask)
+    windows = _windows(halves.mouth, shapes, needed)
     result = onnx.ModelProto()
-    result.CopyFrom(mouth)
+    result.CopyFrom(halves.mouth)
     graph = result.graph
     del graph.value_info[:]
+    parts = {name: needed[name] for name in halves.kept}
     nodes: list[onnx.NodeProto] = []
+    for name, size in halves.kept.items():
+        if parts[name] != (room := windows.get(size, Window.whole(size))):
+            nodes.append(_padded(graph, name, parts[name], room))
     for node in graph.node:
         target = windows.get(shapes[node.output[0]][2]) if node.op_type == "Resize" else None
         if target:
             nodes += _enlarged(graph, node, shapes, target)
-        elif (
-            node.op_type == "QuantizeLinear"
-            and nodes
-            and nodes[-1].op_type == "Slice"
-            and nodes[-1].output[0] == node.input[0]
-        ):
+        elif nodes and node.op_type == "QuantizeLinear" and _cuts(nodes[-1], node.input[0]):
             nodes += _swapped(nodes.pop(), node)
         else:
             nodes.append(node)
     del graph.node[:]
     graph.node.extend(nodes)
     for info in (*graph.input, *graph.output):
-        if info.name in ("input", "output", *kept) and (window := windows.get(shapes[info.name][2])):
+        if part := {"input": windows[INNER], "output": windows[INNER], **parts}.get(info.name):
             dims = info.type.tensor_type.shape.dim
-            dims[2].dim_value, dims[3].dim_value = window.shape
+            dims[2].dim_value, dims[3].dim_value = part.shape
     onnx.checker.check_model(result)
-    return result, windows
+    return Windowed(result, windows[INNER], parts)
 
 
 def _of_one(network: onnx.ModelProto) -> onnx.ModelProto:
@@ -168,28 +180,34 @@ def _part(
     return model
 
 
-def _windows(mouth: onnx.ModelProto, shapes: dict[str, list[int]], mask: Window) -> Windows:
-    """What each stage must compute, so that `output` is right inside the mask.
-
-    Convolutions see zeros beyond a window's edge, which is wrong: so each asks for a wider part of its input. All of a
-    stage is then computed as widely as its widest part.
-    """
-    needed, windows = {"output": mask}, {INNER: mask}
+def _needed(mouth: onnx.ModelProto, shapes: dict[str, list[int]], mask: Window) -> dict[str, Window]:
+    """What is needed of each picture, so that `output` is right inside the mask."""
+    needed = {"output": mask}
     for node in reversed(mouth.graph.node):
         here = needed.get(node.output[0])
         for name in node.input if here else ():
-            size = shapes[name][2] if len(shapes.get(name, ())) == 4 else 0
-            if here and size >= SMALLEST:
-                part = _needed(node, here, size, shapes[node.output[0]][2])
+            if here and len(shapes.get(name, ())) == 4:
+                part = _needed_of(node, here, shapes[name][2], shapes[node.output[0]][2])
                 needed[name] = part.joined(needed.get(name))
-                windows[size] = part.joined(windows.get(size))
+    return needed
+
+
+def _windows(mouth: onnx.ModelProto, shapes: dict[str, list[int]], needed: dict[str, Window]) -> Windows:
+    """What each large stage must compute: all of it as widely as its widest part."""
+    windows: Windows = {}
+    for name, part in needed.items():
+        if shapes[name][2] >= SMALLEST:
+            windows[shapes[name][2]] = part.joined(windows.get(shapes[name][2]))
     _align(mouth, shapes, windows)
     return {size: window for size, window in windows.items() if size == INNER or window.area < WORTH * size**2}
 
 
-def _needed(node: onnx.NodeProto, part: Window, size: int, made: int) -> Window:
-    """What a node needs of an input of the height `size` to give a part of an output of the height `made`."""
-    if node.op_type == "Conv":
+def _needed_of(node: onnx.NodeProto, part: Window, size: int, made: int) -> Window:
+    """What a node needs of an input of the height `size` to give a part of an output of the height `made`.
+
+    A convolution sees zeros beyond a window's edge, which is wrong: so it asks for a wider part.
+    """
+    if node.op_type == "Conv" and size == made:
         kernel = next(attribute.ints[0] for attribute in node.attribute if attribute.name == "kernel_shape")
         return part.grown(kernel // 2, size)
     if node.op_type == "Resize":
@@ -198,7 +216,9 @@ def _needed(node: onnx.NodeProto, part: Window, size: int, made: int) -> Window:
         return Window(*spans)
     if node.op_type == "DepthToSpace":
         return part.halved()
-    return part.doubled() if node.op_type == "SpaceToDepth" else part
+    if node.op_type == "SpaceToDepth":
+        return part.doubled()
+    return part if size == made else Window.whole(size)
 
 
 def _align(mouth: onnx.ModelProto, shapes: dict[str, list[int]], windows: Windows) -> None:
@@ -236,6 +256,23 @@ def _enlarged(
         helper.make_node("Resize", [node.input[0], "", f"{name}_scales"], [f"{name}_wide"], name=node.name, **how),
         helper.make_node("Slice", [f"{name}_wide", *bounds], [name], name=f"{node.name}_window"),
     ]
+
+
+def _padded(graph: onnx.GraphProto, name: str, part: Window, room: Window) -> onnx.NodeProto:
+    """A kept tensor in its place within its stage; nobody looks at what is around it. Those who read it are told."""
+    before = [have.begin - wanted.begin for have, wanted in zip(part, room, strict=True)]
+    after = [wanted.end - have.end for have, wanted in zip(part, room, strict=True)]
+    pads = np.array([0, 0, *before, 0, 0, *after])
+    graph.initializer.append(numpy_helper.from_array(pads, f"{name}_pads"))
+    for node in graph.node:
+        for index, source in enumerate(node.input):
+            if source == name:
+                node.input[index] = f"{name}_padded"
+    return helper.make_node("Pad", [name, f"{name}_pads"], [f"{name}_padded"], name=f"{name}_pad")
+
+
+def _cuts(node: onnx.NodeProto, name: str) -> bool:
+    return bool(node.op_type == "Slice" and node.output[0] == name)
 
 
 def _swapped(cut: onnx.NodeProto, quantise: onnx.NodeProto) -> list[onnx.NodeProto]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
@@ -17,7 +16,9 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from lipsync_composite.geometry import INNER
+from lipsync_server.networks.constants import Kind
 from lipsync_server.networks.graphs import check_interface, like, without_values
+from lipsync_server.networks.resident import Windowed
 from lipsync_server.networks.window import Window
 
 # Footage position -> footage frame, the same walk as composite's.
@@ -31,7 +32,13 @@ MAX_LENGTH = 2**24 // DIGIT - 1  # of a loop: 16,383 positions, 11 minutes
 
 # `there` is the position modulo the loop's length, digit by digit: OpenVINO divides whole numbers in FP32, which is
 # exact below 2**24 only, a week of frames. A wrong `high` or `top` would not matter: the digit below makes up for it.
-WALK = """
+FOOTAGE_FRONT = """
+front (float[B,32,16,16] audio_features, int64[B,1] footage_position,
+       uint8[%(frames)d,3,%(height)d,%(width)d] %(views)s%(kept_inputs)s)
+  => (float[B,6,%(height)d,%(width)d] input, float[B,32,16,16] audio, int64[B,1] avatar_key%(kept_outputs)s)
+<int64[1] flat = {-1}, int64 length = {%(length)d}, int64 digit = {%(digit)d}, float full = {255},
+ int64[1,1] key = {%(key)d}>
+{
   audio = Identity(audio_features)
   batch = Shape(footage_position)
   avatar_key = Expand(key, batch)
@@ -50,58 +57,23 @@ WALK = """
   sum = Add(high_raised, low)
   there = Mod(sum, length)
   %(loop)s
-  crop_bytes = Gather<axis = 0>(crops, frame)
-"""
-
-WHOLE_FRONT = """
-front (float[B,32,16,16] audio_features, int64[B,1] footage_position, uint8[%(frames)d,3,320,320] crops)
-  => (float[B,6,320,320] input, float[B,32,16,16] audio, int64[B,1] avatar_key)
-<int64[1] flat = {-1}, int64 length = {%(length)d}, int64 digit = {%(digit)d}, float full = {255},
- int64[1,1] key = {%(key)d}>
-{
-  %(walk)s
-  crop_levels = Cast<to = 1>(crop_bytes)
-  crop = Div(crop_levels, full)
-  masked = Mul(crop, mask)
-  input = Concat<axis = 1>(crop, masked)
-}
-"""
-
-RESIDENT_FRONT = """
-front (float[B,32,16,16] audio_features, int64[B,1] footage_position, uint8[%(frames)d,3,320,320] crops%(kept_inputs)s)
-  => (float[B,6,%(height)d,%(width)d] input, float[B,32,16,16] audio, int64[B,1] avatar_key,
-      uint8[B,3,320,320] crop_bytes%(kept_outputs)s)
-<int64[1] flat = {-1}, int64 length = {%(length)d}, int64 digit = {%(digit)d}, float full = {255},
- int64[1,1] key = {%(key)d}, int64[2] begin = {%(top)d,%(left)d}, int64[2] end = {%(bottom)d,%(right)d},
- int64[2] axes = {2,3}>
-{
-  %(walk)s
-  part_bytes = Slice(crop_bytes, begin, end, axes)
-  crop_levels = Cast<to = 1>(part_bytes)
-  crop = Div(crop_levels, full)
+  view = Gather<axis = 0>(%(views)s, frame)
+  levels = Cast<to = 1>(view)
+  crop = Div(levels, full)
   masked = Mul(crop, mask)
   input = Concat<axis = 1>(crop, masked)
   %(kept)s
 }
 """
 
-# The footage around the window: nobody looks at it, but a mouth is as large as a crop everywhere.
-RESIDENT_BACK = """
-back (float[B,3,%(height)d,%(width)d] output, uint8[B,3,320,320] around) => (uint8[B,320,320,3] mouth)
-<float white = {255}, int64[1] first = {0}, int64[1] upper = {%(top)d}, int64[1] lower = {%(bottom)d},
- int64[1] near = {%(left)d}, int64[1] far = {%(right)d}, int64[1] last = {320}, int64[1] rows = {2},
- int64[1] columns = {3}>
+MOUTH_BACK = """
+back (float[B,3,%(height)d,%(width)d] output) => (uint8[B,320,320,3] mouth)
+<float white = {255}, int64[8] around = {0,%(top)d,%(left)d,0,0,%(below)d,%(beside)d,0}>
 {
-  levels = Mul(output, white)
-  truncated = Cast<to = 2>(levels)
-  beside = Slice(around, upper, lower, rows)
-  before = Slice(beside, first, near, columns)
-  behind = Slice(beside, far, last, columns)
-  band = Concat<axis = 3>(before, truncated, behind)
-  above = Slice(around, first, upper, rows)
-  below = Slice(around, lower, last, rows)
-  picture = Concat<axis = 2>(above, band, below)
-  mouth = Transpose<perm = [0, 2, 3, 1]>(picture)
+  brightness = Mul(output, white)
+  truncated = Cast<to = 2>(brightness)
+  picture = Transpose<perm = [0, 2, 3, 1]>(truncated)
+  mouth = Pad(picture, around)
 }
 """
 
@@ -118,29 +90,6 @@ front (float[B,32,16,16] audio_features, float[B,6,320,320] visual_frames)
   avatar_key = Expand(key, batch)
 }
 """
-
-MOUTH_BACK = """
-back (float[B,3,320,320] output) => (uint8[B,320,320,3] mouth)
-<float white = {255}>
-{
-  levels = Mul(output, white)
-  truncated = Cast<to = 2>(levels)
-  mouth = Transpose<perm = [0, 2, 3, 1]>(truncated)
-}
-"""
-
-
-def _around(network: onnx.ModelProto, front: onnx.ModelProto) -> onnx.ModelProto:
-    """front -> U-Net -> uint8 mouth."""
-    network = onnx.compose.add_prefix(without_values(network), "unet_")
-    joined = onnx.compose.merge_models(
-        front, network, io_map=[("input", "unet_input"), ("audio", "unet_audio")], producer_name="lipsync-triton"
-    )
-    joined = onnx.compose.merge_models(
-        joined, like(network, MOUTH_BACK), io_map=[("unet_output", "output")], producer_name="lipsync-triton"
-    )
-    onnx.checker.check_model(joined)
-    return joined
 
 
 @dataclass(frozen=True)
@@ -160,14 +109,19 @@ class Resident:
     key: int
 
     def facts(self) -> dict[str, object]:
-        """What the fronts' text needs. Raises ValueError if the footage is too long."""
+        """What the front's text needs. Raises ValueError if the footage is too long."""
         length = self.frames if self.loop == "forward" else max(1, 2 * self.frames - 2)  # both ends are shared
         if length > MAX_LENGTH:
             raise ValueError(
                 f"the footage has {self.frames} frames and loops {self.loop}: its loop must have at most {MAX_LENGTH}"
             )
-        walk = WALK % {"loop": LOOPS[self.loop]}
-        return {"frames": self.frames, "length": length, "digit": DIGIT, "key": self.key, "walk": walk}
+        return {
+            "frames": self.frames,
+            "length": length,
+            "digit": DIGIT,
+            "key": self.key,
+            "loop": LOOPS[self.loop],
+        }
 
     def visible(self) -> NDArray[np.float32]:
         """1 where the network sees the crop, 0 in the mask: [1,1,320,320]."""
@@ -191,46 +145,55 @@ def served_unet(network: onnx.ModelProto, avatar: Resident) -> onnx.ModelProto:
     Raises:
         ValueError: the network has other inputs or outputs, or the footage is too long.
     """
-    check_interface(network, "the U-Net", {"input", "audio"}, {"output"})
-    front = like(network, WHOLE_FRONT % avatar.facts())
-    front.graph.initializer.append(numpy_helper.from_array(avatar.visible(), "mask"))
-    return _around(network, front)
+    return _with_footage(network, {}, Window.whole(INNER), avatar, "crops")
 
 
-def served_resident(
-    mouth: onnx.ModelProto, kept: dict[str, tuple[np.dtype[Any], tuple[int, ...]]], window: Window, avatar: Resident
-) -> onnx.ModelProto:
-    """As `served_unet`, of what `resident.windowed` leaves of a U-Net.
+def served_resident(mouth: Windowed, kept: dict[str, Kind], avatar: Resident) -> onnx.ModelProto:
+    """As `served_unet`, of what `resident.windowed` leaves of a U-Net; beside its window, the mouth is black.
 
     Args:
-        mouth: `input` and `output` are cut to `window`.
-        kept: the type, UINT8 or FP16, and the shape of its other inputs for one footage frame.
-        window: beside it, the footage's crop is returned.
-        avatar: whose footage it is.
+        kept: type (UINT8 or FP16) and shape of each kept tensor for one footage frame.
 
     Returns:
-        as `served_unet`, with the further constants `kept0`, .. [n, ..], in the order of `kept`.
+        as `served_unet`; its constants are `views` UINT8 [n,3,..], the crops' windows, and `kept0`, .. [n, ..] in the
+        order of `kept`.
     """
-    check_interface(mouth, "the network", {"input", "audio", *kept}, {"output"})
-    (top, bottom), (left, right) = window
+    return _with_footage(mouth.network, kept, mouth.window, avatar, "views")
+
+
+def served_unet_visual(network: onnx.ModelProto, key: int) -> onnx.ModelProto:
+    """The U-Net for callers who bring their own channels: `visual_frames` [B,6,320,320] instead of a position."""
+    check_interface(network, "the U-Net", {"input", "audio"}, {"output"})
+    return _joined(like(network, VISUAL_FRONT % {"key": key}), network, {}, Window.whole(INNER))
+
+
+def _with_footage(
+    network: onnx.ModelProto, kept: dict[str, Kind], window: Window, avatar: Resident, views: str
+) -> onnx.ModelProto:
+    check_interface(network, "the U-Net", {"input", "audio", *kept}, {"output"})
     height, width = window.shape
-    cut = {"height": height, "width": width, "top": top, "bottom": bottom, "left": left, "right": right}
-    front = like(mouth, RESIDENT_FRONT % (avatar.facts() | cut | _kept_text(kept.values(), avatar.frames)))
+    facts = avatar.facts() | {"height": height, "width": width, "views": views}
+    front = like(network, FOOTAGE_FRONT % (facts | _kept_text(kept.values(), avatar.frames)))
     visible = np.ascontiguousarray(window.of(avatar.visible()))
     front.graph.initializer.append(numpy_helper.from_array(visible, "mask"))
-    network = onnx.compose.add_prefix(without_values(mouth), "unet_")
-    given = {"input": "input", "audio": "audio"} | {f"now{number}": name for number, name in enumerate(kept)}
-    joined = onnx.compose.merge_models(
-        front, network, io_map=[(own, f"unet_{name}") for own, name in given.items()], producer_name="lipsync-triton"
-    )
-    io_map = [("unet_output", "output"), ("crop_bytes", "around")]
-    back = like(mouth, RESIDENT_BACK % cut)
-    joined = onnx.compose.merge_models(joined, back, io_map=io_map, producer_name="lipsync-triton")
+    return _joined(front, network, {f"now{number}": name for number, name in enumerate(kept)}, window)
+
+
+def _joined(front: onnx.ModelProto, network: onnx.ModelProto, given: dict[str, str], window: Window) -> onnx.ModelProto:
+    """front -> network -> uint8 mouth. `given`: outputs of the front, and the network's inputs that they are."""
+    inner = onnx.compose.add_prefix(without_values(network), "unet_")
+    io_map = [("input", "unet_input"), ("audio", "unet_audio"), *((own, f"unet_{name}") for own, name in given.items())]
+    joined = onnx.compose.merge_models(front, inner, io_map=io_map, producer_name="lipsync-triton")
+    (top, bottom), (left, right) = window
+    height, width = window.shape
+    cut = {"height": height, "width": width, "top": top, "left": left, "below": INNER - bottom, "beside": INNER - right}
+    back = like(network, MOUTH_BACK % cut)
+    joined = onnx.compose.merge_models(joined, back, io_map=[("unet_output", "output")], producer_name="lipsync-triton")
     onnx.checker.check_model(joined)
     return joined
 
 
-def _kept_text(kept: Iterable[tuple[np.dtype[Any], tuple[int, ...]]], frames: int) -> dict[str, str]:
+def _kept_text(kept: Iterable[Kind], frames: int) -> dict[str, str]:
     """The parts of the front's text that pick what was kept of a footage frame."""
     inputs, outputs, lines = "", "", []
     for number, (kind, shape) in enumerate(kept):
@@ -241,9 +204,3 @@ def _kept_text(kept: Iterable[tuple[np.dtype[Any], tuple[int, ...]]], frames: in
         if half:
             lines.append(f"now{number} = Cast<to = 1>(half{number})")
     return {"kept_inputs": inputs, "kept_outputs": outputs, "kept": "\n  ".join(lines)}
-
-
-def served_unet_visual(network: onnx.ModelProto, key: int) -> onnx.ModelProto:
-    """The U-Net for callers who bring their own channels: `visual_frames` [B,6,320,320] instead of a position."""
-    check_interface(network, "the U-Net", {"input", "audio"}, {"output"})
-    return _around(network, like(network, VISUAL_FRONT % {"key": key}))

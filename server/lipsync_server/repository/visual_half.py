@@ -20,13 +20,11 @@ from rich.progress import track
 from lipsync_client.console import notes
 from lipsync_composite.geometry import INNER
 from lipsync_server.networks.constants import ConstantsFile
-from lipsync_server.networks.resident import Split, Windows, split, windowed
+from lipsync_server.networks.resident import Split, Windowed, split, windowed
 from lipsync_server.networks.unet_graphs import Resident, served_resident, served_unet
 from lipsync_server.networks.window import Span, Window
 
 Run = Callable[[NDArray[np.float32]], list[NDArray[Any]]]
-Kinds = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]
-CROPS = "crops"
 
 
 def write_networks(
@@ -49,24 +47,21 @@ def write_networks(
         ValueError: the network has other inputs or outputs than a U-Net, or the footage is too long.
     """
     whole = served_unet(network, avatar)
-    parts = split(network)
-    mask = Window.whole(INNER) if blend == "reference" else _window(avatar.mask)
-    mouth, windows = windowed(parts.mouth, parts.kept, mask)
+    halves = split(network)
+    mouth = windowed(halves, Window.whole(INNER) if blend == "reference" else _window(avatar.mask))
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(_threads()) as pool:
-        run = _opened(parts, Path(scratch), _threads())
-        values = partial(_kept, run, avatar.visible(), parts, windows)
-        first = values(crops[0])
-        kinds = {name: (value.dtype, value.shape) for name, value in zip(parts.kept, first, strict=True)}
-        model = served_resident(mouth, kinds, windows[INNER], avatar)
-        named: Kinds = {CROPS: (crops.dtype, (3, INNER, INNER))}
-        named |= {f"kept{number}": kind for number, kind in enumerate(kinds.values())}
-        with ConstantsFile(folder / constants, len(crops), named) as file:
-            rows = zip(crops, pool.map(values, crops), strict=True)
-            shown = track(rows, total=len(crops), description="computing what stays", transient=True, console=notes)
-            for frame, (crop, kept) in enumerate(shown):
-                file.write(CROPS, frame, crop.transpose(2, 0, 1))
-                for number, value in enumerate(kept):
-                    file.write(f"kept{number}", frame, value)
+        run = _opened(halves, Path(scratch), _threads())
+        values = partial(_values, run, avatar.visible(), mouth)
+        kinds = {name: (value.dtype, value.shape) for name, value in values(crops[0]).items()}
+        kept = {name: kinds[f"kept{number}"] for number, name in enumerate(halves.kept)}
+        model = served_resident(mouth, kept, avatar)
+        with ConstantsFile(folder / constants, len(crops), kinds) as file:
+            made = pool.map(values, crops)
+            text = "computing what the footage decides"
+            shown = track(made, total=len(crops), description=text, transient=True, console=notes)
+            for frame, of_frame in enumerate(shown):
+                for name, value in of_frame.items():
+                    file.write(name, frame, value)
     onnx.save(file.within(model), folder / "model.onnx")
     onnx.save(file.within(whole), folder / "whole.onnx")
 
@@ -80,30 +75,33 @@ def _threads() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _kept(
-    run: Run, visible: NDArray[np.float32], parts: Split, windows: Windows, crop: NDArray[np.uint8]
-) -> list[NDArray[Any]]:
-    """What is kept of one footage frame: bytes as they are; FP32 as FP16, which moves no picture by a level."""
-    plane = crop.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(255)
-    made = run(np.concatenate([plane, plane * visible], 1))
-    kept = []
-    for size, values in zip(parts.kept.values(), made, strict=True):
-        part = windows[size].of(values[0]) if size in windows else values[0]
-        kept.append(part.astype(np.float16) if part.dtype == np.float32 else part.copy())
-    return kept
+def _values(
+    run: Run, visible: NDArray[np.float32], mouth: Windowed, crop: NDArray[np.uint8]
+) -> dict[str, NDArray[Any]]:
+    """What the networks know of one footage frame: the crop, its window, and what is kept, bytes as they are and FP32
+    as FP16, which moves no picture by more than a level.
+    """
+    plane = crop.transpose(2, 0, 1)
+    levels = plane[None].astype(np.float32) / np.float32(255)
+    made = run(np.concatenate([levels, levels * visible], 1))
+    values = {"crops": plane, "views": mouth.window.of(plane)}
+    for number, (part, whole) in enumerate(zip(mouth.parts.values(), made, strict=True)):
+        value = part.of(whole[0])
+        values[f"kept{number}"] = value.astype(np.float16) if value.dtype == np.float32 else value.copy()
+    return values
 
 
-def _opened(parts: Split, scratch: Path, callers: int) -> Run:
+def _opened(halves: Split, scratch: Path, callers: int) -> Run:
     """The visual half, run by the engine that will run the rest: two engines round INT8 differently."""
-    names = list(parts.kept)
+    names = list(halves.kept)
     if not names:
         return lambda _: []
     if importlib.util.find_spec("openvino"):
         from lipsync_onnx.openvino_network import open_openvino
 
         path = scratch / "visual.onnx"
-        onnx.save(parts.visual, path)
+        onnx.save(halves.visual, path)
         network = open_openvino(path, {"input": [1, 6, INNER, INNER]}, callers, 1, "f32")
         return lambda picture: network(names, {"input": picture})
-    session = ort.InferenceSession(parts.visual.SerializeToString())
+    session = ort.InferenceSession(halves.visual.SerializeToString())
     return lambda picture: list(session.run(names, {"input": picture}))
