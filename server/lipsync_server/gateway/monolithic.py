@@ -18,6 +18,7 @@ from lipsync_client.media.audio import to_speech
 from lipsync_client.timeline import Request
 from lipsync_mel import refusals
 from lipsync_mel.timeline import MAX_FRAME, MAX_FRAMES, SAMPLE_RATE, SAMPLES_AFTER, SAMPLES_PER_FRAME
+from lipsync_server.gateway.avatars import AvatarFigures
 from lipsync_server.gateway.gateway import Gateway
 from lipsync_server.gateway.grpc_front import call_of
 from lipsync_server.gateway.messages import encoded
@@ -102,14 +103,7 @@ class _Service:
     async def list_models(self, asked: Any, context: Context) -> Any:
         return message("ListModelsResponse")(
             models=[
-                message("ModelInfo")(
-                    model_id=one.id,
-                    loaded=one.loaded,
-                    gpu_id=one.gpu,
-                    memory_mb=one.memory_mb,
-                    request_count=one.stats.requests if one.stats else 0,
-                    avg_inference_ms=one.stats.request_ms if one.stats else 0,
-                )
+                message("ModelInfo")(**_figures(one), avg_inference_ms=one.stats.request_ms if one.stats else 0)
                 for one in await self._gateway.avatars.figures()
             ]
         )
@@ -118,11 +112,7 @@ class _Service:
         return message("GetModelStatsResponse")(
             models=[
                 message("ModelStats")(
-                    model_id=one.id,
-                    loaded=one.loaded,
-                    gpu_id=one.gpu,
-                    memory_mb=one.memory_mb,
-                    request_count=one.stats.requests,
+                    **_figures(one),
                     total_inference_ms=round(one.stats.requests * one.stats.request_ms),
                     avg_inference_ms=one.stats.request_ms,
                     last_used_timestamp=int(one.stats.last_used.timestamp()) if one.stats.last_used else 0,
@@ -161,6 +151,17 @@ class _Service:
         if not model_id:
             raise _wrong("model_id is empty: it must be an avatar's id")
         return self._gateway.avatars.id_of(model_id)
+
+
+def _figures(one: AvatarFigures) -> dict[str, Any]:
+    """The fields that ModelInfo and ModelStats share."""
+    return {
+        "model_id": one.id,
+        "loaded": one.loaded,
+        "gpu_id": one.gpu,
+        "memory_mb": one.memory_mb,
+        "request_count": one.stats.requests if one.stats else 0,
+    }
 
 
 def _wrong(sentence: str) -> Refused:
