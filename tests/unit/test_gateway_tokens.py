@@ -111,7 +111,14 @@ def refused(call: Callable[[], Any]) -> Refused:
 
 @asynccontextmanager
 async def gateway(triton: Triton, file: Path, **settings: Any) -> AsyncIterator[Addresses]:
-    ports = {"grpc_port": 0, "http_port": 0, "monolithic_port": 0, "tokens": str(file), "patience_s": 2.0}
+    ports: dict[str, Any] = {
+        "grpc_port": 0,
+        "http_port": 0,
+        "monolithic_port": 0,
+        "tokens": str(file),
+        "patience_s": 2.0,
+    }
+    ports["request_log"] = {"file": None}
     async with running(GatewaySettings((triton.url,), **{**ports, **settings})) as (_, addresses):
         yield addresses
 

@@ -11,13 +11,15 @@ import grpc
 import grpc.aio
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lipsync_client.errors import LipsyncError
 from lipsync_server.gateway.callers import host_of
 from lipsync_server.gateway.metrics import Metrics
+from lipsync_server.gateway.observer import Observer
 from lipsync_server.gateway.refusal import Refused
-from lipsync_server.gateway.tokens import Tokens
+from lipsync_server.gateway.request_log import Record
+from lipsync_server.gateway.tokens import Tokens, token_name
 from lipsync_server.gateway.upstream import SERVICE
 
 __all__ = ["GrpcDoor", "HttpDoor", "server_credentials"]
@@ -27,14 +29,24 @@ OPEN_METHODS = (
     *("/grpc.health.", "/grpc.reflection."),
     *(f"/{SERVICE}/ServerLive", f"/{SERVICE}/ServerReady"),
 )
+STATUSES = {status.value[0]: status.name for status in grpc.StatusCode}  # some versions of gRPC give numbers
+SIZE_DIGITS = 19
+Unary = Callable[[bytes, Any], Awaitable[bytes]]
+Stream = Callable[[Any, Any], AsyncIterator[bytes]]
 OPEN_PATHS = ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")
 
 
 class GrpcDoor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # grpc has no types
-    """Identifies the sender of every gRPC call, except of `OPEN_METHODS`."""
+    """Identifies the sender of every gRPC call and observes the call, except of `OPEN_METHODS`.
 
-    def __init__(self, tokens: Tokens, metrics: Metrics) -> None:
-        self._tokens, self._metrics = tokens, metrics
+    Args:
+        protocol: what the port speaks, as the observer wants it.
+        tokens, metrics, observer: of the gateway.
+    """
+
+    def __init__(self, protocol: str, tokens: Tokens, metrics: Metrics, observer: Observer) -> None:
+        self._protocol = protocol
+        self._tokens, self._metrics, self._observer = tokens, metrics, observer
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
         handler = await continuation(details)
@@ -42,56 +54,103 @@ class GrpcDoor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # grpc has no 
             return handler
         if handler.unary_unary:
             return grpc.unary_unary_rpc_method_handler(
-                self._unary(handler.unary_unary), handler.request_deserializer, handler.response_serializer
+                self._unary(details.method, handler.unary_unary),
+                handler.request_deserializer,
+                handler.response_serializer,
             )
         if handler.stream_stream:
             return grpc.stream_stream_rpc_method_handler(
-                self._stream(handler.stream_stream), handler.request_deserializer, handler.response_serializer
+                self._stream(details.method, handler.stream_stream),
+                handler.request_deserializer,
+                handler.response_serializer,
             )
         raise NotImplementedError(f"{details.method}: no door for methods of its kind")
 
-    def _unary(self, behaviour: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
-        async def answer(request: Any, context: Any) -> Any:
-            await self._identify(context)
-            return await behaviour(request, context)
+    def _unary(self, method: str, behaviour: Unary) -> Unary:
+        name = method.rpartition("/")[2]
+
+        async def answer(request: bytes, context: Any) -> bytes:
+            with self._observer.request(self._protocol, name, host_of(context.peer()), len(request)) as record:
+                try:
+                    await self._identify(context, record)
+                    answer = await behaviour(request, context)
+                except grpc.aio.AbortError:
+                    record.code = _status(context)
+                    raise
+                record.bytes_out = len(answer)
+                return answer
 
         return answer
 
-    def _stream(self, behaviour: Callable[[Any, Any], AsyncIterator[Any]]) -> Callable[[Any, Any], AsyncIterator[Any]]:
-        async def answer(requests: Any, context: Any) -> AsyncIterator[Any]:
-            await self._identify(context)
-            async for one in behaviour(requests, context):
-                yield one
+    def _stream(self, method: str, behaviour: Stream) -> Stream:
+        name = method.rpartition("/")[2]
+
+        async def answer(requests: Any, context: Any) -> AsyncIterator[bytes]:
+            host = host_of(context.peer())
+            with self._observer.request(self._protocol, name, host, failures_only=True) as record:
+                try:
+                    await self._identify(context, record)
+                    async for one in behaviour(requests, context):
+                        yield one
+                except grpc.aio.AbortError:
+                    record.code = _status(context)
+                    raise
 
         return answer
 
-    async def _identify(self, context: Any) -> None:
+    async def _identify(self, context: Any, record: Record) -> None:
         given = dict(context.invocation_metadata() or ()).get("authorization")
         try:
-            self._tokens.identify(given, host_of(context.peer()))
+            self._tokens.identify(given, record.caller)
+            record.token = token_name()
         except Refused as refused:
             self._metrics.refusals.labels(refused.reason).inc()
             await context.abort(refused.code, refused.sentence)
 
 
-class HttpDoor:
-    """Identifies the sender of every HTTP request, except to `OPEN_PATHS`: ASGI around the application."""
+def _status(context: Any) -> str:
+    """The name of the status with which a call was ended."""
+    code = context.code()
+    return str(code.name) if isinstance(code, grpc.StatusCode) else STATUSES.get(code, str(code))
 
-    def __init__(self, app: ASGIApp, tokens: Tokens, metrics: Metrics) -> None:
-        self._app, self._tokens, self._metrics = app, tokens, metrics
+
+class HttpDoor:
+    """Identifies the sender of every HTTP request and observes it, except to `OPEN_PATHS`: ASGI around the application.
+
+    Args:
+        app: the application.
+        tokens, metrics, observer: of the gateway.
+    """
+
+    def __init__(self, app: ASGIApp, tokens: Tokens, metrics: Metrics, observer: Observer) -> None:
+        self._app, self._tokens, self._metrics, self._observer = app, tokens, metrics, observer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
-            host = scope["client"][0] if scope.get("client") else ""
+        if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        host = scope["client"][0] if scope.get("client") else ""
+        length = headers.get("content-length", "0")
+        size = int(length) if length.isdecimal() and len(length) < SIZE_DIGITS else 0
+        with self._observer.request("http", f"{scope['method']} {scope['path']}", host, size) as record:
+
+            async def sent(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    record.code = str(message["status"])
+                record.bytes_out += len(message.get("body", b""))
+                await send(message)
+
             try:
-                self._tokens.identify(Headers(scope=scope).get("authorization"), host)
+                self._tokens.identify(headers.get("authorization"), host)
+                record.token = token_name()
             except Refused as refused:
                 self._metrics.refusals.labels(refused.reason).inc()
                 # The connection is closed: nothing more of such a request is read.
-                headers = {"www-authenticate": "Bearer", "connection": "close"}
-                await JSONResponse({"error": refused.sentence}, 401, headers)(scope, receive, send)
+                closing = {"www-authenticate": "Bearer", "connection": "close"}
+                await JSONResponse({"error": refused.sentence}, 401, closing)(scope, receive, sent)
                 return
-        await self._app(scope, receive, send)
+            await self._app(scope, receive, sent)
 
 
 def server_credentials(certificate: str, key: str) -> grpc.ServerCredentials:

@@ -22,6 +22,7 @@ from lipsync_server.gateway.callers import Callers
 from lipsync_server.gateway.contract import Contract
 from lipsync_server.gateway.messages import encoded, frames_in
 from lipsync_server.gateway.metrics import Metrics
+from lipsync_server.gateway.observer import Observer, observed
 from lipsync_server.gateway.refusal import Refused, is_missing, overloaded
 from lipsync_server.gateway.settings import GatewaySettings
 from lipsync_server.gateway.tokens import Tokens, default_file
@@ -75,6 +76,7 @@ class Gateway:
         self._callers = Callers(settings.max_open_per_caller, settings.max_open_requests)
         self.tokens = Tokens(Path(settings.tokens) if settings.tokens else default_file())
         self.streams = Callers(settings.max_streams_per_caller, settings.max_open_requests)
+        self.observer = Observer()
         self._contracts: dict[str, tuple[float, Contract]] = {}
 
     @property
@@ -152,6 +154,7 @@ class Gateway:
     def metrics_text(self) -> bytes:
         """As Prometheus reads it."""
         self.metrics.open.set(self._callers.open)
+        self.metrics.log_dropped.set(self.observer.log.dropped if self.observer.log else 0)
         for upstream in self.upstreams.all:
             self.metrics.ready.labels(upstream.address).set(self.upstreams.is_fresh(upstream))
             self.metrics.upstream_open.labels(upstream.address).set(upstream.open)
@@ -161,6 +164,8 @@ class Gateway:
         began = self._now()
         load_s = 0.0
         checks.check_name(request.model_name, request.model_version)
+        talking = request.model_name != COMPOSITE_MODEL
+        observed(model=request.model_name, avatar=self.avatars.id_of(request.model_name) if talking else "")
         for left in reversed(range(self.settings.attempts)):  # a server may be replaced between load and inference
             try:
                 answer = await self._checked(request, data, call)
@@ -176,6 +181,7 @@ class Gateway:
         if frames := frames_in(answer):
             self.avatars.used(request.model_name)
             self.metrics.frames.inc(frames)
+            observed(frames=frames)
             self.tokens.spent(frames)
             self.metrics.first_frame.observe(self._now() - began)
         return Answer(answer, load_s)

@@ -17,6 +17,7 @@ from lipsync_server.gateway import checks, control
 from lipsync_server.gateway.callers import host_of
 from lipsync_server.gateway.gateway import Call, Gateway
 from lipsync_server.gateway.messages import encoded, streamed
+from lipsync_server.gateway.observer import observed
 from lipsync_server.gateway.refusal import Refused, invalid
 from lipsync_server.gateway.tokens import caller_of
 from lipsync_server.gateway.upstream import SERVICE
@@ -96,6 +97,7 @@ class _Front:
     def about_model(self, kind: type[Message], method: str) -> Handler:
         async def ask(data: bytes, context: Context) -> bytes:
             request: Any = _small(kind, data)
+            observed(model=request.name)
             if request.name or method != "ModelStatistics":  # statistics: no name is every model
                 checks.check_name(request.name, request.version)
             return await self._gateway.upstreams.send(method, data, call_of(context, "grpc").deadline)
@@ -143,10 +145,14 @@ class _Front:
             await asyncio.gather(reading, *tasks, return_exceptions=True)
 
     async def _one_of_stream(self, data: bytes, call: Call) -> bytes:
-        try:
-            return streamed(await self._gateway.infer(data, call))
-        except Refused as refused:
-            return encoded(pb.ModelStreamInferResponse(error_message=refused.sentence))
+        with self._gateway.observer.request_of_stream(len(data)) as record:
+            try:
+                answer = streamed(await self._gateway.infer(data, call))
+            except Refused as refused:
+                record.code = refused.code.name
+                answer = encoded(pb.ModelStreamInferResponse(error_message=refused.sentence))
+            record.bytes_out = len(answer)
+            return answer
 
 
 def open_extensions(metadata: pb.ServerMetadataResponse) -> pb.ServerMetadataResponse:

@@ -47,6 +47,12 @@ class Metrics:
             "lipsync_gateway_upstream_open", "Calls that an upstream works on.", ["upstream"], registry=self._registry
         )
 
+        self.log_dropped = Gauge(
+            "lipsync_gateway_request_log_dropped",
+            "Requests that are not in the request log, because it could not keep up.",
+            registry=self._registry,
+        )
+
     def text(self) -> bytes:
         """As Prometheus reads it."""
         return generate_latest(self._registry)

@@ -23,6 +23,7 @@ from lipsync_server.gateway.gateway import Gateway
 from lipsync_server.gateway.grpc_front import call_of
 from lipsync_server.gateway.messages import encoded
 from lipsync_server.gateway.monolithic_proto import METHODS, SERVICE, message
+from lipsync_server.gateway.observer import observed
 from lipsync_server.gateway.refusal import Refused, invalid
 from lipsync_server.gateway.speech_runs import EXTRA_FRAMES, SpeechRuns
 from lipsync_server.gateway.tensors import outputs_of, request_of
@@ -66,6 +67,7 @@ def _answering(
             code, sentence = refused.code, refusals.parse(wire.plain(refused.sentence)).sentence
         except LipsyncError as error:
             code, sentence = grpc.StatusCode.UNAVAILABLE, str(error)
+        observed(code=code.name)
         if "success" in gives.DESCRIPTOR.fields_by_name:
             return encoded(gives(success=False, error=sentence))
         return await context.abort(code, sentence)  # type: ignore[no-any-return]

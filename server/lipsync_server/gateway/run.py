@@ -20,6 +20,7 @@ from grpc_reflection.v1alpha import reflection
 
 from lipsync_client.errors import LipsyncError
 from lipsync_client.registry.settings import RegistrySettings
+from lipsync_server.gateway import request_log
 from lipsync_server.gateway.doors import GrpcDoor, HttpDoor, server_credentials
 from lipsync_server.gateway.gateway import Gateway
 from lipsync_server.gateway.grpc_front import inference_service
@@ -73,6 +74,8 @@ async def running(
         server.add_generic_rpc_handlers((inference_service(gateway),))
         second, monolithic_address = _port(gateway, "monolithic", MONOLITHIC, [*PORT_OPTIONS, *MONOLITHIC_OPTIONS])
         second.add_generic_rpc_handlers((monolithic_service(gateway),))
+        gateway.observer.log = request_log.opened(settings.request_log, int(grpc_address.rpartition(":")[2]))
+        stack.callback(gateway.observer.close)
         await gateway.open()
         watching = asyncio.create_task(_tell_health(gateway, states))
         stack.push_async_callback(_end, watching)
@@ -94,7 +97,7 @@ def _port(gateway: Gateway, name: str, service: str, options: list[tuple[str, in
     # No limit for open calls: a caller could reach it alone, with calls that never send their request.
     server = grpc.aio.server(
         options=[*options, ("grpc.max_receive_message_length", size), ("grpc.max_send_message_length", -1)],
-        interceptors=[GrpcDoor(gateway.tokens, gateway.metrics)],
+        interceptors=[GrpcDoor(name, gateway.tokens, gateway.metrics, gateway.observer)],
     )
     reflection.enable_server_reflection((service, reflection.SERVICE_NAME, HEALTH), server)
     try:
@@ -124,7 +127,7 @@ async def _http_port(settings: GatewaySettings, gateway: Gateway) -> AsyncIterat
         open_of: ClassVar[Counter[str]] = Counter()
 
     config = uvicorn.Config(
-        HttpDoor(http_application(gateway), gateway.tokens, gateway.metrics),
+        HttpDoor(http_application(gateway), gateway.tokens, gateway.metrics, gateway.observer),
         http=Protocol,
         ws="none",
         lifespan="off",

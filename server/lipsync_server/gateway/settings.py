@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr
 from pydantic.dataclasses import dataclass
 
 from lipsync_client.settings import CHECKED, checked
 
-__all__ = ["GatewaySettings"]
+__all__ = ["GatewaySettings", "RequestLogSettings"]
 
 Address = Annotated[StrictStr, Field(pattern=r"^[^\s/]+:\d{1,5}$")]
 Port = Annotated[StrictInt, Field(ge=0, le=65535)]
@@ -22,6 +22,30 @@ PORT = "a port number from 0 (any free one) to 65535"
 SECONDS = "seconds above 0"
 COUNT = "a whole number from 1 up"
 MEGABYTES = "MiB from 1 to 1024"
+
+
+@dataclass(frozen=True, config=CHECKED)
+class RequestLogSettings:
+    """The request log.
+
+    Attributes:
+        file: its path; "auto": `requests-PORT.log` in the user's cache folder, with the port for gRPC; "stderr":
+            standard error; None: there is no log.
+        format: of a line.
+        queue_size: requests that wait to be written, at most; others are dropped and counted.
+        max_size_mb: size at which the file is replaced by a new one.
+        backups: older files that are kept.
+    """
+
+    file: Annotated[StrictStr, Field(min_length=1)] | None = Field(
+        default="auto", description="a path, auto, stderr, or null for no log"
+    )
+    format: Literal["text", "json"] = Field(default="text", description="text or json")
+    queue_size: Annotated[StrictInt, Field(ge=1, le=1_000_000)] = Field(
+        default=10_000, description="a whole number from 1 to 1000000"
+    )
+    max_size_mb: Megabytes = Field(default=20, description=MEGABYTES)
+    backups: Annotated[StrictInt, Field(ge=0, le=100)] = Field(default=2, description="a whole number from 0 to 100")
 
 
 @dataclass(frozen=True, config=CHECKED)
@@ -53,6 +77,7 @@ class GatewaySettings:
         header_timeout_s: seconds in which the headers of an HTTP request must come.
         body_timeout_s: seconds in which its body must come.
         tls_cert, tls_key: PEM files of the public ports' certificate and its key; None: no TLS.
+        request_log: one line a request.
         tokens: the file with the tokens of callers on other machines; None: `tokens.default_file`.
     """
 
@@ -86,6 +111,7 @@ class GatewaySettings:
     tls_cert: StrictStr | None = Field(default=None, description="a path of a PEM file, or null")
     tls_key: StrictStr | None = Field(default=None, description="a path of a PEM file, or null")
     tokens: StrictStr | None = Field(default=None, description="a path, or null for the user's data folder")
+    request_log: RequestLogSettings = Field(default_factory=RequestLogSettings)
 
     def __post_init__(self) -> None:
         if bool(self.tls_cert) != bool(self.tls_key):

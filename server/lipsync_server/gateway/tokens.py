@@ -28,7 +28,7 @@ from lipsync_client.settings import CHECKED, SettingsError, checked, read_yaml
 from lipsync_mel import refusals
 from lipsync_server.gateway.refusal import Refused
 
-__all__ = ["Token", "Tokens", "caller_of", "default_file", "new_token"]
+__all__ = ["Token", "Tokens", "caller_of", "default_file", "new_token", "token_name"]
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +74,12 @@ def caller_of(host: str) -> str:
     """Who is counted for the request that is worked on: its token, else its host."""
     token = _token.get()
     return f"token {token.name}" if token else host
+
+
+def token_name() -> str:
+    """The name of the token of the request that is worked on; "": it has none."""
+    token = _token.get()
+    return token.name if token else ""
 
 
 def default_file() -> Path:
