@@ -109,6 +109,23 @@ class Connection:
         client.register_plugin(self._add_headers)
         return client
 
+    def call(self, method: str, data: bytes, timeout: float) -> bytes:
+        """One unary call on a connection of its own, bytes in and bytes out. Raises InferenceServerException."""
+        import grpc
+        from tritonclient.utils import InferenceServerException
+
+        options = self._options()
+        target, arguments = self.endpoint.target, options["channel_args"]
+        secure = options["creds"] and grpc.secure_channel(target, options["creds"], arguments)
+        with secure or grpc.insecure_channel(target, arguments) as channel:
+            try:
+                answer: bytes = channel.unary_unary(method)(
+                    data, timeout=timeout, metadata=tuple(self._headers.items())
+                )
+            except grpc.RpcError as error:
+                raise InferenceServerException(error.details(), str(error.code())) from None
+        return answer
+
     def _options(self) -> dict[str, Any]:
         # A proxy of the environment would read what only this machine should.
         arguments = [*CHANNEL_ARGS, NO_PROXY] if self.endpoint.loopback else CHANNEL_ARGS

@@ -7,6 +7,7 @@ from rich.text import Text
 
 from lipsync_client import wire
 from lipsync_client.cli.common import Headers, Json, Server, TokenFile, access, show
+from lipsync_client.cli.gateway_tables import gateway_line, gateway_tables
 from lipsync_client.cli.tables import avatars_table, models_table
 from lipsync_client.console import note
 from lipsync_client.control.control import Control
@@ -22,10 +23,14 @@ def status(
 ) -> None:
     """Show whether the server is ready, its version, its models and avatars. The exit status is 1 unless it is ready.
 
+    A gateway also tells which servers are behind it and whether they make frames, which programs were started again and
+    why, and which GPUs there are.
+
     Example: `lipsync status --server 127.0.0.1:8001`
     """
     with Control(server, timeout=10.0, **access(token_file, headers)) as control:
         state = control.status()
+        gateway = control.gateway()
         models: list[ModelState] | None = None
         try:
             models = control.models()
@@ -33,7 +38,15 @@ def status(
             note(f"No list of models: {error}")
     avatars = None if models is None else avatars_in(models)
     line = Text(f"{server}: {f'ready, Triton {state.version}' if state.ready else 'not ready'}")
-    tables = [models_table(models or []), avatars_table(avatars or [])] if models is not None else []
-    show({"server": server, "status": state, "models": models, "avatars": avatars}, as_json, line, *tables)
+    tables = []
+    if gateway:
+        line.append(f"; {gateway_line(gateway)}")
+        tables += gateway_tables(gateway)
+    if models is not None:
+        tables.append(models_table(models))
+    if avatars is not None and not (gateway and gateway["avatars"]):
+        tables.append(avatars_table(avatars))
+    shown = {"server": server, "status": state, "gateway": gateway, "models": models, "avatars": avatars}
+    show(shown, as_json, line, *tables)
     if not state.ready:
         raise typer.Exit(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -10,6 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from google.protobuf import json_format
+from google.protobuf.wrappers_pb2 import StringValue
 from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
 from tritonclient.utils import InferenceServerException
 
@@ -40,6 +42,7 @@ from lipsync_client.folders import cached
 
 __all__ = ["AvatarOverview", "AvatarState", "AvatarStats", "Control", "ModelState", "ServerStatus"]
 
+STATUS_METHOD = "/lipsync.Gateway/Status"  # of a gateway alone; it answers a StringValue with JSON
 KEY_HEADER = "triton-grpc-protocol-lipsync-control"  # Triton wants its prefix before the name that the server chose
 
 
@@ -67,7 +70,8 @@ class Control:
         self.url = url
         self._timeout = timeout
         self._key = key
-        self._grpc = Connection(url, token=token, headers=headers).connect()
+        self._connection = Connection(url, token=token, headers=headers)
+        self._grpc = self._connection.connect()
 
     def status(self) -> ServerStatus:
         """State and version of the server. Raises ServerUnavailable if no server answers."""
@@ -75,6 +79,21 @@ class Control:
         # A gateway holds other calls until a server is ready.
         version = self._ask(self._grpc.get_server_metadata, key=False).version if ready else ""
         return ServerStatus(live, ready, version)
+
+    def gateway(self) -> dict[str, Any] | None:
+        """What a gateway says of itself, its servers and their supervisor (docs/gateway.md); None: it is no gateway.
+
+        Raises:
+            ServerUnavailable: no server answers.
+        """
+        try:
+            answer = self._connection.call(STATUS_METHOD, b"", self._timeout)
+        except InferenceServerException as error:
+            if "UNIMPLEMENTED" in (error.status() or ""):
+                return None
+            raise self._failure(error, wire.SHIPPED_AVATAR) from None
+        values: dict[str, Any] = json.loads(StringValue.FromString(answer).value)
+        return values
 
     def models(self) -> list[ModelState]:
         """Every model in the server's repository, loaded or not, by name. Needs the key."""

@@ -70,9 +70,9 @@ class Gateway:
     def __init__(self, settings: GatewaySettings, registry: RegistrySettings | None = None) -> None:
         self.settings = settings
         self.metrics = Metrics()
-        self._now = asyncio.get_running_loop().time
-        self.upstreams = Upstreams(settings, self.metrics, self._now)
-        self.avatars = Avatars(self.upstreams, registry or RegistrySettings(), settings, self._now)
+        self.now = asyncio.get_running_loop().time
+        self.upstreams = Upstreams(settings, self.metrics, self.now)
+        self.avatars = Avatars(self.upstreams, registry or RegistrySettings(), settings, self.now)
         self._callers = Callers(settings.max_open_per_caller, settings.max_open_requests)
         self.tokens = Tokens(Path(settings.tokens) if settings.tokens else default_file())
         self.streams = Callers(settings.max_streams_per_caller, settings.max_open_requests)
@@ -83,6 +83,11 @@ class Gateway:
     def ready(self) -> bool:
         """A frame was made a moment ago."""
         return self.upstreams.ready
+
+    @property
+    def open_requests(self) -> int:
+        """Inference requests that are open now, of all callers."""
+        return self._callers.open
 
     async def open(self) -> None:
         """Begin to probe the upstreams and to manage their avatars."""
@@ -129,13 +134,13 @@ class Gateway:
         """What a public model takes. Raises Refused if it is none, or not loaded."""
         checks.check_name(model)
         asked, contract = self._contracts.get(model, (-math.inf, None))
-        if contract is None or self._now() - asked > CONTRACT_S:
+        if contract is None or self.now() - asked > CONTRACT_S:
             request = encoded(ModelConfigRequest(name=model))
             answer = await self.upstreams.send("ModelConfig", request, deadline)
             contract = Contract.of(ModelConfigResponse.FromString(answer).config)
             if len(self._contracts) >= MAX_CONTRACTS:
                 self._contracts.clear()
-            self._contracts[model] = self._now(), contract
+            self._contracts[model] = self.now(), contract
         return contract
 
     async def contract_loading(self, model: str) -> Contract:
@@ -153,7 +158,7 @@ class Gateway:
 
     def metrics_text(self) -> bytes:
         """As Prometheus reads it."""
-        self.metrics.open.set(self._callers.open)
+        self.metrics.open.set(self.open_requests)
         self.metrics.log_dropped.set(self.observer.log.dropped if self.observer.log else 0)
         for upstream in self.upstreams.all:
             self.metrics.ready.labels(upstream.address).set(self.upstreams.is_fresh(upstream))
@@ -161,7 +166,7 @@ class Gateway:
         return self.metrics.text()
 
     async def _infer(self, request: ModelInferRequest, data: bytes, call: Call) -> Answer:
-        began = self._now()
+        began = self.now()
         load_s = 0.0
         checks.check_name(request.model_name, request.model_version)
         talking = request.model_name != COMPOSITE_MODEL
@@ -174,16 +179,16 @@ class Gateway:
                 if not left or not is_missing(refused.code, refused.sentence):
                     raise
                 self._contracts.pop(request.model_name, None)
-                asked = self._now()
+                asked = self.now()
                 if not await self._ensure(request.model_name, call.deadline):
                     raise
-                load_s += self._now() - asked
+                load_s += self.now() - asked
         if frames := frames_in(answer):
             self.avatars.used(request.model_name)
             self.metrics.frames.inc(frames)
             observed(frames=frames)
             self.tokens.spent(frames)
-            self.metrics.first_frame.observe(self._now() - began)
+            self.metrics.first_frame.observe(self.now() - began)
         return Answer(answer, load_s)
 
     async def _checked(self, request: ModelInferRequest, data: bytes, call: Call) -> bytes:

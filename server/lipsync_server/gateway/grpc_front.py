@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -10,19 +11,21 @@ from typing import Any
 import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError, Message
+from google.protobuf.wrappers_pb2 import StringValue
 from tritonclient.grpc import service_pb2 as pb
 
-from lipsync_client.control.control import KEY_HEADER
+from lipsync_client.control.control import KEY_HEADER, STATUS_METHOD
 from lipsync_server.gateway import checks, control
 from lipsync_server.gateway.callers import host_of
 from lipsync_server.gateway.gateway import Call, Gateway
 from lipsync_server.gateway.messages import encoded, streamed
 from lipsync_server.gateway.observer import observed
 from lipsync_server.gateway.refusal import Refused, invalid
+from lipsync_server.gateway.status import status_of
 from lipsync_server.gateway.tokens import caller_of
 from lipsync_server.gateway.upstream import SERVICE
 
-__all__ = ["inference_service"]
+__all__ = ["inference_service", "status_service"]
 
 CLOSED = ("shared_memory", "trace", "logging", "classification", "sequence", "repository", "schedule_policy")
 SMALL = 4096  # bytes; requests that only name a model are smaller
@@ -49,6 +52,16 @@ def inference_service(gateway: Gateway) -> grpc.GenericRpcHandler:
     handlers = {name: grpc.unary_unary_rpc_method_handler(_answering(handle)) for name, handle in unary.items()}
     handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(front.stream)
     return grpc.method_handlers_generic_handler(SERVICE, handlers)
+
+
+def status_service(gateway: Gateway) -> grpc.GenericRpcHandler:
+    """The gateway's own service. Its answer is a `google.protobuf.StringValue` that holds JSON."""
+
+    async def status(data: bytes, context: Context) -> bytes:
+        return encoded(StringValue(value=json.dumps(await status_of(gateway))))
+
+    service, _, method = STATUS_METHOD.strip("/").partition("/")
+    return grpc.method_handlers_generic_handler(service, {method: grpc.unary_unary_rpc_method_handler(status)})
 
 
 def call_of(context: Context, front: str) -> Call:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import urllib.request
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -23,7 +22,9 @@ from lipsync_server.gateway.http_guard import Guard
 from lipsync_server.gateway.http_tensors import HEADER_LENGTH, as_http, as_request
 from lipsync_server.gateway.messages import as_json, encoded
 from lipsync_server.gateway.refusal import Refused, invalid, overloaded
+from lipsync_server.gateway.status import status_of
 from lipsync_server.gateway.tokens import caller_of
+from lipsync_server.gateway.upstream_metrics import fetched
 
 __all__ = ["http_application"]
 
@@ -39,7 +40,6 @@ STATUS = {  # of HTTP for those of gRPC; others are 500
     grpc.StatusCode.DEADLINE_EXCEEDED: 504,
 }
 CALLERS_LIMIT = 429
-METRICS_S = 3.0  # that Triton may take for its metrics
 CONTROL_HEADER = "lipsync-control"  # as Triton itself names it over HTTP
 T = TypeVar("T")
 Handler = Callable[[Request], Awaitable[Response]]
@@ -52,6 +52,7 @@ def http_application(gateway: Gateway) -> ASGIApp:
         _route("/healthz", front.live),
         _route("/readyz", front.server_ready),
         _route("/metrics", front.metrics),
+        _route("/status", front.status),
         _route("/v2", front.server),
         _route("/v2/health/live", front.live),
         _route("/v2/health/ready", front.server_ready),
@@ -111,16 +112,6 @@ def _gone() -> Refused:
     return Refused(grpc.StatusCode.CANCELLED, "the caller has gone", "gone")
 
 
-def _fetched(url: str) -> bytes:
-    """The body of a page of this machine; nothing where nobody answers."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(url, timeout=METRICS_S) as answer:
-            return bytes(answer.read())
-    except OSError:
-        return b""
-
-
 class _Front:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
@@ -137,8 +128,11 @@ class _Front:
     async def metrics(self, request: Request) -> Response:
         text = self._gateway.metrics_text()
         if address := self._gateway.settings.upstream_metrics:
-            text += await asyncio.to_thread(_fetched, f"http://{address}/metrics")
+            text += await asyncio.to_thread(fetched, address)
         return Response(text, media_type="text/plain; version=0.0.4")
+
+    async def status(self, request: Request) -> Response:
+        return JSONResponse(await status_of(self._gateway))
 
     async def server(self, request: Request) -> Response:
         answer = await self._gateway.upstreams.send("ServerMetadata", b"")

@@ -23,7 +23,7 @@ from lipsync_client.registry.settings import RegistrySettings
 from lipsync_server.gateway import request_log
 from lipsync_server.gateway.doors import GrpcDoor, HttpDoor, server_credentials
 from lipsync_server.gateway.gateway import Gateway
-from lipsync_server.gateway.grpc_front import inference_service
+from lipsync_server.gateway.grpc_front import inference_service, status_service
 from lipsync_server.gateway.http_front import http_application
 from lipsync_server.gateway.http_protocol import TimedProtocol
 from lipsync_server.gateway.monolithic import monolithic_service
@@ -71,7 +71,7 @@ async def running(
         stack.push_async_callback(gateway.close)
         states = health.HealthServicer()
         server, grpc_address = _port(gateway, "grpc", SERVICE, PORT_OPTIONS)
-        server.add_generic_rpc_handlers((inference_service(gateway),))
+        server.add_generic_rpc_handlers((inference_service(gateway), status_service(gateway)))
         second, monolithic_address = _port(gateway, "monolithic", MONOLITHIC, [*PORT_OPTIONS, *MONOLITHIC_OPTIONS])
         second.add_generic_rpc_handlers((monolithic_service(gateway),))
         gateway.observer.log = request_log.opened(settings.request_log, int(grpc_address.rpartition(":")[2]))

@@ -55,6 +55,7 @@ class GatewaySettings:
     Attributes:
         upstreams: host:port of each Triton's gRPC endpoint.
         upstream_metrics: host:port of the metrics of the one Triton, which then are among the gateway's.
+        supervisor_status: the file in which the supervisor of the one Triton says how it is; None: it has none.
         bind: address of the public ports.
         grpc_port, http_port, monolithic_port: KServe v2 over gRPC and over HTTP, and the monolithic API.
         aliases: other names of avatars, for clients of the monolithic API.
@@ -85,6 +86,7 @@ class GatewaySettings:
         description="one or several addresses such as 127.0.0.1:9001"
     )
     upstream_metrics: Address | None = Field(default=None, description="an address such as 127.0.0.1:9002, or null")
+    supervisor_status: StrictStr | None = Field(default=None, description="a path, or null")
     bind: StrictStr = Field(default="127.0.0.1", description="an address such as 127.0.0.1 or 0.0.0.0")
     grpc_port: Port = Field(default=8001, description=PORT)
     http_port: Port = Field(default=8000, description=PORT)

@@ -52,6 +52,7 @@ class Upstream:
     Attributes:
         ready: it has made a frame, and nothing has failed since.
         last_frame: when it made its last frame.
+        last_probe: when it was last asked for one, only to see whether it works.
         trouble: why it is not ready.
         suspect: set when a call has failed or the connection has ended, so that it is probed at once.
         probed: set when the probe that runs, or else the next, has ended; then there is a new one.
@@ -60,7 +61,7 @@ class Upstream:
     def __init__(self, address: str, now: Callable[[], float]) -> None:
         self.address = address
         self.ready = False
-        self.last_frame = -math.inf
+        self.last_frame = self.last_probe = -math.inf
         self.trouble = "not asked yet"
         self.suspect = asyncio.Event()
         self.probed = asyncio.Event()

@@ -200,7 +200,7 @@ class Upstreams:
             await happens(upstream.suspect, interval if upstream.ready else min(interval, DOWN_INTERVAL_S))
 
     async def _ask_for_a_frame(self, upstream: Upstream) -> None:
-        began = self._now()
+        began = upstream.last_probe = self._now()
         try:
             answer = await upstream.call("ModelInfer", self._probe, self._settings.probe_timeout_s)
         except UpstreamError as error:

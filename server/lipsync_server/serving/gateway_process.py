@@ -12,6 +12,7 @@ import tempfile
 import urllib.error
 import urllib.request
 from collections import deque
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -35,13 +36,22 @@ class GatewayProcess:
         ports: where it answers.
         upstream, metrics: host:port of the Triton, and of its metrics.
         key, inference_key: of that Triton.
+        status: the file that says how its programs are.
 
     Attributes:
         url: of its HTTP port, as this machine reaches it.
     """
 
     def __init__(
-        self, config: ServerConfig, ports: Ports, upstream: str, metrics: str, *, key: str, inference_key: str
+        self,
+        config: ServerConfig,
+        ports: Ports,
+        upstream: str,
+        metrics: str,
+        *,
+        key: str,
+        inference_key: str,
+        status: Path | None = None,
     ) -> None:
         variables = {**os.environ, "LIPSYNC_CONTROL_KEY": key, "LIPSYNC_INFERENCE_KEY": inference_key}
         self._tail: deque[str] = deque(maxlen=30)
@@ -53,7 +63,7 @@ class GatewayProcess:
         direct = urllib.request.ProxyHandler({})  # never through a proxy
         self._opener = urllib.request.build_opener(direct, urllib.request.HTTPSHandler(context=unnamed))
         with tempfile.TemporaryFile() as settings:  # without a name, so nothing of it can be left
-            settings.write(yaml.safe_dump(settings_of(config, ports, upstream, metrics)).encode())
+            settings.write(yaml.safe_dump(settings_of(config, ports, upstream, metrics, status)).encode())
             settings.flush()
             command = [sys.executable, "-m", "lipsync_client.cli.main", "gateway", "--config", "/dev/stdin"]
             self._child = Child(command, variables, self._take_line, settings)
@@ -93,7 +103,9 @@ class GatewayProcess:
         sys.stderr.write(line)
 
 
-def settings_of(config: ServerConfig, ports: Ports, upstream: str, metrics: str) -> dict[str, Any]:
+def settings_of(
+    config: ServerConfig, ports: Ports, upstream: str, metrics: str, status: Path | None = None
+) -> dict[str, Any]:
     """The file that `lipsync gateway` reads."""
     given = config.gateway if isinstance(config.gateway, dict) else {}
     registry = dataclasses.asdict(config.registry)
@@ -105,6 +117,7 @@ def settings_of(config: ServerConfig, ports: Ports, upstream: str, metrics: str)
             **given,
             "upstreams": [upstream],
             "upstream_metrics": metrics,
+            "supervisor_status": str(status) if status else None,
             "bind": config.bind,
             "grpc_port": ports.grpc,
             "http_port": ports.http,

@@ -18,7 +18,15 @@ PORT = "a port number from 0 (any free one) to 65535"
 NAMES = "a list of model names"
 
 GATEWAY = "true, false or a mapping with settings of the gateway, such as {max_open_requests: 100}"
-SET_BY_SERVE = ("upstreams", "upstream_metrics", "bind", "grpc_port", "http_port", "monolithic_port")
+SET_BY_SERVE = (
+    "upstreams",
+    "upstream_metrics",
+    "supervisor_status",
+    "bind",
+    "grpc_port",
+    "http_port",
+    "monolithic_port",
+)
 
 GpuConfigs = Literal["cuda", "tensorrt"]
 Port = Annotated[StrictInt, Field(ge=0, le=65535)]

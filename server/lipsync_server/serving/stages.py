@@ -18,12 +18,16 @@ class StageWatch:
 
     Args:
         server: its process id.
+
+    Attributes:
+        running: the model of each stage process that ran at the last look.
     """
 
     def __init__(self, server: int) -> None:
         self._server = server
         self._names: dict[int, str] = {}
         self._names = self.names()  # before one can die
+        self.running = list(self._names.values())
         self._dead: dict[int, float] = {}  # when each was first found dead
 
     def names(self) -> dict[int, str]:
@@ -38,6 +42,7 @@ class StageWatch:
         """
         stages = dict(self._stages())
         self._names = {pid: self._name(pid) for pid in stages}
+        self.running = [self._names[pid] for pid, state in stages.items() if state != "Z"]
         self._dead = {pid: self._dead.get(pid, now) for pid, state in stages.items() if state == "Z"}
         return next((self._names[pid] for pid, since in self._dead.items() if now - since >= NOTICED_S), None)
 

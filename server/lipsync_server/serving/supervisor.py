@@ -18,6 +18,7 @@ from lipsync_server.serving.network import choose_ports, private_ports
 from lipsync_server.serving.server import TritonServer
 from lipsync_server.serving.server_settings import Ports, ServerConfig
 from lipsync_server.serving.stages import StageWatch
+from lipsync_server.serving.status_file import StatusFile
 
 __all__ = ["Supervisor"]
 
@@ -59,6 +60,7 @@ class Supervisor:
         self._triton_since = self._gateway_since = 0.0
         self._restarts = 0
         self._inference_key: str | None = None
+        self._status = StatusFile()
 
     def __enter__(self) -> Supervisor:
         return self
@@ -84,6 +86,7 @@ class Supervisor:
             own = Ports(http=0, grpc=grpc, metrics=metrics, monolithic=0)
             self._triton_config = dataclasses.replace(self.config, ports=own, bind="127.0.0.1")
             self._inference_key = secrets.token_urlsafe(32)
+            self._status.path = cache_folder() / f"server-{self.ports.grpc}.json"
         try:
             if self.config.gateway:
                 self._launch_gateway()
@@ -104,6 +107,7 @@ class Supervisor:
         """One look at everything: what has ended is started again, at once or when its time has come."""
         self._heal_gateway()
         self._heal_triton()
+        self._status.write()
 
     def stop(self) -> None:
         """End everything. Safe to call twice, and again if it was interrupted."""
@@ -113,11 +117,14 @@ class Supervisor:
             self.triton.stop()
             if not self._restarts:  # else it tells why
                 self.log_path.unlink(missing_ok=True)
+        self._status.remove()
 
     # Triton
 
     def _launch_triton(self, meanwhile: Callable[[], None]) -> None:
         """Raises ServingError."""
+        self._status.triton.starting()
+        self._status.write()
         self.triton = TritonServer(
             self._repository,
             self._triton_config,
@@ -129,6 +136,9 @@ class Supervisor:
         self.triton.start(START_S, meanwhile)
         self._stages = StageWatch(self.triton.pid)
         self._triton_since = time.monotonic()
+        self._status.triton.running(self.triton.pid)
+        self._status.stages = self._stages.running
+        self._status.write()
 
     def _heal_triton(self) -> None:
         now = time.monotonic()
@@ -141,6 +151,8 @@ class Supervisor:
             self.triton = None
             delay = self._triton_backoff.delay(now - self._triton_since)
             self._triton_due = time.monotonic() + delay
+            self._status.triton.ended(trouble, delay)
+            self._status.stages = []
             self._report(f"{trouble}: it is started again{_in(delay)}. The log is {self.log_path}.")
 
     def _trouble(self, now: float) -> str | None:
@@ -150,6 +162,9 @@ class Supervisor:
         if status is not None:
             return f"Triton has ended, {_how(status)}"
         stage = self._stages.dead(now)
+        self._status.stages = self._stages.running
+        if stage:
+            self._status.stage_ended(stage)
         return f"Triton's stage {stage} has ended" if stage else None
 
     def _restart_triton(self) -> None:
@@ -161,6 +176,7 @@ class Supervisor:
             self.triton = None
             delay = self._triton_backoff.delay(0.0)
             self._triton_due = time.monotonic() + delay
+            self._status.triton.ended(_one_line(error), delay)
             self._report(f"Triton cannot be started again: {_one_line(error)} The next attempt is{_in(delay)}.")
         else:
             self._report(f"Triton serves again, after {time.monotonic() - began:.1f} s.")
@@ -171,8 +187,12 @@ class Supervisor:
         """Raises ServingError."""
         upstream, metrics = (f"127.0.0.1:{getattr(self._triton_config.ports, name)}" for name in ("grpc", "metrics"))
         assert self._inference_key is not None
+        self._status.gateway.starting()
         keys = {"key": control_key(self.config), "inference_key": self._inference_key}
-        self.gateway = GatewayProcess(self.config, self.ports, upstream, metrics, **keys)
+        status = self._status.path
+        self.gateway = GatewayProcess(self.config, self.ports, upstream, metrics, status=status, **keys)
+        self._status.gateway.running(self.gateway.pid)
+        self._status.write()
         self._gateway_since = time.monotonic()
 
     def _heal_gateway(self) -> None:
@@ -187,6 +207,7 @@ class Supervisor:
             self.gateway = None
             delay = self._gateway_backoff.delay(now - self._gateway_since)
             self._gateway_due = now + delay
+            self._status.gateway.ended(f"The gateway has ended, {how} ({said})", delay)
             self._report(f"The gateway has ended, {how} ({said}): it is started again{_in(delay)}.")
 
     def _restart_gateway(self) -> None:
@@ -195,6 +216,7 @@ class Supervisor:
         except (ServingError, OSError) as error:
             delay = self._gateway_backoff.delay(0.0)
             self._gateway_due = time.monotonic() + delay
+            self._status.gateway.ended(_one_line(error), delay)
             self._report(f"The gateway cannot be started again: {_one_line(error)} The next attempt is{_in(delay)}.")
 
     def _check_gateway(self) -> None:
