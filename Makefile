@@ -50,5 +50,5 @@ clean: ## remove the build output and .venv; your own avatars stay
 	@touch $@
 
 .venv/.test: pyproject.toml | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[server,web,pipecat,livekit,studio,test,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[server,web,otel,pipecat,livekit,studio,test,dev]'
 	@touch $@ .venv/.server

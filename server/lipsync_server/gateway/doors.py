@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +70,10 @@ class GrpcDoor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # grpc has no 
         name = method.rpartition("/")[2]
 
         async def answer(request: bytes, context: Any) -> bytes:
-            with self._observer.request(self._protocol, name, host_of(context.peer()), len(request)) as record:
+            headers, host = dict(context.invocation_metadata() or ()), host_of(context.peer())
+            with self._observer.request(self._protocol, name, host, len(request), headers) as record:
                 try:
-                    await self._identify(context, record)
+                    await self._identify(context, record, headers)
                     answer = await behaviour(request, context)
                 except grpc.aio.AbortError:
                     record.code = _status(context)
@@ -86,10 +87,10 @@ class GrpcDoor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # grpc has no 
         name = method.rpartition("/")[2]
 
         async def answer(requests: Any, context: Any) -> AsyncIterator[bytes]:
-            host = host_of(context.peer())
-            with self._observer.request(self._protocol, name, host, failures_only=True) as record:
+            headers, host = dict(context.invocation_metadata() or ()), host_of(context.peer())
+            with self._observer.stream(self._protocol, name, host, headers) as record:
                 try:
-                    await self._identify(context, record)
+                    await self._identify(context, record, headers)
                     async for one in behaviour(requests, context):
                         yield one
                 except grpc.aio.AbortError:
@@ -98,10 +99,9 @@ class GrpcDoor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # grpc has no 
 
         return answer
 
-    async def _identify(self, context: Any, record: Record) -> None:
-        given = dict(context.invocation_metadata() or ()).get("authorization")
+    async def _identify(self, context: Any, record: Record, headers: Mapping[str, str]) -> None:
         try:
-            self._tokens.identify(given, record.caller)
+            self._tokens.identify(headers.get("authorization"), record.caller)
             record.token = token_name()
         except Refused as refused:
             self._metrics.refusals.labels(refused.reason).inc()
@@ -133,7 +133,7 @@ class HttpDoor:
         host = scope["client"][0] if scope.get("client") else ""
         length = headers.get("content-length", "0")
         size = int(length) if length.isdecimal() and len(length) < SIZE_DIGITS else 0
-        with self._observer.request("http", f"{scope['method']} {scope['path']}", host, size) as record:
+        with self._observer.request("http", f"{scope['method']} {scope['path']}", host, size, headers) as record:
 
             async def sent(message: Message) -> None:
                 if message["type"] == "http.response.start":

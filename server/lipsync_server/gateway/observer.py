@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from lipsync_server.gateway.refusal import Refused
 from lipsync_server.gateway.request_log import Record, RequestLog
+from lipsync_server.gateway.tracing import Tracer
 
-__all__ = ["Observer", "observed"]
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
 
+__all__ = ["Observer", "observed", "upstream_headers"]
+
+NOTHING: Mapping[str, str] = {}
 _record: ContextVar[Record | None] = ContextVar("record", default=None)
+_carrier: ContextVar[Mapping[str, str]] = ContextVar("carrier", default=NOTHING)  # of the request's headers
+_headers: ContextVar[Sequence[tuple[str, str]]] = ContextVar("headers", default=())
 
 
 def observed(*, model: str = "", avatar: str = "", frames: int = 0, code: str = "") -> None:
@@ -26,17 +34,27 @@ def observed(*, model: str = "", avatar: str = "", frames: int = 0, code: str = 
         record.code = code or record.code
 
 
+def upstream_headers() -> Sequence[tuple[str, str]]:
+    """The headers that carry the trace of the request that is worked on to a server."""
+    return _headers.get()
+
+
 class _Request:
     """A request is worked on while the block runs."""
 
-    __slots__ = ("_began", "_end", "record")
+    __slots__ = ("_began", "_end", "_span", "_tracer", "record")
 
-    def __init__(self, record: Record, end: Callable[[Record], None]) -> None:
+    def __init__(self, record: Record, end: Callable[[Record], None], tracer: Tracer | None) -> None:
         self.record = record
         self._end = end
+        self._tracer = tracer
+        self._span: Span | None = None
 
     def __enter__(self) -> Record:
         self._began = time.perf_counter()
+        if self._tracer:
+            self._span = self._tracer.start(self.record, _carrier.get())
+            _headers.set(self._tracer.headers(self._span))
         _record.set(self.record)  # every request has a task of its own, whose context ends with it
         return self.record
 
@@ -46,17 +64,19 @@ class _Request:
         record = self.record
         record.ms = (time.perf_counter() - self._began) * 1000
         record.code = record.code or _code(error)
+        if self._tracer and self._span:
+            self._tracer.end(self._span, record)
         self._end(record)
 
 
 class Observer:
-    """Passes requests that have ended to the log, if there is one."""
+    """Passes requests that have ended to the log and the tracer, as far as there are such."""
 
-    def __init__(self, log: RequestLog | None = None) -> None:
-        self.log = log
+    def __init__(self, log: RequestLog | None = None, tracer: Tracer | None = None) -> None:
+        self.log, self.tracer = log, tracer
 
     def request(
-        self, protocol: str, method: str, caller: str, size: int = 0, *, failures_only: bool = False
+        self, protocol: str, method: str, caller: str, size: int = 0, carrier: Mapping[str, str] = NOTHING
     ) -> _Request:
         """A context manager for the work on a request; it gives the record.
 
@@ -65,23 +85,30 @@ class Observer:
             method: what is called.
             caller: its address.
             size: bytes of the request.
-            failures_only: it is no request itself, so it is told only where it was refused.
+            carrier: its headers; those of a trace are read.
         """
-        record = Record(time.time(), protocol, method, caller, bytes_in=size)
-        return _Request(record, self._refused if failures_only else self._ended)
+        _carrier.set(carrier)
+        return _Request(Record(time.time(), protocol, method, caller, bytes_in=size), self._ended, self.tracer)
+
+    def stream(self, protocol: str, method: str, caller: str, carrier: Mapping[str, str] = NOTHING) -> _Request:
+        """As `request`, for a stream, whose messages are the requests: it is told only where it was refused."""
+        _carrier.set(carrier)
+        return _Request(Record(time.time(), protocol, method, caller), self._refused, None)
 
     def request_of_stream(self, size: int) -> _Request:
         """As `request`, for a message of the stream that is worked on."""
         stream = _record.get()
         assert stream is not None, "streams are observed too"
-        request = self.request(stream.protocol, stream.method, stream.caller, size)
+        request = self.request(stream.protocol, stream.method, stream.caller, size, _carrier.get())
         request.record.token = stream.token
         return request
 
     def close(self) -> None:
-        """End the log, when all requests have ended."""
+        """End them, when all requests have ended."""
         if self.log:
             self.log.close()
+        if self.tracer:
+            self.tracer.close()
 
     def _ended(self, record: Record) -> None:
         if self.log:

@@ -20,7 +20,7 @@ from grpc_reflection.v1alpha import reflection
 
 from lipsync_client.errors import LipsyncError
 from lipsync_client.registry.settings import RegistrySettings
-from lipsync_server.gateway import request_log
+from lipsync_server.gateway import request_log, tracing
 from lipsync_server.gateway.doors import GrpcDoor, HttpDoor, server_credentials
 from lipsync_server.gateway.gateway import Gateway
 from lipsync_server.gateway.grpc_front import inference_service, status_service
@@ -74,6 +74,7 @@ async def running(
         server.add_generic_rpc_handlers((inference_service(gateway), status_service(gateway)))
         second, monolithic_address = _port(gateway, "monolithic", MONOLITHIC, [*PORT_OPTIONS, *MONOLITHIC_OPTIONS])
         second.add_generic_rpc_handlers((monolithic_service(gateway),))
+        gateway.observer.tracer = tracing.opened(settings.tracing)
         gateway.observer.log = request_log.opened(settings.request_log, int(grpc_address.rpartition(":")[2]))
         stack.callback(gateway.observer.close)
         await gateway.open()

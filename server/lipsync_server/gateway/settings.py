@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from lipsync_client.settings import CHECKED, checked
 
-__all__ = ["GatewaySettings", "RequestLogSettings"]
+__all__ = ["GatewaySettings", "RequestLogSettings", "TracingSettings"]
 
 Address = Annotated[StrictStr, Field(pattern=r"^[^\s/]+:\d{1,5}$")]
 Port = Annotated[StrictInt, Field(ge=0, le=65535)]
@@ -49,6 +49,25 @@ class RequestLogSettings:
 
 
 @dataclass(frozen=True, config=CHECKED)
+class TracingSettings:
+    """Spans for OpenTelemetry.
+
+    Attributes:
+        otlp_endpoint: URL of a collector that takes OTLP over gRPC; https with TLS. None: no tracing.
+        service_name: how the spans name the gateway.
+        sample_ratio: part of the traces that are kept, where a caller has not decided it.
+    """
+
+    otlp_endpoint: Annotated[StrictStr, Field(pattern=r"^https?://[^\s/]+$")] | None = Field(
+        default=None, description="a URL such as http://127.0.0.1:4317, or null for no tracing"
+    )
+    service_name: Name = Field(default="lipsync-gateway", description="1 to 128 characters")
+    sample_ratio: Annotated[StrictInt | StrictFloat, Field(ge=0, le=1)] = Field(
+        default=1.0, description="a number from 0 to 1"
+    )
+
+
+@dataclass(frozen=True, config=CHECKED)
 class GatewaySettings:
     """Settings of a gateway. Wrong values raise a SettingsError that names them.
 
@@ -79,6 +98,7 @@ class GatewaySettings:
         body_timeout_s: seconds in which its body must come.
         tls_cert, tls_key: PEM files of the public ports' certificate and its key; None: no TLS.
         request_log: one line a request.
+        tracing: spans for OpenTelemetry.
         tokens: the file with the tokens of callers on other machines; None: `tokens.default_file`.
     """
 
@@ -114,6 +134,7 @@ class GatewaySettings:
     tls_key: StrictStr | None = Field(default=None, description="a path of a PEM file, or null")
     tokens: StrictStr | None = Field(default=None, description="a path, or null for the user's data folder")
     request_log: RequestLogSettings = Field(default_factory=RequestLogSettings)
+    tracing: TracingSettings = Field(default_factory=TracingSettings)
 
     def __post_init__(self) -> None:
         if bool(self.tls_cert) != bool(self.tls_key):

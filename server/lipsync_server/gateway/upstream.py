@@ -14,6 +14,7 @@ import numpy as np
 
 from lipsync_client import wire
 from lipsync_server.gateway.messages import encoded
+from lipsync_server.gateway.observer import upstream_headers
 from lipsync_server.gateway.tensors import request_of
 
 __all__ = ["Upstream", "UpstreamError", "happens", "probe_request"]
@@ -90,7 +91,7 @@ class Upstream:
         began = self._now()
         if method == "ModelInfer":
             metadata = (*metadata, *self._inference_key)
-        call = self._methods[method](data, timeout=timeout, metadata=tuple(metadata))
+        call = self._methods[method](data, timeout=timeout, metadata=(*metadata, *upstream_headers()))
         task = asyncio.create_task(self._answer(call))
         self._running[task] = method, call
         task.add_done_callback(self._ended)
