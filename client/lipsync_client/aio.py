@@ -133,15 +133,27 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    async def attempt(self, request: Request, avatar: str, *, timeout: float | None = None) -> Result:
+    async def attempt(
+        self, request: Request, avatar: str, *, timeout: float | None = None, session: str | None = None
+    ) -> Result:
         """One request, sent once. Raises LipsyncError.
 
         Args:
             timeout: seconds, if not the client's own.
+            session: the id of the live session that it belongs to.
         """
-        return await self._infer(wire.ensemble_of(avatar), wire.tensors(request), avatar, timeout)
+        return await self._infer(wire.ensemble_of(avatar), wire.tensors(request), avatar, timeout, session)
 
-    async def footage(self, key: int, first: int, count: int, avatar: str, *, timeout: float | None = None) -> Result:
+    async def footage(
+        self,
+        key: int,
+        first: int,
+        count: int,
+        avatar: str,
+        *,
+        timeout: float | None = None,
+        session: str | None = None,
+    ) -> Result:
         """Plain frames of an avatar's footage from a position of the loop on, asked for once. No network runs for them.
 
         Args:
@@ -149,12 +161,14 @@ class AsyncClient:
             first, count: which frames.
             avatar: its name, for messages.
             timeout: seconds, if not the client's own.
+            session: as for `attempt`.
 
         Raises:
             InvalidRequest: no avatar has that key (any more).
             LipsyncError: as for every request.
         """
-        return await self._infer(wire.COMPOSITE_MODEL, wire.footage_tensors(key, first, count), avatar, timeout)
+        tensors = wire.footage_tensors(key, first, count)
+        return await self._infer(wire.COMPOSITE_MODEL, tensors, avatar, timeout, session)
 
     async def _send(self, request: Request, avatar: str) -> Result:
         """Send a request, and send it again where that may help."""
@@ -166,9 +180,12 @@ class AsyncClient:
                 delay = attempts.delay_after(failure)
             await asyncio.sleep(delay)
 
-    async def _infer(self, model: str, tensors: list[InferInput], avatar: str, timeout: float | None) -> Result:
+    async def _infer(
+        self, model: str, tensors: list[InferInput], avatar: str, timeout: float | None, session: str | None
+    ) -> Result:
+        headers = {wire.SESSION_HEADER: session} if session else None
         try:
-            answer = await self._grpc.infer(model, tensors, client_timeout=timeout or self._timeout)
+            answer = await self._grpc.infer(model, tensors, headers=headers, client_timeout=timeout or self._timeout)
         except InferenceServerException as error:
             raise await self._failure(error, avatar) from None
         return wire.result_from(answer)

@@ -36,6 +36,7 @@ DEFAULT_URL = "127.0.0.1:8001"
 SHIPPED_AVATAR = "demo"
 TIMELINE_MODEL = "mel_preprocess"
 COMPOSITE_MODEL = "composite"
+SESSION_HEADER = "lipsync-session"  # of a live session's requests: an id by which a gateway tells it from others
 CHANNEL_ARGS = [
     ("grpc.max_send_message_length", -1),  # 25 frames of a large avatar pass gRPC's limit of 4 MB
     ("grpc.max_receive_message_length", -1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
@@ -58,6 +59,7 @@ class Servers:
         self._patience = math.inf if patience is None else patience
         self._clock = clock
         self._preferred = 0
+        self._session = secrets.token_hex(8)
 
     async def timeline(self) -> Timeline:
         """The servers' clock and limits."""
@@ -69,12 +71,14 @@ class Servers:
 
     async def render(self, request: Request) -> Result:
         """One request for talking frames."""
-        return await self._anywhere(lambda client: client.attempt(request, self._avatar, timeout=self._timeout))
+        return await self._anywhere(
+            lambda client: client.attempt(request, self._avatar, timeout=self._timeout, session=self._session)
+        )
 
     async def footage(self, key: int, first: int, count: int) -> Result:
         """Plain frames, as `AsyncClient.footage`."""
         return await self._anywhere(
-            lambda client: client.footage(key, first, count, self._avatar, timeout=self._timeout)
+            lambda client: client.footage(key, first, count, self._avatar, timeout=self._timeout, session=self._session)
         )
 
     async def pause(self, seconds: float) -> None:

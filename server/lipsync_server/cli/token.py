@@ -30,6 +30,9 @@ def new(
     max_open: Annotated[
         int | None, typer.Option(min=1, help="Requests that may be open at once. [default: as the gateway's setting]")
     ] = None,
+    live_sessions: Annotated[
+        int | None, typer.Option(min=1, help="Live sessions that may talk at once. [default: no limit]")
+    ] = None,
     frames_per_second: Annotated[
         float | None, typer.Option(min=0.1, help="Frames a second in the long run. [default: no limit]")
     ] = None,
@@ -46,5 +49,6 @@ def new(
 
         ends = datetime.now(timezone.utc).replace(microsecond=0) + timedelta(days) if days else None
         path = file or default_file()
-        typer.echo(new_token(path, name, expires=ends, max_open=max_open, frames_per_s=frames_per_second))
+        limits = {"max_open": max_open, "live_sessions": live_sessions, "frames_per_s": frames_per_second}
+        typer.echo(new_token(path, name, expires=ends, **limits))
         note(f"Added {name} to {path}. The token is not stored: keep it now.")

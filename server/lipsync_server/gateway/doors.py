@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lipsync_client.errors import LipsyncError
+from lipsync_client.wire import SESSION_HEADER
 from lipsync_server.gateway.callers import host_of
 from lipsync_server.gateway.metrics import Metrics
 from lipsync_server.gateway.observer import Observer
@@ -101,7 +102,7 @@ class GrpcDoor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # grpc has no 
 
     async def _identify(self, context: Any, record: Record, headers: Mapping[str, str]) -> None:
         try:
-            self._tokens.identify(headers.get("authorization"), record.caller)
+            self._tokens.identify(headers.get("authorization"), record.caller, headers.get(SESSION_HEADER))
             record.token = token_name()
         except Refused as refused:
             self._metrics.refusals.labels(refused.reason).inc()
@@ -142,7 +143,7 @@ class HttpDoor:
                 await send(message)
 
             try:
-                self._tokens.identify(headers.get("authorization"), host)
+                self._tokens.identify(headers.get("authorization"), host, headers.get(SESSION_HEADER))
                 record.token = token_name()
             except Refused as refused:
                 self._metrics.refusals.labels(refused.reason).inc()

@@ -26,6 +26,7 @@ from pydantic.dataclasses import dataclass
 from lipsync_client.folders import data_folder
 from lipsync_client.settings import CHECKED, SettingsError, checked, read_yaml
 from lipsync_mel import refusals
+from lipsync_server.gateway.live_sessions import LiveSessions
 from lipsync_server.gateway.refusal import Refused
 
 __all__ = ["Token", "Tokens", "caller_of", "default_file", "new_token", "token_name"]
@@ -51,6 +52,7 @@ class Token:
         sha256: hash of the token, in hexadecimal.
         expires: when it ends, as UTC where no zone is stated; None: never.
         max_open: requests that are open at once; None: as the gateway's `max_open_per_caller`.
+        live_sessions: live sessions that talk at once; None: no limit.
         frames_per_s: frames a second, in the long run; a live session takes 25. None: no limit.
     """
 
@@ -62,12 +64,16 @@ class Token:
         default=None, description="a date such as 2027-01-31, or null"
     )
     max_open: Annotated[StrictInt, Field(ge=1)] | None = Field(default=None, description="a whole number from 1 up")
+    live_sessions: Annotated[StrictInt, Field(ge=1)] | None = Field(
+        default=None, description="a whole number from 1 up"
+    )
     frames_per_s: Annotated[StrictInt | StrictFloat, Field(gt=0)] | None = Field(
         default=None, description="a number above 0"
     )
 
 
 _token: ContextVar[Token | None] = ContextVar("token", default=None)  # of the request that is worked on
+_session: ContextVar[str] = ContextVar("session", default="")
 
 
 def caller_of(host: str) -> str:
@@ -106,22 +112,25 @@ class Tokens:
     ) -> None:
         self._path, self._now, self._date = path, now, date
         self._open: Counter[str] = Counter()
+        self._sessions = LiveSessions(now)
         self._buckets: dict[str, tuple[float, float]] = {}  # frames left, and when that was so
         self._looked = now()
         self._mark = _mark(path)
         self._tokens = read_tokens(path)
 
-    def identify(self, authorization: str | None, host: str) -> None:
+    def identify(self, authorization: str | None, host: str, session: str | None = None) -> None:
         """Find out who sends the request that is worked on.
 
         Args:
             authorization: the header.
             host: the caller's address.
+            session: the header `SESSION_HEADER`.
 
         Raises:
             Refused: the token is missing, unknown or expired.
         """
         _token.set(None)
+        _session.set(session or "")
         scheme, _, given = (authorization or "").partition(" ")
         if scheme.lower() == "bearer":
             _token.set(self._found(given.strip()))
@@ -139,6 +148,8 @@ class Tokens:
             raise _limited(f"{token.max_open} requests of this token are open, which is all that it may have")
         if token.frames_per_s is not None and self._left(token, token.frames_per_s) < 1:
             raise _limited(f"this token has taken its {token.frames_per_s:g} frames a second")
+        if token.live_sessions and not self._sessions.admit(token.name, _session.get(), token.live_sessions):
+            raise _limited(f"{token.live_sessions} live sessions of this token talk, which is all that it may have")
         self._open[token.name] += 1
         try:
             yield
