@@ -218,7 +218,7 @@ def test_a_port_that_is_taken_is_named_with_what_to_do(capfd) -> None:
 
 def test_other_machines_need_a_token_that_is_shown(monkeypatch) -> None:
     served = []
-    monkeypatch.setattr(command, "_serve", lambda listening, server, faces, settings: served.append(settings))
+    monkeypatch.setattr(command, "_serve", lambda listening, server, faces, settings, tls: served.append(settings))
     result = CliRunner().invoke(app, ["web", "--host", "0.0.0.0", "--port", "0", "--server", "127.0.0.1:9"])
     assert result.exit_code == 0, result.output
     token = re.search(r"#token=(\S+)", result.output)[1]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ipaddress
 import secrets
 import socket
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -17,6 +18,7 @@ from lipsync_client.control.control import Control, find_key
 from lipsync_client.errors import LipsyncError
 from lipsync_client.registry.registry import Registry
 from lipsync_client.registry.settings import RegistrySettings
+from lipsync_client.tls import check_certificate
 from lipsync_client.web.faces import Faces
 from lipsync_client.web.settings import Settings
 from lipsync_client.web.voice import Voice
@@ -38,6 +40,12 @@ PageToken = Annotated[
 ]
 
 
+TlsCert = Annotated[
+    Path | None, typer.Option(help="PEM file with a certificate: the page speaks https.", show_default=False)
+]
+TlsKey = Annotated[Path | None, typer.Option(help="PEM file with the certificate's key.", show_default=False)]
+
+
 def web(
     avatar: Annotated[
         list[str] | None,
@@ -51,6 +59,8 @@ def web(
         "127.0.0.1"
     ),
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port of the page; 0: any free port.")] = 8080,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
     token: PageToken = None,
     allow_origin: Annotated[
         list[str] | None,
@@ -70,12 +80,14 @@ def web(
     Start a lip-sync server first (`lipsync serve`). Then run `lipsync web` and open the address that it prints.
     An avatar is loaded when a page chooses it, if the server's control key is known. Text needs a speech synthesiser on
     this machine: flite or espeak-ng. For other machines, run `lipsync web --host 0.0.0.0`. Browsers give the microphone
-    only to https pages, so use a proxy with TLS, or an SSH tunnel: `ssh -L 8080:localhost:8080 THIS_MACHINE`.
+    only to https pages: give a certificate with --tls-cert and --tls-key, or use a proxy with TLS, or an SSH tunnel:
+    `ssh -L 8080:localhost:8080 THIS_MACHINE`.
     """
     import websockets  # noqa: F401 (needed later, by uvicorn; if it is missing, say so before anything starts)
 
     from lipsync_client.web import app  # noqa: F401
 
+    tls = _tls(tls_cert, tls_key)
     limits = RegistrySettings.from_yaml(config) if config else RegistrySettings()
     allowed = access(token_file, headers)
     client = AsyncClient(server, timeout=ANSWER_S, **allowed)
@@ -88,18 +100,30 @@ def web(
         settings = Settings(token or None, origins, loopback, max_sessions, idle)
         if trouble := _trouble_with(server, allowed):
             note(f"{trouble} The page waits for the server.")
-        _announce(port, settings)
+        _announce(port, settings, "https" if tls else "http")
         faces = Faces(avatar or (), Registry(server, limits, **allowed) if find_key(server) else None)
-        _serve(listening, client, faces, settings)
+        _serve(listening, client, faces, settings, tls)
 
 
-def _announce(port: int, settings: Settings) -> None:
+def _tls(certificate: Path | None, key: Path | None) -> dict[str, str]:
+    """uvicorn's options for TLS; none without a certificate. Raises LipsyncError."""
+    if certificate is None and key is None:
+        return {}
+    if certificate is None or key is None:
+        raise LipsyncError("--tls-cert and --tls-key belong together: give both, or neither.")
+    check_certificate(certificate, key)
+    return {"ssl_certfile": str(certificate), "ssl_keyfile": str(key)}
+
+
+def _announce(port: int, settings: Settings, scheme: str) -> None:
     name = "localhost" if settings.loopback else socket.gethostname()
     secret = f"#token={settings.token}" if settings.token else ""
-    typer.echo(f"Open http://{name}:{port}/{secret} (Ctrl-C stops)")
+    typer.echo(f"Open {scheme}://{name}:{port}/{secret} (Ctrl-C stops)")
 
 
-def _serve(listening: socket.socket, client: AsyncClient, faces: Faces, settings: Settings) -> None:
+def _serve(
+    listening: socket.socket, client: AsyncClient, faces: Faces, settings: Settings, tls: dict[str, Any]
+) -> None:
     import uvicorn
 
     from lipsync_client.web.app import create_app
@@ -113,6 +137,7 @@ def _serve(listening: socket.socket, client: AsyncClient, faces: Faces, settings
         ws_per_message_deflate=False,  # JPEG does not compress further
         limit_concurrency=settings.max_sessions * 4 + 64,
         timeout_graceful_shutdown=2,
+        **tls,
     )
     uvicorn.Server(config).run([listening])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lipsync_client.errors import LipsyncError
+from lipsync_client.tls import check_certificate
 from lipsync_client.wire import SESSION_HEADER
 from lipsync_server.gateway.callers import host_of
 from lipsync_server.gateway.metrics import Metrics
@@ -155,16 +154,6 @@ class HttpDoor:
 
 
 def server_credentials(certificate: str, key: str) -> grpc.ServerCredentials:
-    """TLS for a gRPC port, from two PEM files. Raises LipsyncError if they cannot be used, or not together."""
-    try:
-        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key, password="")
-        return grpc.ssl_server_credentials([(Path(key).read_bytes(), Path(certificate).read_bytes())])
-    except ssl.SSLError as error:
-        raise LipsyncError(
-            f"The certificate {certificate} and the key {key} cannot be used: they must be PEM files that belong"
-            f" together, the key without a password ({error.reason or 'not PEM'})."
-        ) from None
-    except OSError as error:
-        raise LipsyncError(
-            f"The certificate {certificate} or the key {key} cannot be read: {error.strerror or error}."
-        ) from None
+    """TLS for a gRPC port, from two PEM files. Raises LipsyncError as `check_certificate`."""
+    check_certificate(certificate, key)
+    return grpc.ssl_server_credentials([(Path(key).read_bytes(), Path(certificate).read_bytes())])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -65,8 +66,11 @@ class Tracer:
         return list(carrier.items())
 
     def close(self) -> None:
-        """Export what waits."""
-        self._provider.shutdown()
+        """Export what waits; a collector that does not answer is not waited for."""
+        # Some versions try again and again for a minute before they end.
+        ending = threading.Thread(target=self._provider.shutdown, daemon=True)
+        ending.start()
+        ending.join(EXPORT_S)
 
 
 def opened(settings: TracingSettings) -> Tracer | None:
