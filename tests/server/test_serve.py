@@ -75,6 +75,19 @@ SOURCES = {
             def initialize(self, args):
                 raise ValueError("footage.jpegs is truncated")
         """,
+    "talkative": """
+        import sys
+
+        class TritonPythonModel:
+            def initialize(self, args):
+                for _ in range(300_000):
+                    sys.stderr.write("the same again\\n")
+                for number in range(300_000):
+                    sys.stderr.write(f"trouble {number}\\n")
+
+            def execute(self, requests):
+                pass
+        """,
     "slow": """
         import time
 
@@ -302,6 +315,15 @@ def test_server_ends_with_a_crashed_owner(repository):
     owner = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=60).stdout.strip()
     assert owner
     eventually(lambda: not traces(f"_{owner}_"))
+
+
+def test_a_stage_that_prints_without_end_fills_no_disk(repository, tmp_path):
+    config = ServerConfig(ports=FREE, load=("talkative",), required=("talkative",))
+    with TritonServer(repository, config, log_path=tmp_path / "server.log") as server:
+        assert server.failures == {}
+    text = (tmp_path / "server.log").read_text()
+    assert "... the last line, repeated 299999 times\n" in text
+    assert text.count("trouble ") < 100_000 and "lines left out, beyond 1000 a second" in text
 
 
 def test_failed_required_model_stops_the_start(repository):

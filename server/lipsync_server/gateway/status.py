@@ -30,6 +30,7 @@ async def status_of(gateway: Gateway) -> dict[str, Any]:
     Returns:
         A mapping; docs/gateway.md describes it. Parts that nobody can tell are None.
     """
+    avatars, trouble = await _avatars(gateway)
     metrics = gateway.settings.upstream_metrics
     gpus = gpus_in(await asyncio.to_thread(fetched, metrics)) if metrics else []
     return {
@@ -41,7 +42,8 @@ async def status_of(gateway: Gateway) -> dict[str, Any]:
         "upstreams": [_upstream(gateway, one) for one in gateway.upstreams.all],
         "supervisor": await asyncio.to_thread(_supervisor, gateway.settings.supervisor_status),
         "gpus": [dataclasses.asdict(gpu) for gpu in gpus],
-        "avatars": await _avatars(gateway),
+        "avatars": avatars,
+        "avatars_trouble": trouble,
     }
 
 
@@ -80,15 +82,17 @@ def _dated(values: dict[str, Any]) -> dict[str, Any]:
     return {name: _date(value) if name in TIMES and value is not None else value for name, value in values.items()}
 
 
-async def _avatars(gateway: Gateway) -> list[dict[str, Any]] | None:
-    """Those that are loaded; with the control key the others too."""
+async def _avatars(gateway: Gateway) -> tuple[list[dict[str, Any]] | None, str]:
+    """Those that are loaded, with the control key the others too; and why nobody knows them."""
     if not gateway.ready:
-        return None
+        return None, "no server is ready"
     try:
         figures = await asyncio.wait_for(gateway.avatars.figures(), ASK_S)
-    except (Refused, LipsyncError, asyncio.TimeoutError):
-        return None
-    return [
+    except asyncio.TimeoutError:
+        return None, f"the servers did not say within {ASK_S:g} s"
+    except (Refused, LipsyncError) as error:
+        return None, str(error)
+    found = [
         {
             "id": one.id,
             "loaded": one.loaded,
@@ -99,3 +103,4 @@ async def _avatars(gateway: Gateway) -> list[dict[str, Any]] | None:
         }
         for one in figures
     ]
+    return found, ""

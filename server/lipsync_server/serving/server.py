@@ -12,15 +12,16 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import IO
 
 from lipsync_client.folders import cache_folder
-from lipsync_server import home
+from lipsync_server import home, rotating_file
+from lipsync_server.rotating_file import RotatingFile
 from lipsync_server.serving import environment, leftovers
 from lipsync_server.serving.child import Child
 from lipsync_server.serving.command import server_arguments
 from lipsync_server.serving.control_key import control_key, hide_in_process_list
 from lipsync_server.serving.errors import ServingError
+from lipsync_server.serving.log_lines import PER_SECOND, LogLines
 from lipsync_server.serving.model_configs import check_models, write_configs
 from lipsync_server.serving.network import TritonApi, choose_ports
 from lipsync_server.serving.safe_path import safe_paths
@@ -28,10 +29,18 @@ from lipsync_server.serving.server_settings import Ports, ServerConfig
 from lipsync_server.serving.stages import StageWatch
 
 UNNOTICED_S = 10  # seconds: Triton notices within 2 that a stage has ended, or never
+LOG_BYTES, OLDER_LOGS = 20 << 20, 2  # of the log file, and how many older ones are kept
 IDLE_BEFORE_KILL = 4  # seconds; a clean end takes 1 to 2 after the last stage has gone
 # Kept out of the console: Triton sees a version of the model in every folder, and complains of a missing GPU.
 NOISE = ("ignore version directory 'avatar'", "ignore version directory 'configs'")
+# The signal is ours.
+STOPPING_NOISE = ("Signal (15) received", "Signal (2) received")
 NO_GPU_NOISE = ("CUDA driver version", "CudaDriverHelper", "no CUDA-capable device", "pinned system memory")
+
+
+def remove_log(path: Path) -> None:
+    """Remove a server's log, with its older files."""
+    rotating_file.remove(path, OLDER_LOGS)
 
 
 class TritonServer:
@@ -81,7 +90,8 @@ class TritonServer:
         self._name = ""
         self._child: Child | None = None
         self._api: TritonApi | None = None
-        self._log: IO[str] | None = None
+        self._log: RotatingFile | None = None
+        self._lines = LogLines(self._write_line, None if self.config.log == "verbose" else PER_SECOND)
         self._is_ready = False
         self._tail: deque[str] = deque(maxlen=30)
 
@@ -119,8 +129,8 @@ class TritonServer:
         try:
             command, variables = self._prepare()
             assert self.log_path is not None
-            self._log = self.log_path.open("a" if self._append else "w", buffering=1, encoding="utf-8")
-            self._child = Child(command, variables, self._take_line)
+            self._log = RotatingFile(self.log_path, LOG_BYTES, OLDER_LOGS, replace=not self._append)
+            self._child = Child(command, variables, self._lines.add)
             self._wait_until_ready(deadline, meanwhile)
         except BaseException:
             self.stop()
@@ -133,6 +143,7 @@ class TritonServer:
         if self._child is not None:
             with contextlib.suppress(ServingError):  # it was never launched
                 self._end(self._child)
+            self._lines.close()
         if self._name:
             leftovers.sweep(self._name)
         if self._api:
@@ -140,7 +151,7 @@ class TritonServer:
         if self._log:
             self._log.close()
         if ends_in_order and not self._keep_log and self.log_path is not None:
-            self.log_path.unlink(missing_ok=True)
+            remove_log(self.log_path)
         self._is_ready = False
 
     def kill(self) -> None:
@@ -196,20 +207,24 @@ class TritonServer:
         needed = ("http", "grpc", "metrics") if self._inference_key is None else ("grpc", "metrics")
         return Ports(**{**used, **choose_ports(self.config.bind, {name: used[name] for name in needed})})
 
-    def _take_line(self, line: str) -> None:
-        """One line that the server prints."""
+    def _write_line(self, line: str) -> None:
+        """One line of the log."""
+        for key in self._keys():
+            line = line.replace(key, "***")
         self._tail.append(line.rstrip("\n"))
         with contextlib.suppress(OSError, ValueError):  # a full disk; closed after the end
             assert self._log is not None
             self._log.write(line)
-        hushed = NOISE if self._with_gpu else NOISE + NO_GPU_NOISE
+        hushed = (*NOISE, *STOPPING_NOISE, *(() if self._with_gpu else NO_GPU_NOISE))
         if self._echo and not any(noise in line for noise in hushed):
             with contextlib.suppress(OSError, ValueError):  # the reader of our standard error may have gone
                 sys.stderr.write(line)
 
+    def _keys(self) -> list[str]:
+        return [self.control_key, *([self._inference_key] if self._inference_key else [])]
+
     def _hide_keys(self) -> bool:
-        keys = [self.control_key, *([self._inference_key] if self._inference_key else [])]
-        hidden = [hide_in_process_list(self.pid, key) for key in keys]
+        hidden = [hide_in_process_list(self.pid, key) for key in self._keys()]
         return all(hidden)
 
     def _wait_until_ready(self, deadline: float, meanwhile: Callable[[], None]) -> None:

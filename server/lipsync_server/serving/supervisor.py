@@ -15,7 +15,7 @@ from lipsync_server.serving.control_key import control_key
 from lipsync_server.serving.errors import ServingError
 from lipsync_server.serving.gateway_process import GatewayProcess
 from lipsync_server.serving.network import choose_ports, private_ports
-from lipsync_server.serving.server import TritonServer
+from lipsync_server.serving.server import TritonServer, remove_log
 from lipsync_server.serving.server_settings import Ports, ServerConfig
 from lipsync_server.serving.stages import StageWatch
 from lipsync_server.serving.status_file import StatusFile
@@ -116,7 +116,7 @@ class Supervisor:
         if self.triton:
             self.triton.stop()
             if not self._restarts:  # else it tells why
-                self.log_path.unlink(missing_ok=True)
+                remove_log(self.log_path)
         self._status.remove()
 
     # Triton
