@@ -31,7 +31,10 @@ ASKED = request_of("lipsync_ensemble", AUDIO=np.zeros(640, np.float32), FRAME_CO
 
 
 def logged(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    """The requests, after the line of the start."""
+    first, *lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert first["event"] == "started"
+    return lines
 
 
 def shown(line: dict[str, Any]) -> tuple[Any, ...]:

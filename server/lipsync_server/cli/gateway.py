@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import resource
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lipsync_client.console import note
 from lipsync_client.registry.settings import RegistrySettings
 from lipsync_client.settings import SettingsError, read_yaml
 
@@ -23,8 +23,6 @@ TlsKey = Annotated[str | None, typer.Option(help="PEM file with the certificate'
 TokensFile = Annotated[
     str | None, typer.Option(help="File of `lipsync token new`. [default: the user's own]", show_default=False)
 ]
-
-FILES = 65_536  # that may be open, where the system allows it
 
 
 def gateway(
@@ -76,9 +74,13 @@ def gateway(
         "tls_key": tls_key,
         "tokens": tokens,
     }
+    from lipsync_server import open_files
+
     settings = _settings(config, {name: value for name, value in options.items() if value is not None})
     limits = RegistrySettings.from_yaml(config) if config else RegistrySettings()
-    _raise_file_limit()
+    open_files.raise_limit()
+    if advice := open_files.too_few(settings):
+        note(advice)
     asyncio.run(_serve(settings, limits))
 
 
@@ -103,13 +105,6 @@ def _aliases(given: list[str]) -> dict[str, str]:
     if wrong := [one for one, (name, _, avatar) in zip(given, pairs, strict=True) if not (name and avatar)]:
         raise SettingsError(f"--alias is {wrong[0]!r}; allowed is NAME=AVATAR, such as sanders=demo.")
     return {name: avatar for name, _, avatar in pairs}
-
-
-def _raise_file_limit() -> None:
-    """A connection takes a file."""
-    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = FILES if most == resource.RLIM_INFINITY else min(FILES, most)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(now, wanted), most))
 
 
 async def _serve(settings: GatewaySettings, limits: RegistrySettings) -> None:

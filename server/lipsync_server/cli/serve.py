@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from lipsync_client.console import note
-from lipsync_server import home
+from lipsync_server import home, open_files
 from lipsync_server.serving import ServerConfig, ServingError, Supervisor
 from lipsync_server.serving.environment import check_installed
 
@@ -49,6 +49,7 @@ def serve(
         settings = dataclasses.replace(settings, ports=ports)
         if repository is None or repository.resolve() == home.repository_folder():
             repository = _built()
+        open_files.raise_limit()  # Triton inherits it
         with Supervisor(repository, settings, report=note) as supervisor:
             announce(supervisor.start())
             supervisor.run()

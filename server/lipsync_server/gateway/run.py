@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import ClassVar
 
 import grpc
@@ -77,6 +79,9 @@ async def running(
         gateway.observer.tracer = tracing.opened(settings.tracing)
         gateway.observer.log = request_log.opened(settings.request_log, int(grpc_address.rpartition(":")[2]))
         stack.callback(gateway.observer.close)
+        if gateway.observer.log:
+            files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+            gateway.observer.log.event("started", version=version("lipsync-triton"), open_files_limit=files)
         await gateway.open()
         watching = asyncio.create_task(_tell_health(gateway, states))
         stack.push_async_callback(_end, watching)

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import json
 import math
+import resource
 import time
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -37,6 +38,7 @@ async def status_of(gateway: Gateway) -> dict[str, Any]:
         "time": _date(time.time()),
         "version": version("lipsync-triton"),
         "ready": gateway.ready,
+        "open_files_limit": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         "open_requests": gateway.open_requests,
         "open_streams": gateway.streams.open,
         "upstreams": [_upstream(gateway, one) for one in gateway.upstreams.all],
