@@ -11,6 +11,9 @@ import pytest
 from test_house import tracked
 
 from checkout import ROOT
+from lipsync_client.registry.settings import RegistrySettings
+from lipsync_server.gateway.settings import GatewaySettings
+from lipsync_server.serving.server_settings import Ports
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("examples/*/*.md")])
 CODE = ("client", "server", "studio", "model_repository", "backends", "scripts", "examples", "avatars")
@@ -75,3 +78,18 @@ def test_commands_that_are_named_are_there(kind: str) -> None:
         found = {one for several in re.findall(of_avatars, text, re.MULTILINE) for one in several.split("|")}
         missing |= {(name, command) for command in found - OF_AVATARS}
     assert missing == set()
+
+
+def test_the_settings_that_replace_others_are_there() -> None:
+    page = (ROOT / "docs/gateway.md").read_text()
+    section = page.partition("## From a monolithic server's settings")[2].partition("\n## ")[0]
+    places = [cells[2] for line in section.splitlines() if len(cells := line.split("|")) == 4]
+    named = {key for place in places for key in re.findall(r"`((?:gateway|registry|ports)\.[\w.]+)`", place)}
+    assert len(named) > 10
+    kinds = {"gateway": GatewaySettings, "registry": RegistrySettings, "ports": Ports}
+    for key in named:
+        section, *keys = key.split(".")
+        kind = kinds[section]
+        for name in keys:
+            assert name in kind.__pydantic_fields__, key
+            kind = kind.__pydantic_fields__[name].annotation

@@ -99,7 +99,7 @@ def _port(gateway: Gateway, name: str, service: str, options: list[tuple[str, in
     settings = gateway.settings
     tls = server_credentials(settings.tls_cert, settings.tls_key) if settings.tls_cert and settings.tls_key else None
     port = getattr(settings, f"{name}_port")
-    size = settings.max_message_mb << 20
+    size = settings.max_message_size_mb << 20
     # No limit for open calls: a caller could reach it alone, with calls that never send their request.
     server = grpc.aio.server(
         options=[*options, ("grpc.max_receive_message_length", size), ("grpc.max_send_message_length", -1)],

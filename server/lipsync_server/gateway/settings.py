@@ -85,7 +85,7 @@ class GatewaySettings:
         attempts: how often a request is sent, each time to another upstream where there is one.
         attempt_timeout_s: seconds that an upstream may take for a request.
         patience_s: seconds that a request is held while no upstream is ready.
-        max_message_mb: size of a request over gRPC, and of an answer over the monolithic API.
+        max_message_size_mb: size of a request over gRPC, and of an answer over the monolithic API.
         max_body_mb: size of an HTTP body.
         max_json_mb: size of its JSON part.
         max_open_requests: requests that are open at once, of all callers.
@@ -119,7 +119,7 @@ class GatewaySettings:
     attempts: Annotated[StrictInt, Field(ge=1, le=10)] = Field(default=3, description="a whole number from 1 to 10")
     attempt_timeout_s: Seconds = Field(default=60.0, description=SECONDS)
     patience_s: Seconds = Field(default=10.0, description=SECONDS)
-    max_message_mb: Megabytes = Field(default=120, description=MEGABYTES)
+    max_message_size_mb: Megabytes = Field(default=120, description=MEGABYTES)
     max_body_mb: Megabytes = Field(default=120, description=MEGABYTES)
     max_json_mb: Megabytes = Field(default=4, description=MEGABYTES)
     max_open_requests: Count = Field(default=512, description=COUNT)
