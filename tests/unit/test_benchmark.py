@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from lipsync_client.errors import LipsyncError
+from lipsync_client.wire import CA_FILE_VARIABLE
 from lipsync_server.benchmark import PARTS, run
 from lipsync_server.benchmark.analyzer import parsed
 from lipsync_server.benchmark.report import write_report
@@ -112,6 +113,30 @@ def test_perf_with_json_prints_one_document_or_fails(tmp_path, monkeypatch, capf
     program.write_text("#!/bin/sh\necho no such model\nexit 1\n")
     with pytest.raises(LipsyncError, match="perf_analyzer failed: no such model"):
         perf.perf(SimpleNamespace(args=[]), frames=8, as_json=True)
+
+
+@pytest.mark.parametrize(
+    ("server", "options"),
+    [
+        ("10.0.0.7:8001", "-u 10.0.0.7:8001 --input-data"),
+        ("grpc://host", "-u host:8001 --input-data"),
+        (
+            "grpcs://host:1",
+            "-u host:1 --ssl-grpc-use-ssl true --ssl-grpc-root-certifications-file ca.pem --input-data",
+        ),
+    ],
+)
+def test_perf_reaches_the_server_as_its_address_says(tmp_path, monkeypatch, server, options):
+    program = tmp_path / "perf_analyzer"
+    monkeypatch.setattr(perf, "installed", lambda: tmp_path)
+    monkeypatch.setenv("LD_LIBRARY_PATH", "")
+    monkeypatch.setenv(CA_FILE_VARIABLE, "ca.pem")
+    program.write_text('#!/bin/sh\necho "$@"\nexit 1\n')
+    program.chmod(0o755)
+    with pytest.raises(LipsyncError, match=f"-i grpc {options}"):
+        perf.perf(SimpleNamespace(args=[]), frames=8, server=server, as_json=True)
+    with pytest.raises(LipsyncError, match=r"https:// is neither"):
+        perf.perf(SimpleNamespace(args=[]), server="https://host", as_json=True)
 
 
 def test_the_report_has_what_was_measured_and_leaves_out_the_rest(results, tmp_path):

@@ -16,6 +16,7 @@ import typer
 
 from lipsync_client import wire
 from lipsync_client.cli.common import Json, Server, show
+from lipsync_client.connection import Endpoint
 from lipsync_client.errors import LipsyncError
 from lipsync_client.folders import cache_folder
 from lipsync_mel import timeline
@@ -81,14 +82,16 @@ def perf(
 ) -> None:
     """Run Triton's perf_analyzer on the pipeline with real speech. The first use downloads the program.
 
-    Other options are passed to perf_analyzer. The server must be running.
+    Other options are passed to perf_analyzer. The server must be running. A server on another machine wants a token:
+    `-H "authorization: Bearer TOKEN"`, which `ps` shows while it runs.
 
     Example: `lipsync perf --frames 8 --concurrency-range 1:8:1 --percentile=95`
     """
+    address = _address(server)
     folder = installed()
     data = folder / f"speech-{frames}.json"
     data.write_text(json.dumps(input_data(frames)))
-    command = [str(folder / "perf_analyzer"), "-m", model, "-i", "grpc", "-u", server]
+    command = [str(folder / "perf_analyzer"), "-m", model, "-i", "grpc", *address]
     command += ["--input-data", str(data), *context.args]
     os.environ["LD_LIBRARY_PATH"] = str(folder)
     if not as_json:
@@ -97,6 +100,17 @@ def perf(
     if done.returncode:
         raise LipsyncError(f"perf_analyzer failed: {done.stdout.strip()[-500:]}")
     show(parsed(done.stdout), True)
+
+
+def _address(server: str) -> list[str]:
+    """perf_analyzer's options for an address. Raises InvalidRequest: it is no address."""
+    endpoint = Endpoint(server)
+    options = ["-u", endpoint.target]
+    if endpoint.secure:
+        options += ["--ssl-grpc-use-ssl", "true"]
+        if authorities := os.environ.get(wire.CA_FILE_VARIABLE):
+            options += ["--ssl-grpc-root-certifications-file", authorities]
+    return options
 
 
 perf.context_settings = {"ignore_unknown_options": True, "allow_extra_args": True}  # type: ignore[attr-defined]
