@@ -7,6 +7,8 @@ import json
 import subprocess
 import sys
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from concurrent import futures
 from pathlib import Path
@@ -19,7 +21,7 @@ from client_fake import WAIT_S
 from client_fake import running as serving
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
-from test_gateway_tokens import Triton, gateway, get
+from test_gateway_tokens import Triton, gateway
 
 from lipsync_client import AsyncClient, LipsyncError, Request
 from lipsync_client.settings import SettingsError
@@ -107,10 +109,13 @@ def test_a_callers_trace_goes_on_through_the_gateway_into_the_server(
             async with grpc.aio.insecure_channel(at.grpc) as to:
                 call = to.unary_unary("/inference.GRPCInferenceService/ModelInfer")(b"junk", timeout=WAIT_S)
                 assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
-            assert (await get(f"http://{at.http}/v2/nothing"))[0] == 403
+            request = urllib.request.Request(f"http://{at.http}/v2/nothing", headers=HEADERS)
+            with pytest.raises(urllib.error.HTTPError, match="403"):
+                await asyncio.to_thread(urllib.request.urlopen, request, timeout=WAIT_S)
 
     asyncio.run(main())
-    first = collector.spans[0]
+    first, _, over_http = collector.spans
+    assert (over_http.trace_id.hex(), over_http.parent_span_id.hex()) == (TRACE, PARENT)
     assert (first.trace_id.hex(), first.parent_span_id.hex(), first.name) == (TRACE, PARENT, "ModelInfer")
     assert first.kind == Span.SPAN_KIND_SERVER and collector.service == "faces"
     wanted = {"lipsync.model": "lipsync_ensemble", "lipsync.avatar": "demo", "lipsync.frames": 4, "lipsync.code": "OK"}

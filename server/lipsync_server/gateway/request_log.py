@@ -74,16 +74,21 @@ class RequestLog:
         write: gets the text of several lines, in the log's own thread.
         line: makes the line of a mapping.
         queue_size: records that wait at most.
+        end: called last, in that thread.
 
     Attributes:
         dropped: records that are in no log.
     """
 
     def __init__(
-        self, write: Callable[[str], object], line: Callable[[dict[str, Any]], str], queue_size: int = 10_000
+        self,
+        write: Callable[[str], object],
+        line: Callable[[dict[str, Any]], str],
+        queue_size: int = 10_000,
+        end: Callable[[], object] = lambda: None,
     ) -> None:
         self.dropped = 0
-        self._write, self._line, self._queue_size = write, line, queue_size
+        self._write, self._line, self._queue_size, self._end = write, line, queue_size, end
         self._waiting: deque[Record | dict[str, Any]] = deque()
         self._told = 0  # of the dropped ones
         self._failing = False
@@ -111,6 +116,7 @@ class RequestLog:
         while not self._stop.wait(EVERY_S):
             self._write_waiting()
         self._write_waiting()
+        self._end()
 
     def _write_waiting(self) -> None:
         while self._waiting:
@@ -151,7 +157,7 @@ def opened(settings: RequestLogSettings, grpc_port: int) -> RequestLog | None:
         file = RotatingFile(path, settings.max_size_mb << 20, settings.backups)
     except OSError as error:
         raise LipsyncError(f"The request log {path} cannot be written: {error.strerror or error}.") from None
-    return RequestLog(file.write, line, settings.queue_size)
+    return RequestLog(file.write, line, settings.queue_size, file.close)
 
 
 def text_line(values: dict[str, Any]) -> str:
