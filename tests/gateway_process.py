@@ -63,11 +63,11 @@ def gateway(folder: Path, *upstreams: str, key: str = "", **settings: Any) -> It
         folder: for its settings and what it prints.
         upstreams: host:port of each Triton.
         key: the upstreams' control key.
-        settings: further keys of the section `gateway`, and the section `registry`.
+        settings: further keys of the section `gateway`, and the sections `registry` and `load`.
     """
-    registry = settings.pop("registry", {})
+    others = {name: settings.pop(name) for name in ("registry", "load") if name in settings}
     config, errors = folder / "gateway.yaml", folder / "gateway-errors.txt"
-    config.write_text(yaml.safe_dump({"gateway": settings, "registry": registry}))
+    config.write_text(yaml.safe_dump({"gateway": settings, **others}))
     command = [sys.executable, "-m", "lipsync_client.cli.main", "gateway", "--config", str(config)]
     command += [option for upstream in upstreams for option in ("--upstream", upstream)]
     command += ["--grpc-port", "0", "--http-port", "0", "--monolithic-port", "0"]

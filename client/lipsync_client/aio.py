@@ -64,9 +64,9 @@ class AsyncClient:
             self._timeline = Timeline.from_parameters(await self._parameters(wire.TIMELINE_MODEL, None))
         return self._timeline
 
-    async def avatar(self, avatar: str = wire.SHIPPED_AVATAR) -> Avatar:
-        """Facts of a loaded avatar. Raises AvatarNotFound."""
-        return wire.avatar_from_parameters(await self._parameters(wire.lipsync_of(avatar), avatar))
+    async def avatar(self, avatar: str = wire.SHIPPED_AVATAR, *, timeout: float | None = None) -> Avatar:
+        """As `Client.avatar`."""
+        return wire.avatar_from_parameters(await self._parameters(wire.lipsync_of(avatar), avatar, timeout))
 
     async def render(
         self,
@@ -190,9 +190,9 @@ class AsyncClient:
             raise await self._failure(error, avatar) from None
         return wire.result_from(answer)
 
-    async def _parameters(self, model: str, avatar: str | None) -> dict[str, str]:
+    async def _parameters(self, model: str, avatar: str | None, timeout: float | None = None) -> dict[str, str]:
         try:
-            answer = await self._grpc.get_model_config(model, client_timeout=self._timeout)
+            answer = await self._grpc.get_model_config(model, client_timeout=timeout or self._timeout)
         except InferenceServerException as error:
             raise await self._failure(error, avatar) from None
         return wire.parameters_of(answer.config)

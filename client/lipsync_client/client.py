@@ -66,9 +66,18 @@ class Client:
             self._timeline = Timeline.from_parameters(self._parameters(wire.TIMELINE_MODEL, None))
         return self._timeline
 
-    def avatar(self, avatar: str = wire.SHIPPED_AVATAR) -> Avatar:
-        """Facts of a loaded avatar. Raises AvatarNotFound."""
-        return wire.avatar_from_parameters(self._parameters(wire.lipsync_of(avatar), avatar))
+    def avatar(self, avatar: str = wire.SHIPPED_AVATAR, *, timeout: float | None = None) -> Avatar:
+        """Facts of an avatar. A gateway loads the avatar first, if it is not loaded.
+
+        Args:
+            timeout: seconds that this may take, if not the client's own. A load takes seconds, on a GPU minutes.
+
+        Raises:
+            AvatarNotFound: there is no such avatar, or it is not loaded and nothing loads it on demand.
+            LoadFailed: it cannot be loaded.
+            Overloaded: every avatar that the server may have loaded is in use.
+        """
+        return wire.avatar_from_parameters(self._parameters(wire.lipsync_of(avatar), avatar, timeout))
 
     def render(
         self,
@@ -163,10 +172,10 @@ class Client:
             for call in window:
                 call.cancel()
 
-    def _parameters(self, model: str, avatar: str | None) -> dict[str, str]:
+    def _parameters(self, model: str, avatar: str | None, timeout: float | None = None) -> dict[str, str]:
         self._check_open()
         try:
-            answer = self._grpc.get_model_config(model, client_timeout=self._timeout)
+            answer = self._grpc.get_model_config(model, client_timeout=timeout or self._timeout)
         except InferenceServerException as error:
             raise self._failure(error, avatar) from None
         return wire.parameters_of(answer.config)

@@ -16,6 +16,7 @@ from lipsync_client.errors import (
     ControlDenied,
     InvalidRequest,
     LipsyncError,
+    LoadFailed,
     Overloaded,
     ServerError,
     ServerUnavailable,
@@ -252,8 +253,13 @@ def translate(error: InferenceServerException, *, url: str, avatar: str | None) 
             )
         if "in ensemble" in (error.message() or ""):  # it began, and one of its steps was gone before its turn
             return overtaken(url, avatar)
-        return AvatarNotFound(f"The server at {url} has no avatar {avatar!r} loaded; `lipsync avatars` shows all.")
+        return AvatarNotFound(
+            f"The server at {url} has no avatar {avatar!r} loaded; `lipsync avatars` shows all, and"
+            " `lipsync avatars load` loads one."
+        )
     code, text = refusals.parse(text)
+    if code == refusals.LOAD_FAILED:
+        return LoadFailed(text)
     if code == refusals.OVERLOADED:
         return Overloaded(f"The server at {url} has too much to do at the moment; try again later ({text}).")
     if status in DENIED:

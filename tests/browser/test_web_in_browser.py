@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from checkout import ROOT
+from gateway_process import gateway
 from lipsync_client import Control
 from lipsync_server import home
 from web_page import CHROMIUM, WATCH, LipsyncWeb, browsing, offsets_of, opened, serving_page, until, write_speech
@@ -122,9 +123,14 @@ def test_text_is_spoken_by_keyboard_alone_if_the_machine_can(web, context, quick
     until_idle(page)
 
 
-def test_an_avatar_that_is_not_loaded_is_loaded_when_it_is_chosen(server, web, context, quick) -> None:
-    page = opened(context, web.url, "demo")
-    with Control(server.grpc_url, key=server.control_key) as control:
+def test_an_avatar_that_is_not_loaded_is_loaded_when_it_is_chosen(server, context, quick, tmp_path) -> None:
+    with (
+        gateway(tmp_path, server.grpc_url, key=server.control_key) as front,
+        serving_page(front.grpc, "--avatar", "demo", "--avatar", quick) as web,
+        Control(server.grpc_url, key=server.control_key) as control,
+    ):
+        front.wait()
+        page = opened(context, web.url, "demo")
         control.unload(quick)
         page.select_option("#avatar", quick)
         page.wait_for_selector(f"#face[aria-label='The face of {quick}']")

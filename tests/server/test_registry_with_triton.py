@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import subprocess
+import sys
+import threading
+import wave
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +18,14 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from lipsync_client import AsyncClient, Control, LoadFailed
+from gateway_process import Gateway, gateway
+from lipsync_client import AsyncClient, AvatarNotFound, Client, Control, LiveSession, LoadFailed
 from lipsync_client.avatar_file.archive import unpack_file
 from lipsync_client.avatar_file.install import draft_in, installed, remove
 from lipsync_client.control.control import KEY_HEADER, on_gpu
 from lipsync_client.registry.registry import Registry
 from lipsync_client.registry.settings import RegistrySettings
-from lipsync_client.wire import encoder_of, lipsync_of
+from lipsync_client.wire import encoder_of, ensemble_of, lipsync_of
 from lipsync_server import home
 from lipsync_server.repository.package import package_avatar
 from lipsync_server.repository.source import AvatarSource
@@ -229,3 +234,90 @@ def test_a_network_is_moved_by_the_config_that_a_load_call_carries(server, contr
     with pytest.raises(LoadFailed, match="reg-b"):
         control.place("reg-b", 0)
     assert control.ready("reg-b")
+
+
+@contextmanager
+def gateway_for_one(server, control, folder: Path) -> Iterator[Gateway]:
+    """A gateway that may have one avatar loaded besides those of other tests. None of IDS is loaded."""
+    for avatar in IDS:
+        control.unload(avatar)
+        control.wait_until_gone(avatar, SECONDS)
+    kept = [ensemble_of(state.id) for state in control.avatars() if state.loaded]
+    limits = {"load": kept, "registry": {"max_models": len(kept) + 1}}
+    with gateway(folder, server.grpc_url, key=server.control_key, **limits) as front:
+        front.wait()
+        yield front
+
+
+async def shown(address: str, avatar: str, sound: np.ndarray) -> list[bytes]:
+    """The talking frames of a page that says something. It has the times of `lipsync web`."""
+    async with AsyncClient(address, timeout=10) as client:
+        facts = await client.avatar(avatar, timeout=SECONDS)
+        async with LiveSession(client, avatar=avatar, patience=4) as session:
+            await session.push(sound, 16_000)
+            await session.end_speech()
+            frames = []
+            async for frame in session:
+                if frame.speech_frame is not None:
+                    frames.append(frame.jpeg)
+                if frame.last:
+                    break
+        assert facts.id == avatar
+        return frames
+
+
+def test_a_page_and_a_rendering_share_one_place_and_lose_no_frame(server, control, avatars, tmp_path) -> None:
+    """Each asks the gateway, which loads its avatar again when the other's is not in use."""
+    sound = SPEECH[:16_000]
+    speech = tmp_path / "speech.wav"
+    with wave.open(str(speech), "wb") as file:
+        file.setparams((1, 2, 16_000, 0, "NONE", ""))
+        file.writeframes((sound * 32_767).astype("<i2").tobytes())
+    most: list[int] = []
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.is_set():
+            states = control.avatars()
+            assert any(state.id == "demo" and state.loaded for state in states)
+            most.append(sum(state.loaded for state in states if state.id in IDS))
+            over.wait(0.05)
+
+    def render(number: int) -> int:
+        folder = tmp_path / f"frames-{number}"
+        command = [sys.executable, "-m", "lipsync_client.cli.main", "frames", str(speech), "-o", str(folder)]
+        command += ["--avatar", "reg-b", "--server", front.grpc]
+        told = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+        assert told.returncode == 0, told.stderr
+        return len(list(folder.iterdir()))
+
+    async def scenario() -> None:
+        watching = asyncio.create_task(asyncio.to_thread(watch))
+        try:
+            for number in range(2):
+                page, rendered = await asyncio.gather(
+                    shown(front.grpc, "reg-a", sound), asyncio.to_thread(render, number)
+                )
+                assert (len(page), rendered) == (25, 25)
+        finally:
+            over.set()
+            await watching
+        assert max(most) == 1
+
+    with gateway_for_one(server, control, tmp_path) as front:
+        run(scenario())
+
+
+def test_a_gateway_says_why_an_avatar_cannot_be_loaded(server, control, avatars, repository, tmp_path) -> None:
+    (network,) = (repository / lipsync_of("reg-c")).glob("1/model.onnx")
+    whole = network.read_bytes()
+    with gateway_for_one(server, control, tmp_path) as front, Client(front.grpc, timeout=SECONDS) as client:
+        with pytest.raises(AvatarNotFound, match=r"'nobody' loaded; .* `lipsync avatars load` loads one"):
+            client.avatar("nobody")
+        network.write_bytes(b"not a network")
+        try:
+            for ask in (client.avatar, lambda avatar: client.infer(SPEECH, avatar=avatar, frame_count=1)):
+                with pytest.raises(LoadFailed, match=r"^The server could not load 'reg-c': .*model\.onnx"):
+                    ask("reg-c")
+        finally:
+            network.write_bytes(whole)

@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -20,7 +17,6 @@ from lipsync_client import AvatarNotFound, LipsyncError, LoadFailed, Overloaded,
 from lipsync_client.control.states import AvatarOverview, AvatarState, AvatarStats
 from lipsync_client.registry import registry as registry_module
 from lipsync_client.registry.failures import BACK_OFF_S
-from lipsync_client.registry.leased import leased
 from lipsync_client.registry.policy import Candidate, Counters, choose_gpu, eviction_order
 from lipsync_client.registry.registry import WAIT_S, Registry
 from lipsync_client.registry.settings import RegistrySettings, SettingsError
@@ -340,44 +336,6 @@ def test_closing_waits_for_no_load_and_begins_none() -> None:
     run(server, limits(max_models=1), scenario)
 
 
-# Run by a process of its own: a signal in this one may end all tests. The loop itself tells of the load: told by the
-# load's thread, the signal could come while that thread starts, when Python does not notice it.
-WAITS_FOR_ITS_AVATAR = """
-import asyncio
-from test_registry import FakeServer, limits
-from lipsync_client.registry.leased import leased
-from lipsync_client.registry.registry import Registry
-
-loop = asyncio.new_event_loop()
-asyncio.new_event_loop = lambda: loop
-
-class Server(FakeServer):
-    def load(self, avatar):
-        loop.call_soon_threadsafe(lambda: print("loading", flush=True))
-        super().load(avatar)
-
-server = Server("anna")
-server.slow.clear()
-try:
-    with leased("anna", Registry(server.url, limits(), control=server)):
-        print("loaded")
-except KeyboardInterrupt:
-    print("closed" if server.closed else "still open")
-"""
-
-
-def test_ctrl_c_ends_a_command_that_waits_for_its_avatar() -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", WAITS_FOR_ITS_AVATAR], cwd=Path(__file__).parent, stdout=subprocess.PIPE, text=True
-    ) as command:
-        try:
-            assert command.stdout and command.stdout.readline() == "loading\n"
-            command.send_signal(signal.SIGINT)
-            assert command.communicate(timeout=SECONDS)[0] == "closed\n"
-        finally:
-            command.kill()
-
-
 def test_a_load_that_has_only_begun_counts_already() -> None:
     server = FakeServer(*IDS)
     server.shows_loading = False
@@ -485,9 +443,6 @@ def test_nobody_waits_for_a_preload() -> None:
         server.slow.set()
 
     run(server, limits(preload=("anna",)), scenario)
-    server.unload("anna")
-    with leased("ben", Registry(server.url, limits(preload=("anna",)), control=server)):  # type: ignore[arg-type]
-        assert server.loaded() == {"ben"}  # one command needs no other avatar
 
 
 def test_a_lost_preload_is_loaded_again_and_an_unloaded_one_is_not(
@@ -600,21 +555,22 @@ def test_a_second_registry_evicts_nothing_until_the_first_has_ended(caplog: pyte
     run(server, limits(max_models=1), scenario)
 
 
-def test_a_lease_without_an_event_loop() -> None:
+def test_a_request_that_runs_keeps_its_avatar() -> None:
     server = FakeServer(*IDS)
-    with leased("anna", Registry(server.url, limits(), control=server)):  # type: ignore[arg-type]
-        server.use("anna")
-    with pytest.raises(AvatarNotFound), leased("nobody", Registry(server.url, limits(), control=server)):  # type: ignore[arg-type]
-        raise AssertionError("not reached")
 
+    async def scenario(registry: Registry, clock: Clock) -> None:
+        await use(registry, server, "anna")
+        await use(registry, server, "ben", 5)
+        with registry.serving("anna"):  # the one that is used least
+            await use(registry, server, "cleo", 9)
+            assert server.loaded() == {"anna", "cleo"}
+        await use(registry, server, "ben")
+        assert server.loaded() == {"ben", "cleo"}
+        with registry.serving("ben"):
+            await registry.unload("ben")  # which completes what runs
+        assert server.loaded() == {"cleo"}
 
-def test_commands_at_the_same_time_all_get_their_avatars() -> None:
-    server = FakeServer(*IDS)
-    with leased("anna", Registry(server.url, limits(), control=server)):  # type: ignore[arg-type]
-        for avatar in ("ben", "anna"):
-            with leased(avatar, Registry(server.url, limits(), control=server)):  # type: ignore[arg-type]
-                server.use(avatar)
-        server.use("anna")
+    run(server, limits(max_models=2), scenario)
 
 
 BAD = {

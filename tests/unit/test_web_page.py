@@ -6,9 +6,10 @@ import asyncio
 import re
 import shutil
 import socket
-from contextlib import asynccontextmanager
+import threading
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 from client_fake import running
@@ -18,7 +19,7 @@ from web_fake import WebFake, serving
 from lipsync_client import LipsyncError, web
 from lipsync_client.cli import web as command
 from lipsync_client.cli.main import app
-from lipsync_client.control.states import AvatarOverview, AvatarState
+from lipsync_client.control.states import AvatarState
 from lipsync_client.web.faces import Faces
 from lipsync_client.web.voice import PROGRAMS, Voice
 from live_clock import TestClock, run
@@ -104,108 +105,105 @@ def test_a_synthesiser_speaks_text_and_takes_nothing_in_it_for_an_option(name: s
     asyncio.run(main())
 
 
-def test_without_a_registry_the_shipped_or_named_avatars_are_offered() -> None:
+def test_without_the_control_key_the_shipped_or_named_avatars_are_offered() -> None:
     assert asyncio.run(Faces().names()) == ["demo"]
     assert asyncio.run(Faces(["anna", "ben"]).names()) == ["anna", "ben"]
 
 
-class FakeRegistry:
-    """`broken`: what `lease` and `open` raise."""
+def test_broken_avatars_are_not_offered_and_a_list_is_kept_when_the_server_has_gone() -> None:
+    class Lister:
+        broken = False
 
-    def __init__(self, broken: LipsyncError | None = None) -> None:
-        self.broken = broken
-        self.events: list[str] = []
-        self.loading = asyncio.Event()
-        self.loading.set()
+        def avatars(self) -> list[AvatarState]:
+            if self.broken:
+                raise LipsyncError("no server")
+            phases = {"zoe": "loaded", "anna": "not loaded", "demo": "loaded", "bad": "failed"}
+            return [AvatarState(name, phase == "loaded", "", phase) for name, phase in phases.items()]
 
-    async def open(self) -> None:
-        self.events.append("open")
+    async def main() -> None:
+        faces = Faces(control=lister)  # type: ignore[arg-type]
+        for lister.broken in (False, True):
+            assert await faces.names() == ["demo", "anna", "zoe"]
+            faces._asked = -1e9
 
-    async def close(self) -> None:
-        self.events.append("close")
-
-    async def overview(self) -> list[AvatarOverview]:
-        phases = {"zoe": "loaded", "anna": "not loaded", "demo": "loaded", "bad": "failed"}
-        return [AvatarOverview(AvatarState(name, phase == "loaded", "", phase)) for name, phase in phases.items()]
-
-    @asynccontextmanager
-    async def lease(self, avatar: str):
-        if self.broken:
-            raise self.broken
-        self.events.append(f"lease {avatar}")
-        try:
-            await self.loading.wait()
-            yield
-        finally:
-            self.events.append(f"release {avatar}")
+    lister = Lister()
+    asyncio.run(main())
 
 
-def served(scenario, registry: FakeRegistry, **settings) -> None:
+class Loading(WebFake):
+    """Says what the avatar is when `loading` is set, as a gateway that has to load it first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loading, self.asked, self.left = threading.Event(), threading.Event(), threading.Event()
+        self.broken = ""
+
+    def ModelConfig(self, request, context):
+        if request.name == "lipsync":
+            if self.broken:
+                context.abort(grpc.StatusCode.FAILED_PRECONDITION, self.broken)
+            context.add_callback(lambda: None if self.loading.is_set() else self.left.set())
+            self.asked.set()
+            self.loading.wait(20)
+        return super().ModelConfig(request, context)
+
+
+def loading(scenario, fake: Loading, **settings) -> None:
     clock = TestClock()
 
     async def main() -> None:
-        with running(WebFake()) as fake:
-            async with serving(fake, clock, faces=Faces(registry=registry), **settings) as server:  # type: ignore[arg-type]
-                await scenario(server)
+        with running(fake):
+            try:
+                async with serving(fake, clock, **settings) as server:
+                    await scenario(server)
+            finally:
+                fake.loading.set()
 
     run(main, clock)
 
 
-def test_a_shown_avatar_is_leased_and_broken_ones_are_not_offered() -> None:
-    registry = FakeRegistry()
-
-    async def scenario(server) -> None:
-        async with server.open() as browser:
-            assert (await browser.hello(avatar="bad"))["avatars"] == ["demo", "anna", "zoe"]
-            assert registry.events == ["open", "lease demo"]
-
-    served(scenario, registry)
-    assert registry.events == ["open", "lease demo", "release demo", "close"]
-
-
 def test_a_page_that_goes_while_its_avatar_is_loaded_leaves_its_place() -> None:
-    registry = FakeRegistry()
-    registry.loading.clear()
+    fake = Loading()
 
     async def scenario(server) -> None:
         async with server.open() as browser:
             await browser.tell("hello", version=1, sound_rate=8000)
-            while "lease demo" not in registry.events:
-                await asyncio.sleep(0.01)
-        while "release demo" not in registry.events:
-            await asyncio.sleep(0.01)
-        registry.loading.set()
+            assert await asyncio.to_thread(fake.asked.wait, 20)
+        assert await asyncio.to_thread(fake.left.wait, 20)
+        fake.loading.set()
         async with server.open() as browser:
             await browser.hello()
 
-    served(scenario, registry, max_sessions=1)
+    loading(scenario, fake, max_sessions=1)
 
 
 def test_a_page_that_waits_for_its_avatar_hears_that_it_is_loaded(monkeypatch) -> None:
     monkeypatch.setattr("lipsync_client.web.connection.LOADING_S", 0.01)
-    registry = FakeRegistry()
-    registry.loading.clear()
+    fake = Loading()
 
     async def scenario(server) -> None:
         async with server.open() as browser:
             await browser.tell("hello", version=1, sound_rate=8000)
             for _ in range(3):
                 assert await browser.next() == {"type": "loading"}
-            registry.loading.set()
+            fake.loading.set()
             await browser.until_told("welcome")
             await browser.until_frame(lambda frame: frame.index == 30)
             assert browser.told[-1]["type"] == "welcome"
 
-    served(scenario, registry)
+    loading(scenario, fake)
 
 
 def test_an_avatar_that_cannot_be_loaded_is_explained() -> None:
+    fake = Loading()
+    fake.broken = "[load_failed] The server could not load 'demo': no memory."
+
     async def scenario(server) -> None:
         async with server.open() as browser:
             await browser.tell("hello", version=1, sound_rate=8000)
             assert await browser.until_closed() == (1013, "The server could not load 'demo': no memory.")
 
-    served(scenario, FakeRegistry(LipsyncError("The server could not load 'demo': no memory.")))
+    loading(scenario, fake)
 
 
 def test_a_port_that_is_taken_is_named_with_what_to_do(capfd) -> None:

@@ -71,7 +71,7 @@ class AgentFace:
 
     Args:
         servers, token, headers: as for `LiveSession`.
-        avatar: whose face.
+        avatar: whose face; a gateway loads it if necessary, and until then the speech goes on without it.
         sound_rate: samples a second of the moments' sound, a multiple of 25.
         clock: where the time comes from; the event loop's own by default.
     """

@@ -14,11 +14,7 @@ from typing import Annotated, Any, TypedDict
 import typer
 from rich.console import Console
 
-from lipsync_client.control.control import Control, find_key
 from lipsync_client.errors import LipsyncError
-from lipsync_client.registry.leased import leased
-from lipsync_client.registry.registry import Registry
-from lipsync_client.registry.settings import RegistrySettings
 
 LOAD_TIMEOUT = 600.0  # seconds; on a GPU, an engine may be built first
 
@@ -44,10 +40,6 @@ TokenFile = Annotated[
 Headers = Annotated[
     list[str] | None,
     typer.Option("--header", help='A header for every request, as "name: value"; `ps` shows it. May be repeated.'),
-]
-Config = Annotated[
-    Path | None,
-    typer.Option("--config", envvar="LIPSYNC_CONFIG", help="A server.yaml, for the limits of loaded avatars."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 
@@ -79,19 +71,6 @@ def access(token_file: Path | None, headers: Sequence[str] | None) -> Access:
     if not all(separator for _, separator, _ in pairs):
         raise LipsyncError('A --header must be "name: value".')
     return {"token": token, "headers": {name.strip(): value.strip() for name, _, value in pairs}}
-
-
-@contextmanager
-def loaded(avatar: str, server: str, config: Path | None, allowed: Access) -> Iterator[None]:
-    """Keep an avatar loaded while a command runs. Without the server's control key, nothing is loaded."""
-    settings = RegistrySettings.from_yaml(config) if config else RegistrySettings()
-    with Control(server, **allowed) as control:
-        ready = control.ready(avatar)
-    if ready or not find_key(server):  # without the key, the first request reports what is missing
-        yield
-    else:
-        with leased(avatar, Registry(server, settings, **allowed)):
-            yield
 
 
 def missing_extra(error: ModuleNotFoundError, extras: Sequence[str]) -> str:

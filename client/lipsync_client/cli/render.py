@@ -12,7 +12,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lipsync_client import wire
-from lipsync_client.cli.common import Config, Headers, Json, Server, TokenFile, access, loaded, show
+from lipsync_client.cli.common import LOAD_TIMEOUT, Headers, Json, Server, TokenFile, access, show
 from lipsync_client.cli.tables import RenderStats, render_table
 from lipsync_client.client import Client
 from lipsync_client.console import note, notes
@@ -40,7 +40,6 @@ def render(
     first_chunk: FirstChunk = 4,
     in_flight: InFlight = 3,
     timeout: TimeOut = 30.0,
-    config: Config = None,
     as_json: Json = False,
 ) -> None:
     """Make a video of a talking face, with the sound of the speech. The output's name says the format.
@@ -54,7 +53,6 @@ def render(
     with (
         seekable(speech) as sound,
         Client(server, timeout=timeout, **allowed) as client,
-        loaded(avatar, server, config, allowed),
         rendering(client, sound, avatar=avatar, chunk=chunk, first_chunk=first_chunk, in_flight=in_flight) as pictures,
     ):
         write_video(output, pictures, fps=client.timeline().fps, sound=sound)
@@ -74,7 +72,6 @@ def frames(
     first_chunk: FirstChunk = 4,
     in_flight: InFlight = 3,
     timeout: TimeOut = 30.0,
-    config: Config = None,
     as_json: Json = False,
 ) -> None:
     """Write the pictures of a talking face as numbered JPEG files: frame_000000.jpg and so on.
@@ -87,7 +84,6 @@ def frames(
     with (
         seekable(speech) as sound,
         Client(server, timeout=timeout, **allowed) as client,
-        loaded(avatar, server, config, allowed),
         rendering(client, sound, avatar=avatar, chunk=chunk, first_chunk=first_chunk, in_flight=in_flight) as pictures,
     ):
         output.mkdir(parents=True, exist_ok=True)
@@ -104,6 +100,7 @@ def rendering(
 ) -> Iterator[RenderStats]:
     """Render a file with a progress bar, and measure it. At the end, requests in flight are cancelled."""
     timeline = client.timeline()
+    client.avatar(avatar, timeout=LOAD_TIMEOUT)  # a gateway loads it if necessary
     samples = read_audio(speech, rate=timeline.sample_rate, notice=note)
     columns = (TextColumn("frames"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     frames = client.render(samples, avatar=avatar, chunk=chunk, first_chunk=first_chunk, in_flight=in_flight)

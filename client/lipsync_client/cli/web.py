@@ -12,12 +12,10 @@ import typer
 
 from lipsync_client import wire
 from lipsync_client.aio import AsyncClient
-from lipsync_client.cli.common import Access, Config, Headers, Server, TokenFile, access
+from lipsync_client.cli.common import Access, Headers, Server, TokenFile, access
 from lipsync_client.console import note
 from lipsync_client.control.control import Control, find_key
 from lipsync_client.errors import LipsyncError
-from lipsync_client.registry.registry import Registry
-from lipsync_client.registry.settings import RegistrySettings
 from lipsync_client.tls import check_certificate
 from lipsync_client.web.faces import Faces
 from lipsync_client.web.settings import Settings
@@ -54,7 +52,6 @@ def web(
     server: Server = wire.DEFAULT_URL,
     token_file: TokenFile = None,
     headers: Headers = None,
-    config: Config = None,
     host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0 serves other machines too.")] = (
         "127.0.0.1"
     ),
@@ -78,9 +75,9 @@ def web(
     """Serve a page with a talking face: talk to it by microphone, file or text, and interrupt it.
 
     Start a lip-sync server first (`lipsync serve`). Then run `lipsync web` and open the address that it prints.
-    An avatar is loaded when a page chooses it, if the server's control key is known. Text needs a speech synthesiser on
-    this machine: flite or espeak-ng. For other machines, run `lipsync web --host 0.0.0.0`. Browsers give the microphone
-    only to https pages: give a certificate with --tls-cert and --tls-key, or use a proxy with TLS, or an SSH tunnel:
+    The server loads an avatar when a page chooses it. Text needs a speech synthesiser on this machine: flite or
+    espeak-ng. For other machines, run `lipsync web --host 0.0.0.0`. Browsers give the microphone only to https pages:
+    give a certificate with --tls-cert and --tls-key, or use a proxy with TLS, or an SSH tunnel:
     `ssh -L 8080:localhost:8080 THIS_MACHINE`.
     """
     import websockets  # noqa: F401 (needed later, by uvicorn; if it is missing, say so before anything starts)
@@ -88,7 +85,6 @@ def web(
     from lipsync_client.web import app  # noqa: F401
 
     tls = _tls(tls_cert, tls_key)
-    limits = RegistrySettings.from_yaml(config) if config else RegistrySettings()
     allowed = access(token_file, headers)
     client = AsyncClient(server, timeout=ANSWER_S, **allowed)
     with _listen(host, port) as listening:
@@ -101,8 +97,9 @@ def web(
         if trouble := _trouble_with(server, allowed):
             note(f"{trouble} The page waits for the server.")
         _announce(port, settings, "https" if tls else "http")
-        faces = Faces(avatar or (), Registry(server, limits, **allowed) if find_key(server) else None)
-        _serve(listening, client, faces, settings, tls)
+        with Control(server, timeout=ANSWER_S, **allowed) as control:
+            faces = Faces(avatar or (), control if find_key(server) else None)
+            _serve(listening, client, faces, settings, tls)
 
 
 def _tls(certificate: Path | None, key: Path | None) -> dict[str, str]:

@@ -7,8 +7,8 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -40,6 +40,7 @@ class _Entry:
 
     used: float  # when it was last observed in use
     leases: int = 0
+    requests: int = 0  # that run, and that keep it
     uses: int = 0  # at the last observation
     ensuring: asyncio.Task[None] | None = None  # makes it ready; all leases that wait for it share this
 
@@ -51,9 +52,9 @@ class Registry:
     ...     async with registry.lease("anna"):  # loads it if necessary, and keeps it while the block runs
     ...         ...
 
-    Two registries would evict what the other's callers use. So on one machine, only one registry of a user manages a
-    server. A second one only loads, past the limits, and takes over when the first has ended. Avatars that others load
-    or unload are observed and counted.
+    A gateway has its own: this is for a Triton without one. Two registries would evict what the other's callers use. So
+    on one machine, only one registry of a user manages a server. A second one only loads, past the limits, and takes
+    over when the first has ended. Avatars that others load or unload are observed and counted.
 
     Args:
         url: the server's address, as for `Client`.
@@ -80,7 +81,7 @@ class Registry:
         self._control = control or Control(url, key=key, timeout=LOAD_S, token=token, headers=headers)
         self._clock = clock
         self._entries: dict[str, _Entry] = {}
-        self._capacity = Capacity(self._control, self.settings, lambda avatar: self._entry(avatar).leases > 0, clock)
+        self._capacity = Capacity(self._control, self.settings, self._in_use, clock)
         self._failures = Failures(self._state, clock)
         self._to_preload = dict.fromkeys(self.settings.preload, logging.WARNING)  # log level of its next failure
         self._placements = 0  # on GPUs, so far
@@ -138,6 +139,17 @@ class Registry:
             entry.used = self._clock()
             await self._capacity.notify()
 
+    @contextmanager
+    def serving(self, avatar: str) -> Iterator[None]:
+        """Do not evict an avatar while the block runs. It is not loaded for that, and may be unloaded by `unload`."""
+        entry = self._entry(avatar)
+        entry.requests += 1
+        try:
+            yield
+        finally:
+            entry.requests -= 1
+            entry.used = self._clock()
+
     async def load(self, avatar: str) -> None:
         """Load an avatar now, also if it failed before; reload it if its files have changed. Errors as `lease`."""
         self._failures.forget(avatar)
@@ -163,7 +175,7 @@ class Registry:
         for one in await self.overview():
             name, entry = one.state.id, self._entry(one.state.id)
             uses, now = self.uses(name), self._clock()
-            if entry.leases or uses != entry.uses:
+            if self._in_use(name) or uses != entry.uses:
                 entry.uses, entry.used = uses, now
             if entry.leases and one.state.phase in ("not loaded", "unloaded", "failed"):
                 self._start(name, entry)
@@ -174,6 +186,10 @@ class Registry:
 
     def _entry(self, avatar: str) -> _Entry:
         return self._entries.setdefault(avatar, _Entry(self._clock()))
+
+    def _in_use(self, avatar: str) -> bool:
+        entry = self._entry(avatar)
+        return bool(entry.leases or entry.requests)
 
     def _is_idle(self, avatar: str, seconds: float) -> bool:
         limit = self.settings.idle_timeout

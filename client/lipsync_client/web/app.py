@@ -53,7 +53,7 @@ def create_app(
 
     Args:
         client: the lip-sync server, shared by all connections; closed when the application ends.
-        faces: the avatars that are offered; opened and closed with the application.
+        faces: the avatars that are offered.
         voice: speaks text; None where there is no synthesiser.
         settings: limits; the defaults if None.
         clock: of the live sessions; the event loop's own if None.
@@ -62,7 +62,7 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        async with client, faces:
+        async with client:
             yield
 
     routes = [WebSocketRoute("/live", site.connect), Mount("/", StaticFiles(directory=PAGE, html=True))]

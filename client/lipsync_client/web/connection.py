@@ -35,6 +35,7 @@ from lipsync_client.web.voice import Voice
 __all__ = ["Connection"]
 
 SILENT_S = 2.0  # a failure that goes on is reported this often
+LOAD_S = 600.0  # seconds that a load may take: a GPU may compile the network first
 LOADING_S = 5.0  # between two signs of life before the welcome; the page waits 25 s for one
 BUFFER_S = 5.0  # seconds of sound in the session; the rest waits where an interruption finds it at once
 
@@ -109,7 +110,8 @@ class Connection:
             patience=self._settings.patience_s,
             clock=self._clock,
         )
-        async with faces.lease(avatar), session:
+        await client.avatar(avatar, timeout=LOAD_S)  # a gateway loads it if necessary
+        async with session:
             timeline = session.timeline
             self._speaker = speaker = Speaker(session, voice, self._settings, self._fail)
             await self._tell(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass
 
 from tritonclient.grpc import service_pb2 as pb
@@ -33,7 +33,7 @@ from lipsync_server.gateway.upstreams import Upstreams
 
 __all__ = ["AvatarFigures", "Avatars"]
 
-LINGER_S = 10.0  # an avatar is not evicted for so long after its last request
+LINGER_S = 3.0  # an avatar is not evicted for so long after its last request; less than an attempt of a live session
 ASK_S = 10.0
 KNOWN_S = 2.0  # seconds for which the list of avatars is not asked for again
 
@@ -105,6 +105,18 @@ class Avatars:
         avatar = self._aliases.get(model, model)
         return wire.SHIPPED_AVATAR if avatar == wire.ensemble_of(wire.SHIPPED_AVATAR) else avatar
 
+    def owner_of(self, model: str) -> str:
+        """The avatar that a model is a part of, as far as its name tells."""
+        return wire.SHIPPED_AVATAR if model == wire.lipsync_of(wire.SHIPPED_AVATAR) else model.removesuffix("_lipsync")
+
+    @contextmanager
+    def serving(self, model: str) -> Iterator[None]:
+        """A request for a loaded avatar runs while the block does: the avatar is not evicted."""
+        with ExitStack() as stack:
+            for registry in self._registries.values():
+                stack.enter_context(registry.serving(self.id_of(model)))
+            yield
+
     async def ensure(self, model: str, deadline: float = math.inf) -> bool:
         """Load an avatar on an upstream that is ready, if it is not loaded there. While none is ready, wait for one.
 
@@ -139,7 +151,7 @@ class Avatars:
 
     async def let_go(self, model: str) -> None:
         """Keep an avatar no longer, because someone else unloads one of its models."""
-        avatar = self.id_of(model.removesuffix("_lipsync"))
+        avatar = self.id_of(self.owner_of(model))
         await self._release([key for key in self._held if key[1] == avatar])
 
     async def load(self, model: str, gpu: int) -> None:

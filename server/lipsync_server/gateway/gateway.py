@@ -13,8 +13,8 @@ from pathlib import Path
 import grpc
 from tritonclient.grpc.service_pb2 import ModelConfigRequest, ModelConfigResponse, ModelInferRequest
 
-from lipsync_client.errors import LipsyncError, Overloaded
-from lipsync_client.registry.settings import RegistrySettings
+from lipsync_client.errors import LipsyncError, LoadFailed, Overloaded
+from lipsync_client.registry.settings import RegistrySettings, SettingsError
 from lipsync_client.wire import COMPOSITE_MODEL
 from lipsync_server.gateway import checks
 from lipsync_server.gateway.avatars import Avatars
@@ -23,7 +23,7 @@ from lipsync_server.gateway.contract import Contract
 from lipsync_server.gateway.messages import encoded, frames_in
 from lipsync_server.gateway.metrics import Metrics
 from lipsync_server.gateway.observer import Observer, observed
-from lipsync_server.gateway.refusal import Refused, is_missing, overloaded
+from lipsync_server.gateway.refusal import Refused, is_missing, load_failed, overloaded
 from lipsync_server.gateway.settings import GatewaySettings
 from lipsync_server.gateway.tokens import Tokens, default_file
 from lipsync_server.gateway.upstreams import Upstreams
@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 CONTRACT_S = 10.0  # a contract is asked for again when it is so old
 MAX_CONTRACTS = 1000
+LOADING = {"ModelConfig", "ModelMetadata"}  # clients ask for these before their first request
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,16 @@ class Gateway:
                 raise
         return await self.contract(model)
 
+    async def about(self, method: str, model: str, data: bytes, deadline: float = math.inf) -> bytes:
+        """The answer to a question about a model, as bytes. An avatar whose config is asked for is loaded first."""
+        try:
+            return await self.upstreams.send(method, data, deadline)
+        except Refused as refused:
+            wanted = method in LOADING and is_missing(refused.code, refused.sentence)
+            if not wanted or not await self._ensure(self.avatars.owner_of(model), deadline):
+                raise
+        return await self.upstreams.send(method, data, deadline)
+
     def forget_contracts(self) -> None:
         """Models have changed."""
         self._contracts.clear()
@@ -193,13 +204,17 @@ class Gateway:
 
     async def _checked(self, request: ModelInferRequest, data: bytes, call: Call) -> bytes:
         checks.check(request, await self.contract(request.model_name, call.deadline))
-        talking = request.model_name != COMPOSITE_MODEL  # plain footage needs no network
-        return await self.upstreams.send("ModelInfer", data, call.deadline, talking=talking)
+        if request.model_name == COMPOSITE_MODEL:  # plain footage needs no network
+            return await self.upstreams.send("ModelInfer", data, call.deadline)
+        with self.avatars.serving(request.model_name):
+            return await self.upstreams.send("ModelInfer", data, call.deadline, talking=True)
 
     async def _ensure(self, model: str, deadline: float = math.inf) -> bool:
         try:
             return await self.avatars.ensure(model, deadline)
         except Overloaded as error:
             raise overloaded(str(error)) from None
+        except (LoadFailed, SettingsError) as error:
+            raise load_failed(str(error)) from None
         except LipsyncError as error:
             raise Refused(grpc.StatusCode.UNAVAILABLE, str(error), "load failed") from None

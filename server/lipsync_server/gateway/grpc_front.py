@@ -113,7 +113,7 @@ class _Front:
             observed(model=request.name)
             if request.name or method != "ModelStatistics":  # statistics: no name is every model
                 checks.check_name(request.name, request.version)
-            return await self._gateway.upstreams.send(method, data, call_of(context, "grpc").deadline)
+            return await self._gateway.about(method, request.name, data, call_of(context, "grpc").deadline)
 
         return ask
 

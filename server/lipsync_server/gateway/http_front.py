@@ -194,7 +194,7 @@ class _Front:
         name, version = request.path_params.get("model", ""), request.path_params.get("version", "")
         if name:
             checks.check_name(name, version)
-        return await self._gateway.upstreams.send(method, encoded(kind(name=name, version=version)))
+        return await self._gateway.about(method, name, encoded(kind(name=name, version=version)))
 
     async def _controlled(self, request: Request, method: str, message: Message) -> bytes:
         key = request.headers.get(CONTROL_HEADER, "")

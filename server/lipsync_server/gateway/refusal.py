@@ -8,7 +8,7 @@ import grpc
 
 from lipsync_mel import refusals
 
-__all__ = ["Refused", "invalid", "is_missing", "overloaded"]
+__all__ = ["Refused", "invalid", "is_missing", "load_failed", "overloaded"]
 
 MISSING = re.compile("unknown model|no available versions|requested model .* is not available")
 
@@ -36,6 +36,11 @@ def invalid(sentence: str, reason: str) -> Refused:
 def overloaded(sentence: str) -> Refused:
     """The same request may succeed soon. Clients tell it by its code."""
     return Refused(grpc.StatusCode.UNAVAILABLE, refusals.coded(refusals.OVERLOADED, sentence), "overloaded")
+
+
+def load_failed(sentence: str) -> Refused:
+    """The request's avatar cannot be loaded. Clients tell it by its code."""
+    return Refused(grpc.StatusCode.FAILED_PRECONDITION, refusals.coded(refusals.LOAD_FAILED, sentence), "load failed")
 
 
 def is_missing(code: grpc.StatusCode, sentence: str) -> bool:

@@ -79,7 +79,7 @@ class ServerConfig:
         default="warning", description="one of error, warning, info, verbose"
     )
     exit_timeout: StrictInt = Field(default=10, ge=1, le=600, description="whole seconds from 1 to 600")
-    registry: RegistrySettings = Field(default_factory=RegistrySettings)  # for who serves users, not for the server
+    registry: RegistrySettings = Field(default_factory=RegistrySettings)  # for the gateway
 
     @model_validator(mode="after")
     def _loads_what_it_requires(self) -> ServerConfig:

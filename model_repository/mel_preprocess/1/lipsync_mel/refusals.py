@@ -10,6 +10,7 @@ import re
 from typing import NamedTuple
 
 OVERLOADED = "overloaded"  # the limit of requests in flight is reached: the same request may succeed soon
+LOAD_FAILED = "load_failed"  # its avatar was not loaded, and cannot be
 
 _CODED = re.compile(r"\[([a-z_]+)\] (.*)", re.DOTALL)
 
