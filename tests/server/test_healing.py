@@ -32,7 +32,7 @@ SECONDS = 120.0  # no wait may last longer
 LINE = re.compile(r"Serving .* at grpc (\S+), http http://(\S+), monolithic (\S+), metrics http://\S+ \(.*\)\n")
 SETTINGS = """
 ports: {http: 0, grpc: 0, metrics: 0, monolithic: 0}
-gateway: {probe_interval_s: 0.5, patience_s: 120}
+gateway: {probe_interval_s: 0.5, probe_timeout_s: 2, patience_s: 120}
 """
 SPEECH = np.tile(real_speech(), 3)[: 16_000 * 6]
 
@@ -50,7 +50,7 @@ class Serving:
 
     def ready(self) -> bool:
         try:
-            with urllib.request.urlopen(f"http://{self.http}/readyz", timeout=SECONDS) as answer:
+            with urllib.request.urlopen(f"http://{self.http}/readyz", timeout=5) as answer:
                 return bool(answer.status == 200)
         except (urllib.error.HTTPError, OSError):
             return False
@@ -174,6 +174,31 @@ def test_kill_9_in_mid_speech_costs_no_stream_and_no_rendering_a_frame(serving, 
     assert "Triton has ended, killed by signal 9: it is started again" in said
     assert "The gateway has ended, killed by signal 9" in said
     assert said.count("Triton serves again") == 2
+
+
+@pytest.mark.parametrize("part", ["composite", "triton"])
+def test_what_hangs_is_replaced_and_no_frame_is_lost(serving, server, part: str) -> None:
+    """SIGSTOP: it runs on and answers nothing, as in an endless loop."""
+    expected = asyncio.run(whole(server.grpc_url))
+    healed = serving.said().count("Triton serves again")
+
+    async def main() -> None:
+        rendering = asyncio.create_task(whole(serving.grpc))
+        os.kill(serving.part(part), signal.SIGSTOP)
+        await asyncio.to_thread(eventually, lambda: serving.said().count("Triton serves again") > healed)
+        assert await rendering == expected
+        await asyncio.to_thread(eventually, serving.ready)
+
+    asyncio.run(asyncio.wait_for(main(), SECONDS))
+    assert serving.said().count("Triton runs, but makes no frame any more: it is started again") >= 1
+
+
+def test_a_gateway_that_hangs_is_replaced(serving) -> None:
+    gateway = serving.part("gateway")
+    os.kill(gateway, signal.SIGSTOP)
+    eventually(lambda: "The gateway runs, but does not answer any more: it is started again" in serving.said())
+    eventually(serving.ready)
+    assert serving.part("gateway") != gateway
 
 
 def test_an_idle_server_is_not_ready_while_it_is_replaced(serving) -> None:

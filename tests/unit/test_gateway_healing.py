@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 from test_client_access import certificate
-from test_gateway_upstreams import ASKED, SECONDS, STATUS, failing, frame, refused, run, served, until
+from test_gateway_upstreams import ASKED, SECONDS, STATUS, Server, failing, frame, refused, run, served, until
 
+from lipsync_server.gateway.gateway import Gateway
+from lipsync_server.gateway.settings import GatewaySettings
 from lipsync_server.serving.gateway_process import GatewayProcess
 from lipsync_server.serving.network import choose_ports
 from lipsync_server.serving.server_settings import Ports, ServerConfig
@@ -65,6 +67,37 @@ def test_a_caller_is_told_before_it_gives_up() -> None:
             with pytest.raises(Exception, match="no server behind this gateway is ready"):
                 await upstreams.send("ModelInfer", ASKED, deadline)
             assert clock() < deadline, "it would take a starting server for a slow one"
+
+    run(main)
+
+
+def test_a_server_that_answers_nothing_hangs_unless_it_loads(monkeypatch) -> None:
+    async def never(context: Any) -> None:
+        await asyncio.sleep(SECONDS)
+
+    async def main() -> None:
+        server = Server()
+        times = {"probe_interval_s": 0.05, "probe_timeout_s": 0.1}
+        gateway = Gateway(GatewaySettings((await server.start(),), **times))
+        await gateway.open()
+        try:
+            await until(lambda: gateway.ready)
+            server.broken = "a stage is dead, and says so"
+            await until(lambda: not gateway.ready)
+            for _ in range(10):
+                await asyncio.sleep(0.05)
+                assert not gateway.hung
+            server.broken, server.probing = "", never
+            await until(lambda: gateway.hung)
+            with monkeypatch.context() as loading:
+                loading.setattr(gateway.avatars, "last_load", lambda upstream: asyncio.get_running_loop().time())
+                assert not gateway.hung
+            server.probing = None
+            await until(lambda: gateway.ready)
+            assert not gateway.hung
+        finally:
+            await gateway.close()
+            await server.stop()
 
     run(main)
 

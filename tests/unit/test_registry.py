@@ -555,6 +555,24 @@ def test_a_second_registry_evicts_nothing_until_the_first_has_ended(caplog: pyte
     run(server, limits(max_models=1), scenario)
 
 
+def test_a_load_that_runs_is_known() -> None:
+    server = FakeServer(*IDS)
+    server.slow.clear()
+
+    async def scenario(registry: Registry, clock: Clock) -> None:
+        assert registry.last_load < clock()
+        loading = asyncio.create_task(use(registry, server, "anna"))
+        await until(lambda: server.calls == ["load anna"])
+        clock.now += 60
+        assert registry.last_load == clock()
+        server.slow.set()
+        await loading
+        clock.now += 60
+        assert registry.last_load == clock() - 60
+
+    run(server, limits(), scenario)
+
+
 def test_a_request_that_runs_keeps_its_avatar() -> None:
     server = FakeServer(*IDS)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -85,6 +86,8 @@ class Registry:
         self._failures = Failures(self._state, clock)
         self._to_preload = dict.fromkeys(self.settings.preload, logging.WARNING)  # log level of its next failure
         self._placements = 0  # on GPUs, so far
+        self._loads = 0  # that run
+        self._loaded = -math.inf  # when the last one ended
         self._placing = asyncio.Lock()
         self._held: AbstractContextManager[None] | None = None  # the lock of the one that may evict
         self._tasks: list[asyncio.Task[None]] = []
@@ -156,6 +159,11 @@ class Registry:
         async with self.lease(avatar):
             await self._load(avatar)
 
+    async def place(self, avatar: str, gpu: int) -> None:
+        """Move a loaded avatar's network to one GPU. Raises LoadFailed."""
+        with self._loading():
+            await self._capacity.in_thread(self._control.place, avatar, gpu)
+
     async def unload(self, avatar: str) -> None:
         """Unload an avatar. Raises LipsyncError if it is in use."""
         if self._entry(avatar).leases:
@@ -165,6 +173,11 @@ class Registry:
     async def overview(self) -> list[AvatarOverview]:
         """Every avatar in the server's repository."""
         return await self._capacity.overview()
+
+    @property
+    def last_load(self) -> float:
+        """When an avatar was last being loaded here, on the registry's clock: now, or earlier."""
+        return self._clock() if self._loads else self._loaded
 
     def uses(self, avatar: str) -> int:
         """Answered requests of an avatar, as far as this registry observed them. `lfu` sorts by this count."""
@@ -243,10 +256,22 @@ class Registry:
                 raise
         self._failures.forget(avatar)
 
+    @contextmanager
+    def _loading(self) -> Iterator[None]:
+        self._loads += 1
+        try:
+            yield
+        finally:
+            self._loads -= 1
+            self._loaded = self._clock()
+
     async def _load(self, avatar: str) -> None:
-        await self._capacity.in_thread(self._control.load, avatar)
-        if not self.settings.gpus:
-            return
+        with self._loading():
+            await self._capacity.in_thread(self._control.load, avatar)
+            if self.settings.gpus:
+                await self._choose_gpu(avatar)
+
+    async def _choose_gpu(self, avatar: str) -> None:
         async with self._placing:
             placed = {one.state.id: (one.gpus[0], one.memory_mb or 0) for one in await self.overview() if one.gpus}
             placed.pop(avatar, None)

@@ -13,7 +13,7 @@ from tritonclient.grpc import service_pb2 as pb
 from lipsync_client import wire
 from lipsync_client.avatar_facts import memory_in
 from lipsync_client.avatar_file.names import RESERVED
-from lipsync_client.control.control import Control, find_key
+from lipsync_client.control.control import find_key
 from lipsync_client.control.states import (
     AvatarOverview,
     AvatarState,
@@ -82,8 +82,11 @@ class Avatars:
         self._upstreams = upstreams
         self._aliases = gateway.aliases
         self._on_demand = gateway.on_demand
-        self._keys = {one.address: key for one in upstreams.all if (key := find_key(one.address))}
-        self._registries = {address: Registry(address, settings, key=key) for address, key in self._keys.items()}
+        self._registries = {
+            one.address: Registry(one.address, settings, key=key, clock=now)
+            for one in upstreams.all
+            if (key := find_key(one.address))
+        }
         self._now = now
         self._known: dict[str, tuple[float, frozenset[str]]] = {}  # ids by upstream, and when they were asked for
         self._asking = asyncio.Lock()
@@ -149,6 +152,11 @@ class Avatars:
             if held == avatar:
                 hold.used = self._now()
 
+    def last_load(self, upstream: Upstream) -> float:
+        """When an avatar was last being loaded on an upstream, on the clock of `now`."""
+        registry = self._registries.get(upstream.address)
+        return registry.last_load if registry else -math.inf
+
     async def let_go(self, model: str) -> None:
         """Keep an avatar no longer, because someone else unloads one of its models."""
         avatar = self.id_of(self.owner_of(model))
@@ -163,8 +171,7 @@ class Avatars:
             await registry.load(avatar)
             config = await self._network_config(avatar)
             if gpu >= 0 and (placed := gpus_of(config)) and placed != (gpu,):
-                with Control(upstream.address, key=self._keys[upstream.address]) as control:
-                    await asyncio.to_thread(control.place, avatar, gpu)
+                await registry.place(avatar, gpu)
 
     async def unload(self, model: str) -> None:
         """Unload an avatar from every upstream; requests in flight are completed. Raises LipsyncError."""

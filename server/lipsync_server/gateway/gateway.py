@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 CONTRACT_S = 10.0  # a contract is asked for again when it is so old
 MAX_CONTRACTS = 1000
+HUNG_PROBES = 3  # in a row without an answer: it will not answer any more
 LOADING = {"ModelConfig", "ModelMetadata"}  # clients ask for these before their first request
 
 
@@ -89,6 +90,16 @@ class Gateway:
     def open_requests(self) -> int:
         """Inference requests that are open now, of all callers."""
         return self._callers.open
+
+    @property
+    def hung(self) -> bool:
+        """No upstream works, and one hangs: it has not answered for several probes, while it did not load anything."""
+        limit = HUNG_PROBES * self.settings.probe_timeout_s
+        return not self.ready and any(
+            one.hung_since is not None
+            and self._now() - max(one.hung_since, one.last_load, self.avatars.last_load(one)) >= limit
+            for one in self.upstreams.all
+        )
 
     async def open(self) -> None:
         """Begin to probe the upstreams and to manage their avatars."""

@@ -123,7 +123,8 @@ class _Front:
     async def server_ready(self, request: Request) -> Response:
         if self._gateway.ready:
             return PlainTextResponse("")
-        return JSONResponse({"error": f"no server is ready: {self._gateway.upstreams.trouble()}"}, 503)
+        sentence = f"no server is ready: {self._gateway.upstreams.trouble()}"
+        return JSONResponse({"error": sentence, "hung": self._gateway.hung}, 503)
 
     async def metrics(self, request: Request) -> Response:
         text = self._gateway.metrics_text()

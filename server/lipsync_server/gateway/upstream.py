@@ -25,6 +25,7 @@ OPTIONS = [  # as clients', but a server that is started again is noticed sooner
     *((f"grpc.{which}_reconnect_backoff_ms", 300) for which in ("initial", "min", "max")),
     ("grpc.enable_http_proxy", 0),
 ]
+LOAD = "RepositoryModelLoad"
 YOUNG_S = 0.1  # Triton 2.51 may crash when calls are cancelled just as they begin
 Metadata = Sequence[tuple[str, str]]
 
@@ -55,6 +56,8 @@ class Upstream:
         last_frame: when it made its last frame.
         last_probe: when it was last asked for one, only to see whether it works.
         trouble: why it is not ready.
+        hung_since: when it was first asked for a frame in vain, because it or a stage does not answer; None: they do.
+        last_load: when a model was last being loaded by a call here.
         suspect: set when a call has failed or the connection has ended, so that it is probed at once.
         probed: set when the probe that runs, or else the next, has ended; then there is a new one.
     """
@@ -64,6 +67,8 @@ class Upstream:
         self.ready = False
         self.last_frame = self.last_probe = -math.inf
         self.trouble = "not asked yet"
+        self.hung_since: float | None = None
+        self._last_load = -math.inf
         self.suspect = asyncio.Event()
         self.probed = asyncio.Event()
         self._now = now
@@ -77,6 +82,11 @@ class Upstream:
     def open(self) -> int:
         """Calls that it has not answered yet."""
         return len(self._running)
+
+    @property
+    def last_load(self) -> float:
+        running = any(method == LOAD for method, _ in self._running.values())
+        return self._now() if running else self._last_load
 
     async def call(self, method: str, data: bytes, timeout: float, metadata: Metadata = ()) -> bytes:
         """One call of its inference service, bytes in and bytes out.
@@ -117,11 +127,19 @@ class Upstream:
         self.last_frame = self._now()
         self.ready = True
         self.trouble = ""
+        self.hung_since = None
 
-    def failed(self, trouble: str, *, give_up: bool = False) -> None:
-        """It does not work. `give_up`: nor will it answer, so inference that waits for it is tried elsewhere."""
+    def failed(self, trouble: str, *, hung_since: float | None = None, give_up: bool = False) -> None:
+        """It does not work.
+
+        Args:
+            trouble: why.
+            hung_since: it was asked then, and it or a stage has not answered; None: it has another trouble.
+            give_up: nor will it answer, so inference that waits for it is tried elsewhere.
+        """
         self.ready = False
         self.trouble = trouble
+        self.hung_since = None if hung_since is None else min(hung_since, self.hung_since or math.inf)
         if give_up:
             for method, call in self._running.values():
                 if method == "ModelInfer":  # a load may make a server slow, and is no reason to end the load
@@ -133,7 +151,9 @@ class Upstream:
         await asyncio.gather(*self._running, return_exceptions=True)
 
     def _ended(self, task: asyncio.Task[bytes]) -> None:
-        del self._running[task]
+        method, _ = self._running.pop(task)
+        if method == LOAD:
+            self._last_load = self._now()
         if not task.cancelled():
             task.exception()  # its caller may have gone
 

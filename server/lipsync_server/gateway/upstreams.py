@@ -27,6 +27,7 @@ ELSEWHERE = {  # statuses that another upstream may not have; requests are state
 }
 BROKEN = ELSEWHERE - {grpc.StatusCode.NOT_FOUND}  # statuses after which it is probed at once
 BROKEN_STAGE = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}
+UNHEALTHY = "is not healthy"  # what Triton 2.51 says of a stage that is dead, or that hangs
 DOWN_INTERVAL_S = 0.5  # between probes of one that does not work
 HELD = 0.5  # of a caller's time: the rest is for the work, or the caller is told why, and comes back with all its time
 
@@ -212,7 +213,11 @@ class Upstreams:
             trouble = "it does not answer" if silent else wire.plain(error.sentence)
             # Where there is no other, a slow answer is better than none.
             give_up = silent and self.next_ready([upstream]) is not None
-            upstream.failed(" ".join(trouble.split()), give_up=give_up)
+            upstream.failed(
+                " ".join(trouble.split()),
+                hung_since=began if silent or UNHEALTHY in error.sentence else None,
+                give_up=give_up,
+            )
             return
         if frames_in(answer):
             upstream.made_a_frame()

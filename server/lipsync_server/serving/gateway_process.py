@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import re
 import signal
@@ -25,6 +26,7 @@ __all__ = ["GatewayProcess"]
 
 PATIENCE_S = 30.0  # a request is held for so long: a server is replaced sooner, also by a machine that is busy
 STOP_S = 10.0
+ANSWER_S = 5.0
 ANSWERING = re.compile(r"Answering at ")
 
 
@@ -77,12 +79,23 @@ class GatewayProcess:
     def trouble(self) -> str | None:
         """Why it is not ready; None: it is, so a frame was made a moment ago."""
         try:
-            with self._opener.open(f"{self.url}/readyz", timeout=5):
+            with self._opener.open(f"{self.url}/readyz", timeout=ANSWER_S):
                 return None
         except urllib.error.HTTPError as error:
             return error.read().decode(errors="replace")
         except OSError as error:
             return str(error)
+
+    def is_triton_hung(self) -> bool:
+        """Whether its Triton has answered nothing for long. Raises OSError: the gateway itself does not answer."""
+        try:
+            with self._opener.open(f"{self.url}/readyz", timeout=ANSWER_S):
+                return False
+        except urllib.error.HTTPError as error:
+            try:
+                return bool(json.load(error)["hung"])
+            except (ValueError, KeyError, TypeError):
+                return False
 
     def last_line(self) -> str:
         """The end of what it printed, which is why it ended."""
@@ -95,6 +108,11 @@ class GatewayProcess:
         if not self._child.wait(STOP_S):
             self._child.signal(signal.SIGKILL)
             self._child.wait(STOP_S)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._child.signal(signal.SIGKILL)
+        self._child.wait(STOP_S)
 
     def _take_line(self, line: str) -> None:
         if ANSWERING.match(line):  # `lipsync serve` says so itself

@@ -14,6 +14,7 @@ from lipsync_server.serving.backoff import Backoff
 from lipsync_server.serving.control_key import control_key
 from lipsync_server.serving.errors import ServingError
 from lipsync_server.serving.gateway_process import GatewayProcess
+from lipsync_server.serving.gateway_watch import GatewayWatch
 from lipsync_server.serving.network import choose_ports, private_ports
 from lipsync_server.serving.server import TritonServer, remove_log
 from lipsync_server.serving.server_settings import Ports, ServerConfig
@@ -31,7 +32,8 @@ class Supervisor:
     """A Triton with its gateway, or alone; they end with this object, and with this process.
 
     A Triton that ends is started again on the same ports, and so is one with a dead stage, because 2.51 does not
-    notice that. Both are killed at once: a request that was in one is repeated, by the gateway or by its caller.
+    notice that, and one that hangs, which its gateway notices. They are killed at once: a request that was in one is
+    repeated, by the gateway or by its caller.
 
         with Supervisor(Path("model_repository"), ServerConfig(), report=print) as supervisor:
             supervisor.start()
@@ -55,6 +57,7 @@ class Supervisor:
         self._repository = repository
         self._report = report
         self._stages: StageWatch | None = None
+        self._watch: GatewayWatch | None = None
         self._triton_backoff, self._gateway_backoff = Backoff(), Backoff()
         self._triton_due = self._gateway_due = 0.0
         self._triton_since = self._gateway_since = 0.0
@@ -111,6 +114,8 @@ class Supervisor:
 
     def stop(self) -> None:
         """End everything. Safe to call twice, and again if it was interrupted."""
+        if self._watch:
+            self._watch.stop()
         if self.gateway:
             self.gateway.stop()
         if self.triton:
@@ -165,7 +170,9 @@ class Supervisor:
         self._status.stages = self._stages.running
         if stage:
             self._status.stage_ended(stage)
-        return f"Triton's stage {stage} has ended" if stage else None
+            return f"Triton's stage {stage} has ended"
+        hung = self._watch and self._watch.is_triton_hung(self._triton_since)
+        return "Triton runs, but makes no frame any more" if hung else None
 
     def _restart_triton(self) -> None:
         self._restarts += 1
@@ -191,6 +198,7 @@ class Supervisor:
         keys = {"key": control_key(self.config), "inference_key": self._inference_key}
         status = self._status.path
         self.gateway = GatewayProcess(self.config, self.ports, upstream, metrics, status=status, **keys)
+        self._watch = GatewayWatch(self.gateway)
         self._status.gateway.running(self.gateway.pid)
         self._status.write()
         self._gateway_since = time.monotonic()
@@ -202,13 +210,23 @@ class Supervisor:
         if self.gateway is None:
             if now >= self._gateway_due:
                 self._restart_gateway()
-        elif self.gateway.exit_status is not None:
-            how, said = _how(self.gateway.exit_status), self.gateway.last_line()
-            self.gateway = None
+        elif trouble := self._gateway_trouble(now):
+            if self._watch:
+                self._watch.stop()
+            self.gateway = self._watch = None
             delay = self._gateway_backoff.delay(now - self._gateway_since)
             self._gateway_due = now + delay
-            self._status.gateway.ended(f"The gateway has ended, {how} ({said})", delay)
-            self._report(f"The gateway has ended, {how} ({said}): it is started again{_in(delay)}.")
+            self._status.gateway.ended(trouble, delay)
+            self._report(f"{trouble}: it is started again{_in(delay)}.")
+
+    def _gateway_trouble(self, now: float) -> str | None:
+        assert self.gateway is not None
+        if self.gateway.exit_status is None and self._watch and self._watch.is_gateway_hung(now):
+            self.gateway.kill()
+            return "The gateway runs, but does not answer any more"
+        if self.gateway.exit_status is None:
+            return None
+        return f"The gateway has ended, {_how(self.gateway.exit_status)} ({self.gateway.last_line()})"
 
     def _restart_gateway(self) -> None:
         try:
