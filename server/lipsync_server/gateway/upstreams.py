@@ -14,6 +14,7 @@ from lipsync_server.gateway.messages import frames_in
 from lipsync_server.gateway.metrics import Metrics
 from lipsync_server.gateway.refusal import Refused, is_missing
 from lipsync_server.gateway.settings import GatewaySettings
+from lipsync_server.gateway.suspects import Suspects
 from lipsync_server.gateway.upstream import Metadata, Upstream, UpstreamError, happens, probe_request
 
 __all__ = ["Upstreams"]
@@ -27,6 +28,7 @@ ELSEWHERE = {  # statuses that another upstream may not have; requests are state
 }
 BROKEN = ELSEWHERE - {grpc.StatusCode.NOT_FOUND}  # statuses after which it is probed at once
 BROKEN_STAGE = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}
+NOT_REACHED = "failed to connect"  # what gRPC says of a call that reached nobody
 UNHEALTHY = "is not healthy"  # what Triton 2.51 says of a stage that is dead, or that hangs
 DOWN_INTERVAL_S = 0.5  # between probes of one that does not work
 HELD = 0.5  # of a caller's time: the rest is for the work, or the caller is told why, and comes back with all its time
@@ -47,6 +49,7 @@ class Upstreams:
         self._metrics = metrics
         self._now = now
         self._any_ready = asyncio.Event()
+        self._suspects = Suspects(now)
         self._probe = probe_request(wire.ensemble_of(settings.probe_avatar))
         self._watching: list[asyncio.Task[None]] = []
         # A frame is older than the interval when the next is asked for, which may take its time-out.
@@ -117,7 +120,10 @@ class Upstreams:
             if upstream is None:
                 break
             try:
-                answer = await self._attempt(upstream, method, data, deadline)
+                if method == "ModelInfer":
+                    answer = await self._infer(upstream, data, deadline)
+                else:
+                    answer = await self._attempt(upstream, method, data, deadline)
             except UpstreamError as error:
                 if error.code not in ELSEWHERE:
                     raise _refused(error) from None
@@ -131,6 +137,23 @@ class Upstreams:
         if worst is None:
             raise self._none_ready()
         raise _refused(worst)
+
+    async def _infer(self, upstream: Upstream, data: bytes, deadline: float) -> bytes:
+        """One attempt of an inference request. Raises UpstreamError; Refused where the request ends upstreams."""
+        async with self._suspects.running(data) as run:
+            if not upstream.ready:  # it has gone while others had their turn
+                raise UpstreamError(
+                    grpc.StatusCode.UNAVAILABLE, f"{NOT_REACHED} {upstream.address}: {upstream.trouble}"
+                )
+            try:
+                answer = await self._attempt(upstream, "ModelInfer", data, deadline)
+            except UpstreamError as error:
+                if upstream.ready or NOT_REACHED in error.sentence:
+                    raise
+                self._suspects.died(run)
+                raise
+            self._suspects.survived(run)
+            return answer
 
     async def everywhere(self, method: str, data: bytes, metadata: Metadata, timeout: float) -> bytes:
         """A call that changes servers, made on each that is not known to be gone; the first answer. Raises Refused."""
@@ -158,15 +181,9 @@ class Upstreams:
         return answer
 
     async def _doubt(self, upstream: Upstream, error: UpstreamError, deadline: float) -> None:
-        """Probe an upstream after a failure.
-
-        Wait for the probe where the failure may mean that nobody is there, and with no other upstream also where one of
-        its stages may be dead.
-        """
+        """Probe an upstream after a failure. Wait for that where nobody may be there, or one of its stages be dead."""
         upstream.suspect.set()
-        alone = self.next_ready([upstream]) is None
-        waits = {grpc.StatusCode.UNAVAILABLE, *(BROKEN_STAGE if alone else ())}
-        if error.code in waits and upstream.ready:
+        if error.code in {grpc.StatusCode.UNAVAILABLE, *BROKEN_STAGE} and upstream.ready:
             await happens(upstream.probed, min(self._settings.probe_timeout_s, self._seconds_left(deadline)))
 
     def _seconds_left(self, deadline: float) -> float:
