@@ -176,14 +176,15 @@ def test_kill_9_in_mid_speech_costs_no_stream_and_no_rendering_a_frame(serving, 
     assert said.count("Triton serves again") == 2
 
 
-@pytest.mark.parametrize("part", ["composite", "triton"])
-def test_what_hangs_is_replaced_and_no_frame_is_lost(serving, server, part: str) -> None:
-    """SIGSTOP: it runs on and answers nothing, as in an endless loop."""
-    expected = asyncio.run(whole(server.grpc_url))
+@pytest.mark.parametrize("part", ["composite", "quick_lipsync"])
+def test_a_stage_that_hangs_is_replaced_and_no_frame_is_lost(serving, server, quick, part: str) -> None:
+    """SIGSTOP: it runs on and answers nothing. Also where it serves one avatar alone, so that the server is ready."""
+    avatar = part.removesuffix("_lipsync") if part != "composite" else "demo"
+    expected = asyncio.run(whole(serving.grpc, avatar=avatar))  # which loads it
     healed = serving.said().count("Triton serves again")
 
     async def main() -> None:
-        rendering = asyncio.create_task(whole(serving.grpc))
+        rendering = asyncio.create_task(whole(serving.grpc, avatar=avatar))
         os.kill(serving.part(part), signal.SIGSTOP)
         await asyncio.to_thread(eventually, lambda: serving.said().count("Triton serves again") > healed)
         assert await rendering == expected

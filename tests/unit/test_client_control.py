@@ -129,6 +129,39 @@ def test_a_key_that_no_header_can_carry_is_refused_without_showing_it(key_file: 
         assert not any(secret in str(raised.value) for secret in ("two", "a key"))
 
 
+def test_a_load_has_a_time_of_its_own_and_questions_do_not_wait_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, float] = {}
+    with Control("127.0.0.1:1", key="k", timeout=3, load_timeout=600) as control:
+        for name in ("load_model", "unload_model", "get_model_repository_index", "is_model_ready"):
+            take = lambda *values, name=name, client_timeout, **more: asked.update({name: client_timeout})  # noqa: E731
+            monkeypatch.setattr(control._grpc, name, take)
+        monkeypatch.setattr(control, "models", lambda: models(anna_lipsync="", anna=""))
+        control.load("anna")
+        control.unload("anna")
+        control.ready("anna")
+    assert asked == {"load_model": 600, "unload_model": 600, "is_model_ready": 3}
+
+
+def test_one_that_manages_a_server_finds_it_again_within_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    class Client:
+        def __init__(self, target: str, *, creds: object, channel_args: list[tuple[str, int]]) -> None:
+            seen.append(max(value for name, value in channel_args if "reconnect_backoff" in name))
+
+        def register_plugin(self, plugin: object) -> None:
+            pass
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr("tritonclient.grpc.InferenceServerClient", Client)
+    for manages in (False, True):
+        with Control("127.0.0.1:1", manages=manages):
+            pass
+    assert seen == [2000, 300]
+
+
 class Restricted(grpc.ServerInterceptor):
     """Refuses control calls as Triton does, and keeps the keys that arrive."""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,14 @@ import pytest
 from test_client_access import certificate
 from test_gateway_upstreams import ASKED, SECONDS, STATUS, Server, failing, frame, refused, run, served, until
 
+from lipsync_client.control.states import AvatarOverview, AvatarState
+from lipsync_client.errors import Overloaded, ServerUnavailable
+from lipsync_client.registry.settings import RegistrySettings
+from lipsync_server.gateway.avatars import Avatars
 from lipsync_server.gateway.gateway import Gateway
+from lipsync_server.gateway.refusal import Refused
 from lipsync_server.gateway.settings import GatewaySettings
+from lipsync_server.gateway.upstream import probe_request
 from lipsync_server.serving.gateway_process import GatewayProcess
 from lipsync_server.serving.network import choose_ports
 from lipsync_server.serving.server_settings import Ports, ServerConfig
@@ -99,6 +107,85 @@ def test_a_server_that_answers_nothing_hangs_unless_it_loads(monkeypatch) -> Non
             await gateway.close()
             await server.stop()
 
+    run(main)
+
+
+def test_an_avatar_whose_own_stage_hangs_is_noticed_while_others_work() -> None:
+    async def unanswered(context: Any) -> None:
+        if not works.is_set():
+            await context.abort(STATUS.INTERNAL, "Stub process 'anna_lipsync_0_0' is not healthy.")
+
+    async def main() -> None:
+        async with served(1, probe_interval_s=0.05, patience_s=2) as (upstreams, (server,)):
+            (upstream,) = upstreams.all
+            server.asked_by = anna
+            server.behaviour = unanswered
+            with pytest.raises(Refused) as caught:
+                await upstreams.send("ModelInfer", anna, talking="anna")
+            assert caught.value.code is STATUS.UNAVAILABLE, "or callers would not come back"
+            before = server.requests
+            held = asyncio.create_task(upstreams.send("ModelInfer", anna, talking="anna"))
+            await until(lambda: server.requests > before)
+            assert upstreams.ready and upstreams.hung_since(upstream) is not None
+            works.set()
+            assert await held == frame()
+            assert upstreams.hung_since(upstream) is None
+            server.behaviour = failing(STATUS.INTERNAL, "another trouble")
+            with pytest.raises(Refused):
+                await upstreams.send("ModelInfer", anna, talking="anna")
+            assert upstreams.hung_since(upstream) is None
+
+    anna, works = probe_request("anna"), asyncio.Event()
+    run(main)
+
+
+def test_one_that_waited_in_vain_makes_an_avatar_suspect() -> None:
+    async def never(context: Any) -> None:
+        await asyncio.sleep(SECONDS)
+
+    async def main() -> None:
+        async with served(1, probe_interval_s=0.05, probe_timeout_s=0.2) as (upstreams, (server,)):
+            (upstream,) = upstreams.all
+            server.asked_by, server.behaviour = anna, never
+            call = asyncio.create_task(upstreams.send("ModelInfer", anna, talking="anna"))
+            await until(lambda: server.requests == 1)
+            await asyncio.sleep(0.2)
+            call.cancel()
+            await until(lambda: upstreams.hung_since(upstream) is not None)
+            assert upstreams.ready
+
+    anna = probe_request("anna")
+    run(main)
+
+
+def test_an_avatar_is_loaded_though_the_registry_is_not_connected_again_yet() -> None:
+    class Restarted:
+        url = "here"
+        calls = 0
+
+        @asynccontextmanager
+        async def lease(self, avatar: str) -> AsyncIterator[None]:
+            self.calls += 1
+            if self.calls == 3:
+                raise Overloaded("all are in use")
+            if self.calls % 2:
+                raise ServerUnavailable("not yet")
+            yield
+
+        async def overview(self) -> list[AvatarOverview]:
+            return [AvatarOverview(AvatarState("anna", False, ""))]
+
+    async def main() -> None:
+        async with served(1) as (upstreams, _):
+            avatars = Avatars(upstreams, RegistrySettings(), GatewaySettings(("a:1",)), asyncio.get_running_loop().time)
+            avatars._registries = {upstreams.all[0].address: registry}  # type: ignore[dict-item]
+            assert await avatars.ensure("anna")
+            registry.calls = 2
+            with pytest.raises(Overloaded):
+                await avatars.ensure("anna")
+            await avatars.close()
+
+    registry = Restarted()
     run(main)
 
 

@@ -17,7 +17,7 @@ from tritonclient.utils import InferenceServerException
 
 from lipsync_client import wire
 from lipsync_client.avatar_facts import memory_in
-from lipsync_client.connection import SECRET, Connection, Endpoint
+from lipsync_client.connection import MANAGER_CHANNEL_ARGS, SECRET, Connection, Endpoint
 from lipsync_client.control.states import (
     AvatarOverview,
     AvatarState,
@@ -55,6 +55,8 @@ class Control:
         url: the server's gRPC endpoint: `host:port`, or `grpcs://host[:port]` with TLS.
         key: the control key, for this server wherever it is; by default what `find_key` finds.
         timeout: seconds that one call may take.
+        load_timeout: seconds that loading a model may take, and unloading one that is being loaded, if not `timeout`.
+        manages: its caller manages the server for as long as it runs, so a server that comes back is noticed at once.
         token, headers: as for `Client`.
     """
 
@@ -64,14 +66,16 @@ class Control:
         *,
         key: str | None = None,
         timeout: float = 60.0,
+        load_timeout: float | None = None,
+        manages: bool = False,
         token: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         self.url = url
-        self._timeout = timeout
+        self._timeout, self._load_timeout = timeout, load_timeout or timeout
         self._key = key
         self._connection = Connection(url, token=token, headers=headers)
-        self._grpc = self._connection.connect()
+        self._grpc = self._connection.connect(MANAGER_CHANNEL_ARGS if manages else wire.CHANNEL_ARGS)
 
     def status(self) -> ServerStatus:
         """State and version of the server. Raises ServerUnavailable if no server answers."""
@@ -153,7 +157,7 @@ class Control:
         """
         # By name: "unload_dependents" would also unload the stages that all avatars share.
         for model in reversed(self._models_of(avatar)):
-            self._ask(self._grpc.unload_model, model.name)
+            self._ask(self._grpc.unload_model, model.name, timeout=self._load_timeout)
 
     def wait_until_gone(self, avatar: str, seconds: float) -> None:
         """Wait until an unloaded avatar no longer holds memory of the server. Needs the key. Raises Timeout."""
@@ -212,7 +216,7 @@ class Control:
         with suppress(LipsyncError, ValueError):  # ValueError: `close` was called in the meantime
             for model in self.models():  # an avatar's ensemble comes first
                 if model.name in names and model.state in ("READY", "LOADING"):
-                    self._ask(self._grpc.unload_model, model.name)
+                    self._ask(self._grpc.unload_model, model.name, timeout=self._load_timeout)
 
     def _models_of(self, avatar: str) -> list[ModelState]:
         """The avatar's own models, each after the models that it depends on. Raises AvatarNotFound."""
@@ -229,7 +233,7 @@ class Control:
 
     def _load(self, model: str, avatar: str, config: str | None = None) -> None:
         try:
-            self._grpc.load_model(model, headers=self._key_header, config=config, client_timeout=self._timeout)
+            self._grpc.load_model(model, headers=self._key_header, config=config, client_timeout=self._load_timeout)
         except InferenceServerException as error:
             failure = self._failure(error, avatar)
             if not isinstance(failure, (InvalidRequest, ServerError, AvatarNotFound)):
@@ -237,9 +241,16 @@ class Control:
             reason = wire.load_failure(error.message() or "no reason given")
             raise LoadFailed(f"The server could not load {avatar!r}: {reason}") from None
 
-    def _ask(self, call: Callable[..., Any], *values: str, avatar: str = wire.SHIPPED_AVATAR, key: bool = True) -> Any:
+    def _ask(
+        self,
+        call: Callable[..., Any],
+        *values: str,
+        avatar: str = wire.SHIPPED_AVATAR,
+        key: bool = True,
+        timeout: float | None = None,
+    ) -> Any:
         try:
-            return call(*values, headers=self._key_header if key else None, client_timeout=self._timeout)
+            return call(*values, headers=self._key_header if key else None, client_timeout=timeout or self._timeout)
         except InferenceServerException as error:
             raise self._failure(error, avatar) from None
 

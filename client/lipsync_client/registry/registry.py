@@ -30,6 +30,7 @@ __all__ = ["Registry"]
 
 logger = logging.getLogger(__name__)
 
+ASK_S = 30.0  # seconds that a question may take: others wait for its answer
 LOAD_S = 600.0  # seconds that a load may take: a GPU may compile the network first
 WAIT_S = 20.0  # seconds that a lease waits for capacity while every loaded avatar is in use
 RECONCILE_S = 2.0  # seconds between two calls of `reconcile`
@@ -79,7 +80,9 @@ class Registry:
     ) -> None:
         self.url = url
         self.settings = settings or RegistrySettings()
-        self._control = control or Control(url, key=key, timeout=LOAD_S, token=token, headers=headers)
+        self._control = control or Control(
+            url, key=key, timeout=ASK_S, load_timeout=LOAD_S, manages=True, token=token, headers=headers
+        )
         self._clock = clock
         self._entries: dict[str, _Entry] = {}
         self._capacity = Capacity(self._control, self.settings, self._in_use, clock)

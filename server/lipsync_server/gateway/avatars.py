@@ -23,7 +23,7 @@ from lipsync_client.control.states import (
     avatars_in,
     gpus_of,
 )
-from lipsync_client.errors import AvatarNotFound, ControlDenied, LipsyncError, Timeout
+from lipsync_client.errors import AvatarNotFound, ControlDenied, LipsyncError, Overloaded, ServerUnavailable, Timeout
 from lipsync_client.registry.registry import Registry
 from lipsync_client.registry.settings import RegistrySettings
 from lipsync_server.gateway.messages import encoded
@@ -33,6 +33,7 @@ from lipsync_server.gateway.upstreams import Upstreams
 
 __all__ = ["AvatarFigures", "Avatars"]
 
+RECONNECTS, RECONNECT_S = 6, 0.2
 LINGER_S = 3.0  # an avatar is not evicted for so long after its last request; less than an attempt of a live session
 ASK_S = 10.0
 KNOWN_S = 2.0  # seconds for which the list of avatars is not asked for again
@@ -134,11 +135,16 @@ class Avatars:
             return False
         avatar = self.id_of(model)
         registry = self._registries.get((await self._upstreams.least_loaded(deadline)).address)
-        if registry is None or avatar not in await self._ids(registry):
+        if registry is None:
             return False
-        async with registry.lease(avatar):
-            self._hold(registry, avatar)
-            return True
+        for left in reversed(range(RECONNECTS)):
+            try:
+                return await self._load(registry, avatar)
+            except ServerUnavailable as error:
+                if isinstance(error, Overloaded) or not left:
+                    raise
+            await asyncio.sleep(RECONNECT_S)  # it was started again, and the registry's connection is not back yet
+        return False
 
     def used(self, model: str) -> None:
         """A request for an avatar has come: it is not evicted for a while where it is known to be loaded."""
@@ -203,6 +209,13 @@ class Avatars:
         config = await self._network_config(avatar)
         memory = memory_in(wire.parameters_of(config)) or 0
         return AvatarFigures(avatar, True, (gpus_of(config) or (-1,))[0], memory, stats)
+
+    async def _load(self, registry: Registry, avatar: str) -> bool:
+        if avatar not in await self._ids(registry):
+            return False
+        async with registry.lease(avatar):
+            self._hold(registry, avatar)
+            return True
 
     def _hold(self, registry: Registry, avatar: str) -> None:
         hold = self._held.setdefault((registry.url, avatar), _Hold(self._now()))

@@ -26,6 +26,7 @@ from lipsync_server.gateway.observer import Observer, observed
 from lipsync_server.gateway.refusal import Refused, is_missing, load_failed, overloaded
 from lipsync_server.gateway.settings import GatewaySettings
 from lipsync_server.gateway.tokens import Tokens, default_file
+from lipsync_server.gateway.upstream import Upstream
 from lipsync_server.gateway.upstreams import Upstreams
 
 __all__ = ["Answer", "Call", "Gateway"]
@@ -34,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 CONTRACT_S = 10.0  # a contract is asked for again when it is so old
 MAX_CONTRACTS = 1000
-HUNG_PROBES = 3  # in a row without an answer: it will not answer any more
+HUNG_PROBES = 3  # in a row without an answer: there will be none
 LOADING = {"ModelConfig", "ModelMetadata"}  # clients ask for these before their first request
 
 
@@ -93,13 +94,15 @@ class Gateway:
 
     @property
     def hung(self) -> bool:
-        """No upstream works, and one hangs: it has not answered for several probes, while it did not load anything."""
-        limit = HUNG_PROBES * self.settings.probe_timeout_s
-        return not self.ready and any(
-            one.hung_since is not None
-            and self._now() - max(one.hung_since, one.last_load, self.avatars.last_load(one)) >= limit
-            for one in self.upstreams.all
-        )
+        """An upstream, or an avatar's stage in it, did not answer several probes, and nothing was loaded meanwhile."""
+        return any(self._is_hung(upstream) for upstream in self.upstreams.all)
+
+    def _is_hung(self, upstream: Upstream) -> bool:
+        since = self.upstreams.hung_since(upstream)
+        if since is None:
+            return False
+        busy = max(since, upstream.last_load, self.avatars.last_load(upstream))
+        return self.now() - busy >= HUNG_PROBES * self.settings.probe_timeout_s
 
     async def open(self) -> None:
         """Begin to probe the upstreams and to manage their avatars."""
@@ -218,7 +221,7 @@ class Gateway:
         if request.model_name == COMPOSITE_MODEL:  # plain footage needs no network
             return await self.upstreams.send("ModelInfer", data, call.deadline)
         with self.avatars.serving(request.model_name):
-            return await self.upstreams.send("ModelInfer", data, call.deadline, talking=True)
+            return await self.upstreams.send("ModelInfer", data, call.deadline, talking=request.model_name)
 
     async def _ensure(self, model: str, deadline: float = math.inf) -> bool:
         try:

@@ -40,6 +40,7 @@ STATUS = {  # of HTTP for those of gRPC; others are 500
     grpc.StatusCode.DEADLINE_EXCEEDED: 504,
 }
 CALLERS_LIMIT = 429
+HUNG_HEADER = "lipsync-hung"  # of the answer about readiness, for the one who can start a server again
 CONTROL_HEADER = "lipsync-control"  # as Triton itself names it over HTTP
 T = TypeVar("T")
 Handler = Callable[[Request], Awaitable[Response]]
@@ -121,10 +122,11 @@ class _Front:
         return PlainTextResponse("")
 
     async def server_ready(self, request: Request) -> Response:
+        hung = {HUNG_HEADER: "true"} if self._gateway.hung else None
         if self._gateway.ready:
-            return PlainTextResponse("")
+            return PlainTextResponse("", headers=hung)
         sentence = f"no server is ready: {self._gateway.upstreams.trouble()}"
-        return JSONResponse({"error": sentence, "hung": self._gateway.hung}, 503)
+        return JSONResponse({"error": sentence}, 503, hung)
 
     async def metrics(self, request: Request) -> Response:
         text = self._gateway.metrics_text()

@@ -12,7 +12,7 @@ import grpc
 import grpc.aio
 import numpy as np
 
-from lipsync_client import wire
+from lipsync_client.connection import MANAGER_CHANNEL_ARGS, NO_PROXY
 from lipsync_server.gateway.messages import encoded
 from lipsync_server.gateway.observer import upstream_headers
 from lipsync_server.gateway.tensors import request_of
@@ -20,11 +20,7 @@ from lipsync_server.gateway.tensors import request_of
 __all__ = ["Upstream", "UpstreamError", "happens", "probe_request"]
 
 SERVICE = "inference.GRPCInferenceService"
-OPTIONS = [  # as clients', but a server that is started again is noticed sooner
-    *(option for option in wire.CHANNEL_ARGS if "reconnect_backoff" not in option[0]),
-    *((f"grpc.{which}_reconnect_backoff_ms", 300) for which in ("initial", "min", "max")),
-    ("grpc.enable_http_proxy", 0),
-]
+OPTIONS = [*MANAGER_CHANNEL_ARGS, NO_PROXY]
 LOAD = "RepositoryModelLoad"
 YOUNG_S = 0.1  # Triton 2.51 may crash when calls are cancelled just as they begin
 Metadata = Sequence[tuple[str, str]]

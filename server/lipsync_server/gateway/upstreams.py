@@ -14,6 +14,7 @@ from lipsync_server.gateway.messages import frames_in
 from lipsync_server.gateway.metrics import Metrics
 from lipsync_server.gateway.refusal import Refused, is_missing
 from lipsync_server.gateway.settings import GatewaySettings
+from lipsync_server.gateway.stalls import UNHEALTHY, Stalls, hangs
 from lipsync_server.gateway.suspects import Suspects
 from lipsync_server.gateway.upstream import Metadata, Upstream, UpstreamError, happens, probe_request
 
@@ -29,7 +30,6 @@ ELSEWHERE = {  # statuses that another upstream may not have; requests are state
 BROKEN = ELSEWHERE - {grpc.StatusCode.NOT_FOUND}  # statuses after which it is probed at once
 BROKEN_STAGE = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}
 NOT_REACHED = "failed to connect"  # what gRPC says of a call that reached nobody
-UNHEALTHY = "is not healthy"  # what Triton 2.51 says of a stage that is dead, or that hangs
 DOWN_INTERVAL_S = 0.5  # between probes of one that does not work
 HELD = 0.5  # of a caller's time: the rest is for the work, or the caller is told why, and comes back with all its time
 
@@ -50,6 +50,7 @@ class Upstreams:
         self._now = now
         self._any_ready = asyncio.Event()
         self._suspects = Suspects(now)
+        self._stalls = Stalls(settings.probe_timeout_s, now)
         self._probe = probe_request(wire.ensemble_of(settings.probe_avatar))
         self._watching: list[asyncio.Task[None]] = []
         # A frame is older than the interval when the next is asked for, which may take its time-out.
@@ -65,6 +66,7 @@ class Upstreams:
         for task in self._watching:
             task.cancel()
         await asyncio.gather(*self._watching, return_exceptions=True)
+        await self._stalls.close()
         await asyncio.gather(*(upstream.close() for upstream in self.all))
 
     @property
@@ -75,6 +77,11 @@ class Upstreams:
     def is_fresh(self, upstream: Upstream) -> bool:
         """It has made a frame a moment ago."""
         return upstream.ready and self._now() - upstream.last_frame < self._fresh_s
+
+    def hung_since(self, upstream: Upstream) -> float | None:
+        """When an upstream stopped to answer, or an avatar's own stage of it; None: they answer."""
+        found = [since for since in (upstream.hung_since, self._stalls.since(upstream)) if since is not None]
+        return min(found, default=None)
 
     def trouble(self) -> str:
         """Why none is ready."""
@@ -94,7 +101,7 @@ class Upstreams:
             raise self._none_ready()
         return upstream
 
-    async def send(self, method: str, data: bytes, deadline: float = math.inf, *, talking: bool = False) -> bytes:
+    async def send(self, method: str, data: bytes, deadline: float = math.inf, *, talking: str = "") -> bytes:
         """One call, to the least loaded upstream that is ready, or after a failure to the next.
 
         While none is ready it is held, as long as the settings say.
@@ -103,7 +110,7 @@ class Upstreams:
             method: of `inference.GRPCInferenceService`.
             data: the request's bytes.
             deadline: when its caller gives up, on the clock of `now`.
-            talking: frames in the answer prove that the upstream works: all stages had a part in them.
+            talking: the ensemble that is asked for frames, which prove that all stages of the upstream work.
 
         Raises:
             Refused: the failure that is to be reported.
@@ -121,36 +128,45 @@ class Upstreams:
                 break
             try:
                 if method == "ModelInfer":
-                    answer = await self._infer(upstream, data, deadline)
+                    answer = await self._infer(upstream, data, deadline, talking)
                 else:
                     answer = await self._attempt(upstream, method, data, deadline)
             except UpstreamError as error:
                 if error.code not in ELSEWHERE:
                     raise _refused(error) from None
-                tried.append(upstream)
-                worst = error
+                tried, worst = [*tried, upstream], error
+                # With no other upstream it is waited for, as one that does not work at all.
+                if self.next_ready(tried) is None and await self._stalls.ends(upstream, talking, self._held(deadline)):
+                    tried = []
                 continue
             if talking and frames_in(answer):
                 upstream.made_a_frame()
+                self._stalls.made_a_frame(upstream, talking)
                 self._update()
             return answer
         if worst is None:
             raise self._none_ready()
         raise _refused(worst)
 
-    async def _infer(self, upstream: Upstream, data: bytes, deadline: float) -> bytes:
+    async def _infer(self, upstream: Upstream, data: bytes, deadline: float, talking: str) -> bytes:
         """One attempt of an inference request. Raises UpstreamError; Refused where the request ends upstreams."""
         async with self._suspects.running(data) as run:
             if not upstream.ready:  # it has gone while others had their turn
                 raise UpstreamError(
                     grpc.StatusCode.UNAVAILABLE, f"{NOT_REACHED} {upstream.address}: {upstream.trouble}"
                 )
+            began = self._now()
             try:
                 answer = await self._attempt(upstream, "ModelInfer", data, deadline)
+            except asyncio.CancelledError:
+                if talking and self._now() - began > self._settings.probe_interval_s:  # its caller has waited for long
+                    self._stalls.suspect(upstream, talking)
+                raise
             except UpstreamError as error:
-                if upstream.ready or NOT_REACHED in error.sentence:
-                    raise
-                self._suspects.died(run)
+                if upstream.ready and talking and hangs(error):
+                    self._stalls.suspect(upstream, talking)
+                if not upstream.ready and NOT_REACHED not in error.sentence:
+                    self._suspects.died(run)
                 raise
             self._suspects.survived(run)
             return answer
@@ -190,8 +206,12 @@ class Upstreams:
         """Seconds until a caller is told the failure, while it has time left."""
         return (deadline - self._now()) * HELD
 
+    def _held(self, deadline: float) -> float:
+        """Seconds for which a request is held."""
+        return min(self._settings.patience_s, self._seconds_left(deadline))
+
     async def _wait_until_ready(self, deadline: float) -> None:
-        if not await happens(self._any_ready, min(self._settings.patience_s, self._seconds_left(deadline))):
+        if not await happens(self._any_ready, self._held(deadline)):
             raise self._none_ready()
 
     def _none_ready(self) -> Refused:
@@ -232,7 +252,7 @@ class Upstreams:
             give_up = silent and self.next_ready([upstream]) is not None
             upstream.failed(
                 " ".join(trouble.split()),
-                hung_since=began if silent or UNHEALTHY in error.sentence else None,
+                hung_since=began if hangs(error) else None,
                 give_up=give_up,
             )
             return
@@ -252,4 +272,6 @@ def _is_told(error: UpstreamError) -> bool:
 
 
 def _refused(error: UpstreamError) -> Refused:
+    if UNHEALTHY in error.sentence:  # callers come back after this status
+        return Refused(grpc.StatusCode.UNAVAILABLE, error.sentence, "no server ready")
     return Refused(error.code, error.sentence, "upstream")

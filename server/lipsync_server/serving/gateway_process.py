@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import re
 import signal
@@ -27,6 +26,7 @@ __all__ = ["GatewayProcess"]
 PATIENCE_S = 30.0  # a request is held for so long: a server is replaced sooner, also by a machine that is busy
 STOP_S = 10.0
 ANSWER_S = 5.0
+HUNG_HEADER = "lipsync-hung"  # as the gateway names it
 ANSWERING = re.compile(r"Answering at ")
 
 
@@ -89,13 +89,11 @@ class GatewayProcess:
     def is_triton_hung(self) -> bool:
         """Whether its Triton has answered nothing for long. Raises OSError: the gateway itself does not answer."""
         try:
-            with self._opener.open(f"{self.url}/readyz", timeout=ANSWER_S):
-                return False
+            with self._opener.open(f"{self.url}/readyz", timeout=ANSWER_S) as answer:
+                return HUNG_HEADER in answer.headers
         except urllib.error.HTTPError as error:
-            try:
-                return bool(json.load(error)["hung"])
-            except (ValueError, KeyError, TypeError):
-                return False
+            with error:
+                return HUNG_HEADER in error.headers
 
     def last_line(self) -> str:
         """The end of what it printed, which is why it ended."""
