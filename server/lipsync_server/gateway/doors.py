@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -17,7 +20,8 @@ from lipsync_client.wire import SESSION_HEADER
 from lipsync_server.gateway.callers import host_of
 from lipsync_server.gateway.metrics import Metrics
 from lipsync_server.gateway.observer import Observer
-from lipsync_server.gateway.refusal import Refused
+from lipsync_server.gateway.reading import Reading
+from lipsync_server.gateway.refusal import Refused, invalid
 from lipsync_server.gateway.request_log import Record
 from lipsync_server.gateway.tokens import Tokens, token_name
 from lipsync_server.gateway.upstream import SERVICE
@@ -31,78 +35,80 @@ OPEN_METHODS = (
 )
 STATUSES = {status.value[0]: status.name for status in grpc.StatusCode}  # some versions of gRPC give numbers
 SIZE_DIGITS = 19
-Unary = Callable[[bytes, Any], Awaitable[bytes]]
-Stream = Callable[[Any, Any], AsyncIterator[bytes]]
 OPEN_PATHS = ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")
 
 
 class GrpcDoor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # grpc has no types
-    """Identifies the sender of every gRPC call and observes the call, except of `OPEN_METHODS`.
+    """Identifies the sender of every gRPC call and observes the call, except of `OPEN_METHODS`; only then, what it
+    sends is read.
+
+    A method that takes one message is answered as one that takes a stream of them. On the wire this is the same; but
+    gRPC reads the message only when it is asked to.
 
     Args:
         protocol: what the port speaks, as the observer wants it.
-        tokens, metrics, observer: of the gateway.
+        tokens, metrics, observer, reading: of the gateway.
     """
 
-    def __init__(self, protocol: str, tokens: Tokens, metrics: Metrics, observer: Observer) -> None:
+    def __init__(self, protocol: str, tokens: Tokens, metrics: Metrics, observer: Observer, reading: Reading) -> None:
         self._protocol = protocol
-        self._tokens, self._metrics, self._observer = tokens, metrics, observer
+        self._tokens, self._metrics, self._observer, self._reading = tokens, metrics, observer, reading
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
         handler = await continuation(details)
-        if handler is None or details.method.startswith(OPEN_METHODS):
-            return handler
-        if handler.unary_unary:
-            return grpc.unary_unary_rpc_method_handler(
-                self._unary(details.method, handler.unary_unary),
-                handler.request_deserializer,
-                handler.response_serializer,
-            )
-        if handler.stream_stream:
-            return grpc.stream_stream_rpc_method_handler(
-                self._stream(details.method, handler.stream_stream),
-                handler.request_deserializer,
-                handler.response_serializer,
-            )
-        raise NotImplementedError(f"{details.method}: no door for methods of its kind")
+        if handler is None:
+            return None
+        name = None if details.method.startswith(OPEN_METHODS) else details.method.rpartition("/")[2]
+        if handler.response_streaming:
+            answers = self._streaming(handler, name)
+            return grpc.stream_stream_rpc_method_handler(answers, None, handler.response_serializer)
+        return grpc.stream_unary_rpc_method_handler(self._unary(handler, name), None, handler.response_serializer)
 
-    def _unary(self, method: str, behaviour: Unary) -> Unary:
-        name = method.rpartition("/")[2]
-
-        async def answer(request: bytes, context: Any) -> bytes:
-            headers, host = dict(context.invocation_metadata() or ()), host_of(context.peer())
-            with self._observer.request(self._protocol, name, host, len(request), headers) as record:
-                try:
-                    await self._identify(context, record, headers)
-                    answer = await behaviour(request, context)
-                except grpc.aio.AbortError:
-                    record.code = _status(context)
-                    raise
-                record.bytes_out = len(answer)
-                return answer
+    def _unary(self, handler: Any, name: str | None) -> Callable[[Any, Any], Awaitable[Any]]:
+        async def answer(requests: Any, context: Any) -> Any:
+            async with self._entered(context, name, stream=False) as record, self._reading.message(requests) as data:
+                record.bytes_in = len(data)
+                result = await handler.unary_unary(_parsed(handler, data), context)
+                record.bytes_out = len(result) if isinstance(result, bytes) else 0
+                return result
 
         return answer
 
-    def _stream(self, method: str, behaviour: Stream) -> Stream:
-        name = method.rpartition("/")[2]
-
-        async def answer(requests: Any, context: Any) -> AsyncIterator[bytes]:
-            headers, host = dict(context.invocation_metadata() or ()), host_of(context.peer())
-            with self._observer.stream(self._protocol, name, host, headers) as record:
-                try:
-                    await self._identify(context, record, headers)
-                    async for one in behaviour(requests, context):
-                        yield one
-                except grpc.aio.AbortError:
-                    record.code = _status(context)
-                    raise
+    def _streaming(self, handler: Any, name: str | None) -> Callable[[Any, Any], AsyncIterator[Any]]:
+        async def answer(requests: Any, context: Any) -> AsyncIterator[Any]:
+            async with self._entered(context, name, stream=True):
+                if handler.request_streaming:
+                    asked = (_parsed(handler, data) async for data in self._reading.messages(requests))
+                    answers = handler.stream_stream(asked, context)
+                else:
+                    async with self._reading.message(requests) as data:
+                        request = _parsed(handler, data)
+                    answers = handler.unary_stream(request, context)
+                if inspect.isawaitable(answers):  # it writes its answers itself
+                    await answers
+                    return
+                async for one in answers:
+                    yield one
 
         return answer
 
-    async def _identify(self, context: Any, record: Record, headers: Mapping[str, str]) -> None:
+    @asynccontextmanager
+    async def _entered(self, context: Any, name: str | None, *, stream: bool) -> AsyncIterator[Record]:
+        """Its refusals are counted, and are the call's status. `name`: of the method; None for an open one."""
+        headers, host = dict(context.invocation_metadata() or ()), host_of(context.peer())
         try:
-            self._tokens.identify(headers.get("authorization"), record.caller, headers.get(SESSION_HEADER))
-            record.token = token_name()
+            if name is None:
+                yield Record(0.0, self._protocol, "", host)
+                return
+            begin = self._observer.stream if stream else self._observer.request
+            with begin(self._protocol, name, host, carrier=headers) as record:
+                try:
+                    self._tokens.identify(headers.get("authorization"), record.caller, headers.get(SESSION_HEADER))
+                    record.token = token_name()
+                    yield record
+                except grpc.aio.AbortError:
+                    record.code = _status(context)
+                    raise
         except Refused as refused:
             self._metrics.refusals.labels(refused.reason).inc()
             await context.abort(refused.code, refused.sentence)
@@ -112,6 +118,14 @@ def _status(context: Any) -> str:
     """The name of the status with which a call was ended."""
     code = context.code()
     return str(code.name) if isinstance(code, grpc.StatusCode) else STATUSES.get(code, str(code))
+
+
+def _parsed(handler: Any, data: bytes) -> Any:
+    """A message as the method takes it. Raises Refused."""
+    try:
+        return handler.request_deserializer(data) if handler.request_deserializer else data
+    except DecodeError:
+        raise invalid("the bytes of the message cannot be parsed", "unparsable") from None
 
 
 class HttpDoor:

@@ -23,6 +23,7 @@ from lipsync_server.gateway.contract import Contract
 from lipsync_server.gateway.messages import encoded, frames_in
 from lipsync_server.gateway.metrics import Metrics
 from lipsync_server.gateway.observer import Observer, observed
+from lipsync_server.gateway.reading import Reading
 from lipsync_server.gateway.refusal import Refused, is_missing, load_failed, overloaded
 from lipsync_server.gateway.settings import GatewaySettings
 from lipsync_server.gateway.tokens import Tokens, default_file
@@ -78,6 +79,7 @@ class Gateway:
         self.avatars = Avatars(self.upstreams, registry or RegistrySettings(), settings, self.now)
         self._callers = Callers(settings.max_open_per_caller, settings.max_open_requests)
         self.tokens = Tokens(Path(settings.tokens) if settings.tokens else default_file())
+        self.reading = Reading(settings)
         self.streams = Callers(settings.max_streams_per_caller, settings.max_open_requests)
         self.observer = Observer()
         self._contracts: dict[str, tuple[float, Contract]] = {}

@@ -38,19 +38,24 @@ __all__ = ["Addresses", "running"]
 BACKLOG = 512  # connections that wait to be accepted
 STOP_S = 5.0  # running requests get so long when the gateway stops
 HEALTH_S = 0.2  # how often readiness is looked at for those who watch it
-PORT_OPTIONS = [
-    ("grpc.so_reuseport", 0),  # or a second gateway would take half of the connections without a word
-    ("grpc.per_message_decompression", 0),  # a small message may unpack to gigabytes
-    ("grpc.max_concurrent_streams", 256),  # of one connection
-    ("grpc.server_handshake_timeout_ms", 10_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
-]
+PORT_OPTIONS = {
+    "grpc.so_reuseport": 0,  # or a second gateway would take half of the connections without a word
+    "grpc.per_message_decompression": 0,  # a small message may unpack to gigabytes
+    "grpc.http2.bdp_probe": 0,  # or it takes megabytes of a message that nobody reads yet
+    "grpc.http2.lookahead_bytes": 65_536,
+    "grpc.max_concurrent_streams": 256,  # of one connection
+    "grpc.server_handshake_timeout_ms": 10_000,
+    "grpc.keepalive_permit_without_calls": 1,
+    "grpc.keepalive_time_ms": 60_000,  # a caller whose machine has gone keeps no request and no connection
+    "grpc.keepalive_timeout_ms": 20_000,
+    "grpc.max_connection_idle_ms": 600_000,
+    "grpc.http2.min_recv_ping_interval_without_data_ms": 5_000,
+}
 
-MONOLITHIC_OPTIONS = [  # as its clients know it: the server pings every 10 s
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 3_000),
-]
+MONOLITHIC_OPTIONS = {  # as its clients know it: the server pings every 10 s
+    "grpc.keepalive_time_ms": 10_000,
+    "grpc.keepalive_timeout_ms": 3_000,
+}
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 
@@ -74,7 +79,7 @@ async def running(
         states = health.HealthServicer()
         server, grpc_address = _port(gateway, "grpc", SERVICE, PORT_OPTIONS)
         server.add_generic_rpc_handlers((inference_service(gateway), status_service(gateway)))
-        second, monolithic_address = _port(gateway, "monolithic", MONOLITHIC, [*PORT_OPTIONS, *MONOLITHIC_OPTIONS])
+        second, monolithic_address = _port(gateway, "monolithic", MONOLITHIC, {**PORT_OPTIONS, **MONOLITHIC_OPTIONS})
         second.add_generic_rpc_handlers((monolithic_service(gateway),))
         gateway.observer.tracer = tracing.opened(settings.tracing)
         gateway.observer.log = request_log.opened(settings.request_log, int(grpc_address.rpartition(":")[2]))
@@ -94,16 +99,17 @@ async def running(
         yield gateway, Addresses(grpc_address, http_address, monolithic_address)
 
 
-def _port(gateway: Gateway, name: str, service: str, options: list[tuple[str, int]]) -> tuple[grpc.aio.Server, str]:
+def _port(gateway: Gateway, name: str, service: str, options: dict[str, int]) -> tuple[grpc.aio.Server, str]:
     """A gRPC server and where it will answer."""
     settings = gateway.settings
     tls = server_credentials(settings.tls_cert, settings.tls_key) if settings.tls_cert and settings.tls_key else None
     port = getattr(settings, f"{name}_port")
     size = settings.max_message_size_mb << 20
-    # No limit for open calls: a caller could reach it alone, with calls that never send their request.
+    # No limit for open calls: a caller could reach it alone, with calls that never send their request. The door bounds
+    # what they send.
     server = grpc.aio.server(
-        options=[*options, ("grpc.max_receive_message_length", size), ("grpc.max_send_message_length", -1)],
-        interceptors=[GrpcDoor(name, gateway.tokens, gateway.metrics, gateway.observer)],
+        options=[*options.items(), ("grpc.max_receive_message_length", size), ("grpc.max_send_message_length", -1)],
+        interceptors=[GrpcDoor(name, gateway.tokens, gateway.metrics, gateway.observer, gateway.reading)],
     )
     reflection.enable_server_reflection((service, reflection.SERVICE_NAME, HEALTH), server)
     try:

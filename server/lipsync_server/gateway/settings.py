@@ -93,9 +93,9 @@ class GatewaySettings:
         max_streams_per_caller: ModelStreamInfer calls of one caller that are open at once.
         max_connections: open HTTP connections.
         max_connections_per_caller: of one caller.
-        max_reading_mb: size of all HTTP bodies that are being read.
+        max_reading_mb: size of all HTTP bodies that are being read; and of all messages over gRPC that are open.
         header_timeout_s: seconds in which the headers of an HTTP request must come.
-        body_timeout_s: seconds in which its body must come.
+        body_timeout_s: seconds in which its body must come, and a message over gRPC.
         tls_cert, tls_key: PEM files of the public ports' certificate and its key; None: no TLS.
         request_log: one line a request.
         tracing: spans for OpenTelemetry.
