@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import time
+from collections import Counter
 from collections.abc import Callable
 
 from lipsync_client.errors import AvatarNotFound, LipsyncError, ServerError
@@ -50,6 +51,7 @@ class Attempts:
         self._now = now
         self._give_up = now() + patience
         self._failed = 0
+        self._rounds: Counter[int] = Counter()  # that ended with a failure of so many retries
         self._worst: LipsyncError | None = None  # of this round through the addresses: the one most worth repeating
 
     def delay_after(self, failure: LipsyncError) -> float:
@@ -67,6 +69,7 @@ class Attempts:
             return 0.0
         rounds, worst, self._worst = self._failed // self._addresses, self._worst, None
         delay = min(FIRST_DELAY_S * 2.0 ** (rounds - 1), LONGEST_DELAY_S) * random.uniform(1.0, 1.5)
-        if rounds > worst.retries or self._now() + delay > self._give_up:
+        self._rounds[worst.retries] += 1  # a time-out after a restart is the first one
+        if self._rounds[worst.retries] > worst.retries or self._now() + delay > self._give_up:
             raise worst from None
         return delay

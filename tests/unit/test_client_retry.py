@@ -36,6 +36,18 @@ def test_waits_before_sending_again_grow_and_end() -> None:
         attempts.delay_after(Timeout())
 
 
+def test_each_kind_of_failure_has_its_own_number_of_attempts() -> None:
+    attempts = Attempts()
+    for _ in range(3):
+        attempts.delay_after(ServerUnavailable())
+    attempts.delay_after(Timeout())  # the first one: the server is back, and slow at first
+    for _ in range(ServerUnavailable.retries - 3):
+        attempts.delay_after(ServerUnavailable())
+    for last in (Timeout(), ServerUnavailable()):
+        with pytest.raises(type(last)):
+            attempts.delay_after(last)
+
+
 def test_every_address_is_tried_before_a_pause_and_the_worst_is_told() -> None:
     attempts = Attempts(addresses=3, first=1)
     assert [(attempts.address, attempts.delay_after(AvatarNotFound())) for _ in range(2)] == [(1, 0.0), (2, 0.0)]

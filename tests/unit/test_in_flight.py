@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lipsync_mel import permit_file
-from lipsync_mel.in_flight import PROBING, SOON, Full, Permits
+from lipsync_mel.in_flight import LONGEST, PROBING, SOON, Full, Permits
 from lipsync_mel.permit_file import EXTRA, NONE, PERMITS, Finished
 
 SECOND = 1_000_000_000
@@ -83,6 +83,12 @@ def test_lost_permits_are_free_when_a_request_that_began_later_is_finished(file,
     Finished(file).release(extra, 100, ANN, 200)
     assert door.acquire(201) >= PERMITS
     assert held(file) == 1
+
+
+def test_lost_permits_are_free_in_the_end_though_nothing_is_finished(file, full):
+    door, permits = full(3)
+    assert door.acquire(LONGEST) == EXTRA
+    assert {door.acquire(LONGEST + 4 + number) for number in range(3)} == set(permits)
 
 
 def test_an_extra_request_that_gets_lost_keeps_the_door_shut_for_a_moment_only(file, full):

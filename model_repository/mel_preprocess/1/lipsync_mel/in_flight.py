@@ -15,6 +15,7 @@ from lipsync_mel import permit_file, refusals
 from lipsync_mel.permit_file import EXTRA, PERMITS, PermitFile, State
 
 SOON = 2_000_000_000  # ns; a request that takes longer than this is waited for four times as long as the last one took
+LONGEST = 60_000_000_000  # ns; with nothing finished meanwhile, a request that takes longer is lost
 QUIET = 10_000_000_000  # ns; an avatar for which nothing was finished for so long has no requests in flight
 PROBING = 250_000_000  # ns, or twice what a request takes: then one that got the extra permit is lost, too
 
@@ -28,8 +29,9 @@ class Permits:
 
     A request that failed, was cancelled or met a dead stage never reaches the last stage, and nobody tells. But
     requests of one avatar do not overtake each other. So a permit is lost when a request that began later has been
-    finished for every avatar that is in use. Where every permit is held, one request at a time is let in all the same,
-    with the extra permit: if the others are lost, it comes back at once and proves it.
+    finished for every avatar that is in use; while none is in use, when it is older than any request. Where every
+    permit is held, one request at a time is let in all the same, with the extra permit: if the others are lost, it
+    comes back at once and proves it.
 
     Args:
         path: the shared file; made if it does not exist.
@@ -77,7 +79,7 @@ def _lost(state: State, now: int) -> NDArray[np.bool_]:
     """
     last, permits = state.last[_in_use(state, now)], state.permits[:, None]
     if not len(last):
-        return np.zeros(len(permits), bool)
+        return now - permits[:, 0] > LONGEST
     gone = (permits < last[:, 1]) | (now - permits > np.maximum(SOON, 4 * last[:, 3]))
     lost: NDArray[np.bool_] = gone.all(axis=1)
     return lost
