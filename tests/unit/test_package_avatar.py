@@ -246,6 +246,20 @@ def test_a_broken_source_is_refused_by_name_and_writes_nothing(tmp_path, reposit
     assert sorted(repository.rglob("*")) == before
 
 
+@pytest.mark.parametrize("location", ["absent.bin", "../secret.bin", "/etc/passwd", None])
+def test_a_source_whose_network_cannot_be_read_is_refused_by_name(tmp_path, repository, location):
+    """Also where it takes weights from files that are absent, or not beside it."""
+    source = write_source(tmp_path / "toy")
+    (tmp_path / "secret.bin").write_bytes(bytes(64))
+    tensor = onnx.TensorProto(name="w", data_type=1, dims=[4], data_location=onnx.TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value=location)
+    graph = onnx.helper.make_graph([], "g", [], [], [tensor])
+    content = onnx.helper.make_model(graph).SerializeToString() if location else b"junk" * 10
+    (source / "unet.onnx").write_bytes(content)
+    with pytest.raises(SourceError, match=r"unet\.onnx cannot be read: "):
+        package_avatar(AvatarSource.read(source), repository)
+
+
 def test_what_avatar_yaml_lacks_is_named(tmp_path):
     folder = write_source(tmp_path / "toy")
     (folder / "avatar.yaml").write_text("id: toy\nname: Toy\nlicence: CC0-1.0\nprovenance: test\nboxes: boxes.csv\n")

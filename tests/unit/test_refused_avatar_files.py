@@ -17,6 +17,7 @@ from lipsync_client.cli.main import app
 
 KEY = "0123456789abcdef"
 NETWORK, ENSEMBLE, MODEL = "toy_lipsync/config.pbtxt", "toy/config.pbtxt", "toy_lipsync/1/model.onnx"
+CONSTANTS = f"toy_lipsync/1/{KEY}.crops"
 FOOTAGE = f"toy_lipsync/avatar/{KEY}/footage.bin"
 CONFIGS = {NETWORK: 'name: "toy_lipsync" backend: "onnxruntime"', ENSEMBLE: 'name: "toy" platform: "ensemble"'}
 GOOD = {**CONFIGS, MODEL: b"\x08\x01" * 5000, FOOTAGE: bytes(range(256)) * 40}
@@ -80,6 +81,41 @@ def bomb() -> bytes:
     return packed({**GOOD, FOOTAGE: bytes(limits.RATIO_FROM + 1)})
 
 
+def field(number: int, *parts: str | bytes) -> bytes:
+    """A message or string in protobuf's wire format."""
+    content = b"".join(part.encode() if isinstance(part, str) else part for part in parts)
+    size, length = len(content), b""
+    while size > 0x7F:
+        length, size = length + bytes([size & 0x7F | 0x80]), size >> 7
+    return (bytes([number << 3 | 2]) if number < 16 else bytes([number << 3 & 0x7F | 0x82, number >> 4])) + (
+        length + bytes([size]) + content
+    )
+
+
+def external(location: str, **place: str) -> bytes:
+    """A tensor that lies in a file."""
+    entries = {"location": location, **place}
+    return b"".join(field(13, field(1, key), field(2, value)) for key, value in entries.items())
+
+
+def with_weights(*tensors: bytes, name: str = MODEL) -> bytes:
+    """The good file, with a network whose initializers are these."""
+    return packed({**GOOD, name: field(7, *(field(5, tensor) for tensor in tensors)), CONSTANTS: bytes(1000)})
+
+
+def hidden(tensor: bytes) -> bytes:
+    """A network with a tensor in a branch of a branch, in a function, where a constant may be, too."""
+    branch = field(1, field(5, field(6, field(1, field(5, field(10, tensor))))))
+    return packed({**GOOD, MODEL: field(25, field(7, field(5, field(6, branch))))})
+
+
+def deep() -> bytes:
+    graph = b""
+    for _ in range(200):
+        graph = field(1, field(5, field(6, graph)))
+    return field(7, graph)
+
+
 WARMUP = 'model_warmup {{ name: "x" {} inputs {{ key: "x" value {{ data_type: TYPE_FP32 {} zero_data: true }} }} }}'
 CASES: dict[str, tuple[Callable[[], bytes], str]] = {
     "empty": (lambda: b"", "it is damaged (File is not a zip file)"),
@@ -121,6 +157,30 @@ CASES: dict[str, tuple[Callable[[], bytes], str]] = {
     "a warm-up's dims": (lambda: with_config(NETWORK, WARMUP.format("", "dims: [ 4096, 4096 ]")), "model_warmup: "),
     "a warm-up of any size": (lambda: with_config(NETWORK, WARMUP.format("", "dims: -1")), "dims is -1; allowed is 1"),
     "warm-ups": (lambda: with_config(NETWORK, WARMUP.format("", "dims: 1") * 9), "model_warmup has 9 entries"),
+    "weights from elsewhere": (
+        lambda: with_weights(external("../../../secret")),
+        "toy_lipsync/1/model.onnx takes weights from '../../../secret', which does not belong to a packed avatar",
+    ),
+    "weights at a path": (lambda: with_weights(external("/etc/passwd")), "takes weights from '/etc/passwd'"),
+    "weights in memory": (lambda: with_weights(external("*/_ORT_MEM_ADDR_/*")), "'*/_ORT_MEM_ADDR_/*'"),
+    "weights of the encoder": (
+        lambda: with_weights(external("model.onnx"), name="toy_lipsync/1/whole.onnx"),
+        "toy_lipsync/1/whole.onnx takes weights from 'model.onnx'",
+    ),
+    "weights at two places": (
+        lambda: with_weights(external(f"{KEY}.crops") + external("../x")),
+        "toy_lipsync/1/model.onnx is not an ONNX network",
+    ),
+    "hidden weights": (lambda: hidden(external("../x")), "takes weights from '../x'"),
+    "absent weights": (lambda: with_weights(external(f"{'0' * 16}.crops")), f"{'0' * 16}.crops, which is missing"),
+    "weights behind the end": (
+        lambda: with_weights(external(f"{KEY}.crops", offset="900", length="101")),
+        f"takes weights from {KEY}.crops up to byte 1001, but it has 1000",
+    ),
+    "weights before it": (lambda: with_weights(external(f"{KEY}.crops", offset="-1")), "which are no numbers"),
+    "no network": (lambda: packed({**GOOD, MODEL: b"\xff" * 100}), "toy_lipsync/1/model.onnx is not an ONNX network"),
+    "an empty network": (lambda: packed({**GOOD, MODEL: b""}), "toy_lipsync/1/model.onnx is empty"),
+    "a deep network": (lambda: packed({**GOOD, MODEL: deep()}), "is not an ONNX network"),
     "a fact": (
         lambda: with_config(NETWORK, 'parameters { key: "preset" value { string_value: "\\033[2J" } }'),
         "parameters.preset.string_value is longer than 64 characters, or not made of",
@@ -143,6 +203,14 @@ def add(tmp_path: Path) -> Callable[[bytes], tuple[int, str, set[Path]]]:
         return done.exit_code, done.output, left - {Path("composite"), Path("composite/config.pbtxt")}
 
     return call
+
+
+def test_weights_in_the_avatars_own_file_are_taken(add: Callable[[bytes], tuple[int, str, set[Path]]]) -> None:
+    code, output, left = add(
+        with_weights(external(f"{KEY}.crops", offset="900", length="100"), b"", external(f"{KEY}.crops"))
+    )
+    assert code == 0, output
+    assert Path(CONSTANTS) in left
 
 
 def test_the_good_file_is_added(add: Callable[[bytes], tuple[int, str, set[Path]]]) -> None:

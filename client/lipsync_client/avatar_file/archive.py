@@ -19,6 +19,7 @@ from tritonclient.grpc import model_config_pb2
 from lipsync_client.avatar_file.fields import ENCODER_FIELDS, ENSEMBLE_FIELDS, NETWORK_FIELDS, fields_beyond
 from lipsync_client.avatar_file.limits import check_entries, excess
 from lipsync_client.avatar_file.names import NETWORK, STAGES, PackedError, check_id, folders_of
+from lipsync_client.avatar_file.network_files import external_trouble
 from lipsync_client.output_file import output_file
 
 __all__ = ["pack_file", "unpack_file"]
@@ -73,6 +74,9 @@ def unpack_file(file: Path, draft: Path) -> str:
         ) from None
     (draft / avatar / "1").mkdir(parents=True, exist_ok=True)  # Triton needs a version folder for an ensemble too
     _check_configs(file, draft, avatar)
+    for network in sorted(draft.rglob("*.onnx")):
+        if trouble := external_trouble(network):
+            raise PackedError(f"{file}: {network.relative_to(draft)} {trouble}.")
     return avatar
 
 

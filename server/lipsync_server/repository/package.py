@@ -100,7 +100,7 @@ def plan(source: AvatarSource, repository: Path, *, shipped: bool = False) -> Pl
     if not shipped:
         check_avatar_id(source.id)
     check_settings(source.loop, source.blend, source.mask, source.jpeg_quality)
-    network = expand_weights(onnx.load(source.folder / source.unet))
+    network = expand_weights(source.network(source.unet))
     preset = choose_preset(network, source.preset)
     if source.encoder and shipped:
         raise SourceError(
@@ -210,14 +210,14 @@ def _head(source: AvatarSource, preset: str) -> onnx.ModelProto | None:
         raise SourceError(
             f"{source.folder}: the preset turbo needs a head: its network's last stage must be distilled into one"
         )
-    return onnx.load(source.folder / source.head)
+    return source.network(source.head)
 
 
 def _own_encoder(source: AvatarSource, repository: Path) -> onnx.ModelProto | None:
     """The encoder that the avatar was trained with; None if that is the one that all share."""
     if not source.encoder:
         return None
-    encoder = served_encoder(onnx.load(source.folder / source.encoder))
+    encoder = served_encoder(source.network(source.encoder))
     shared = repository / SHARED_ENCODER / "1" / "model.onnx"
     return None if shared.exists() and onnx.load(shared) == encoder else encoder
 

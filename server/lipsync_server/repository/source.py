@@ -11,7 +11,9 @@ from typing import Any
 import av
 import cv2
 import numpy as np
+import onnx
 import yaml
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from lipsync_client.errors import LipsyncError
@@ -62,6 +64,14 @@ class AvatarSource:
             if name and not (folder / name).is_file():
                 raise SourceError(f"{folder / name} is missing: {path.name} names it")
         return source
+
+    def network(self, name: str) -> onnx.ModelProto:
+        """One of its networks, with its weights. Raises SourceError: it, or a file that it names, cannot be read."""
+        path = self.folder / name
+        try:
+            return onnx.load(path)
+        except (OSError, ValueError, DecodeError, onnx.checker.ValidationError) as error:
+            raise SourceError(f"{path} cannot be read: {' '.join(str(error).split())[:300]}") from None
 
     def read_boxes(self) -> list[tuple[int, int, int]]:
         """x, y, size of each footage frame."""
