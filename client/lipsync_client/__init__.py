@@ -17,6 +17,7 @@ from lipsync_client.errors import (
     Timeout,
     UntrustedServer,
     VideoError,
+    WrongServer,
 )
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ __all__ = [
     "Timings",
     "UntrustedServer",
     "VideoError",
+    "WrongServer",
     "read_audio",
     "to_speech",
     "write_video",

@@ -10,23 +10,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lipsync_client.errors import InvalidRequest, LipsyncError
-from lipsync_client.wire import CA_FILE_VARIABLE, CHANNEL_ARGS
+from lipsync_client.wire import CA_FILE_VARIABLE
 
 if TYPE_CHECKING:
     import grpc
     from tritonclient.grpc import InferenceServerClient
     from tritonclient.grpc.aio import InferenceServerClient as AsyncInferenceServerClient
 
-__all__ = ["MANAGER_CHANNEL_ARGS", "NO_PROXY", "SECRET", "Connection", "Endpoint"]
+__all__ = ["CHANNEL_ARGS", "MANAGER_CHANNEL_ARGS", "NO_PROXY", "SECRET", "Connection", "Endpoint"]
 
 DEFAULT_PORT = 8001
 ChannelArgs = Sequence[tuple[str, int]]
+CHANNEL_ARGS = [
+    ("grpc.max_send_message_length", -1),  # 25 frames of a large avatar pass gRPC's limit of 4 MB
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.initial_reconnect_backoff_ms", 200),  # gRPC's own (1 s to 2 min) outlast our retries
+    ("grpc.max_reconnect_backoff_ms", 2000),
+]
 MANAGER_CHANNEL_ARGS = [  # of those that manage servers: one that is started again is noticed sooner
     *(option for option in CHANNEL_ARGS if "reconnect_backoff" not in option[0]),
     *((f"grpc.{which}_reconnect_backoff_ms", 300) for which in ("initial", "min", "max")),
 ]
 NO_PROXY = ("grpc.enable_http_proxy", 0)
 SECRET = re.compile(r"[!-~]{1,4096}")  # what an HTTP header can carry, without spaces
+HOST = re.compile(r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+")
+ADDRESS = re.compile(rf"({HOST.pattern})(?::([0-9]{{1,5}}))?/?")
+GRPC_TARGET = re.compile(r"(unix|unix-abstract|dns|ipv4|ipv6):")
 HEADER_NAME = re.compile(r"[0-9a-z_.-]{1,128}")
 HEADER_VALUE = re.compile(r"[ -~]{0,4096}")
 
@@ -35,7 +44,7 @@ class Endpoint:
     """A server's address.
 
     Args:
-        url: `grpcs://host[:port]` with TLS, `grpc://host[:port]` or `host:port` without; the default port is 8001.
+        url: `grpcs://host[:port]` with TLS, `host[:port]` or `grpc://host[:port]` without; the default port is 8001.
             Other targets of gRPC (`unix:`, `dns:`, `ipv4:`) are passed on as they are, without TLS.
 
     Attributes:
@@ -44,30 +53,50 @@ class Endpoint:
         loopback: the address is one of this machine alone.
 
     Raises:
-        InvalidRequest: it is no address.
+        InvalidRequest: it is no address; the text says what to write instead.
     """
 
     def __init__(self, url: str) -> None:
-        scheme, separator, rest = url.partition("://")
-        self.secure = bool(separator) and scheme == "grpcs"
-        host, port = rest, ""
-        if separator and scheme in ("grpc", "grpcs"):
-            found = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?/?", rest)
-            if found is None:
-                # The address is not shown: what does not fit may be a password.
-                raise InvalidRequest(f"The address after {scheme}:// must be host or host:port, and nothing else.")
-            host, port = found[1], found[2] or str(DEFAULT_PORT)
-            self.target = f"{host}:{port}"
-        elif separator and scheme not in ("unix", "dns", "ipv4", "ipv6"):
-            raise InvalidRequest(
-                f"A server's address begins with grpc:// or grpcs://, or is host:port; {scheme}:// is neither."
-            )
-        elif "@" in url and scheme != "unix":
-            raise InvalidRequest("A server's address holds no user and no password: give a token.")
-        else:
-            self.target = url
+        scheme, separator, rest = url.rpartition("://")
+        self.secure = scheme == "grpcs"
+        self.target, self.loopback = url, False
+        if GRPC_TARGET.match(url) and ("@" not in url or url.startswith("unix")):
             host, _, port = url.rpartition(":")
-        self.loopback = port.isdecimal() and _is_loopback(host)
+            self.loopback = port.isdecimal() and _is_loopback(host)
+            return
+        found = ADDRESS.fullmatch(rest)
+        if found is None or scheme not in ("", "grpc", "grpcs") or not 1 <= int(found[2] or DEFAULT_PORT) <= 65535:
+            raise InvalidRequest(_trouble_with(scheme, separator, rest))
+        host, port = found[1], found[2] or str(DEFAULT_PORT)
+        self.target = f"{host}:{port}"
+        self.loopback = _is_loopback(host)
+
+
+def _trouble_with(scheme: str, separator: str, rest: str) -> str:
+    """What is wrong with an address, and what to write. What does not fit is not shown: it may be a password."""
+    place = rest.rstrip("/").partition("/")[0]
+    host, _, port = place.rpartition(":")
+    if not rest.strip():
+        return f"The server's address is empty: write host:port, such as 127.0.0.1:{DEFAULT_PORT}."
+    if "@" in rest:
+        return "A server's address holds no user and no password: write host:port, and give a token."
+    if re.search(r"\s", rest):
+        return "A server's address holds no spaces: write host:port."
+    if scheme in ("http", "https") and (known := ADDRESS.fullmatch(place)):
+        secure = "grpcs://" if scheme == "https" else ""
+        return (
+            f"A server's address is that of its gRPC port, and {scheme}:// is for its HTTP port: write"
+            f" {secure}{known[1]}:{DEFAULT_PORT}, or with the port that its gRPC has."
+        )
+    if separator and scheme not in ("grpc", "grpcs"):
+        return "A server's address begins with grpc:// or grpcs://, or is host:port: no other scheme is known."
+    if place.count(":") > 1 and "[" not in place:
+        return f"An IPv6 address stands in brackets: write [address]:port, such as [::1]:{DEFAULT_PORT}."
+    if HOST.fullmatch(host) and not (port.isdecimal() and 1 <= int(port) <= 65535):
+        return "The port of a server's address must be a number from 1 to 65535: write host:port."
+    if place != rest.rstrip("/") and ADDRESS.fullmatch(place):
+        return "A server's address has no path: write host:port, and nothing behind it."
+    return "A server's address is host:port, or grpcs://host:port with TLS, and nothing else."
 
 
 class Connection:

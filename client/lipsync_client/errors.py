@@ -18,6 +18,7 @@ __all__ = [
     "Timeout",
     "UntrustedServer",
     "VideoError",
+    "WrongServer",
 ]
 
 
@@ -41,6 +42,12 @@ class Overloaded(ServerUnavailable):
 
 class UntrustedServer(ServerUnavailable):
     """TLS failed: the server's certificate is not trusted here or is for another name, or it does not speak TLS."""
+
+    retries = 0
+
+
+class WrongServer(ServerUnavailable):
+    """What answers at that address is no lip-sync server, or it is another port of one."""
 
     retries = 0
 

@@ -22,6 +22,7 @@ from lipsync_client.errors import (
     ServerUnavailable,
     Timeout,
     UntrustedServer,
+    WrongServer,
 )
 from lipsync_client.timeline import Request, Timeline
 from lipsync_mel import refusals
@@ -38,12 +39,8 @@ SHIPPED_AVATAR = "demo"
 TIMELINE_MODEL = "mel_preprocess"
 COMPOSITE_MODEL = "composite"
 SESSION_HEADER = "lipsync-session"  # of a live session's requests: an id by which a gateway tells it from others
-CHANNEL_ARGS = [
-    ("grpc.max_send_message_length", -1),  # 25 frames of a large avatar pass gRPC's limit of 4 MB
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.initial_reconnect_backoff_ms", 200),  # gRPC's own (1 s to 2 min) outlast our retries
-    ("grpc.max_reconnect_backoff_ms", 2000),
-]
+# What gRPC says where something else answers.
+NO_GRPC = re.compile("Failed parsing HTTP/2|http1.x server|missing selected ALPN|Method not found")
 CA_FILE_VARIABLE = "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"  # gRPC's own; read here, because gRPC reads it once a process
 DENIED = {  # gRPC's status, and what it means
     "UNAUTHENTICATED": "does not know the caller: give a token that it has given out and that has not expired",
@@ -266,8 +263,12 @@ def translate(error: InferenceServerException, *, url: str, avatar: str | None) 
         return AccessDenied(f"The server at {url} {DENIED[status]} ({text}).")
     if status == "UNAVAILABLE" and (reason := _tls_failure(text)):
         return UntrustedServer(f"No TLS connection to {url} can be made: {reason}.")
+    if NO_GRPC.search(text):
+        return WrongServer(f"What answers at {url} is not a lip-sync server's gRPC port, which is 8001 by default.")
     if status in ("UNAVAILABLE", "CANCELLED"):
-        return ServerUnavailable(f"No lip-sync server answers at {url}. Start one with `lipsync serve` ({text}).")
+        closed = re.search("failed to connect.*Socket closed", text)
+        advice = "If it has TLS, write grpcs://" if closed else "Start one with `lipsync serve`"
+        return ServerUnavailable(f"No lip-sync server answers at {url}. {advice} ({text}).")
     if status == "DEADLINE_EXCEEDED":
         return Timeout(f"The server at {url} did not answer in time; it may be overloaded, or the time-out too short.")
     if status == "INVALID_ARGUMENT":

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
+import http.server
 import os
+import select
+import socket
 import subprocess
 import sys
+import threading
 import types
 from collections.abc import Iterator
+from concurrent import futures
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 from unittest.mock import AsyncMock
 
 import grpc
@@ -28,7 +35,9 @@ from lipsync_client import (
     LipsyncError,
     LiveSession,
     Registry,
+    ServerUnavailable,
     UntrustedServer,
+    WrongServer,
 )
 from lipsync_client.agents.face import AgentFace
 from lipsync_client.cli.main import app
@@ -261,6 +270,10 @@ def test_a_proxy_of_the_environment_does_not_see_the_loopback(monkeypatch: pytes
         ("grpcs://lipsync.example", "lipsync.example:8001", True, False),
         ("grpcs://lipsync.example:443/", "lipsync.example:443", True, False),
         ("grpcs://[2001:db8::1]:443", "[2001:db8::1]:443", True, False),
+        ("gpu7", "gpu7:8001", False, False),
+        ("127.0.0.1", "127.0.0.1:8001", False, True),
+        ("[::1]", "[::1]:8001", False, True),
+        ("dns:///gpu7:8001", "dns:///gpu7:8001", False, False),
         ("unix:///run/lipsync", "unix:///run/lipsync", False, False),
         ("ipv4:127.0.0.1:1,10.0.0.7:1", "ipv4:127.0.0.1:1,10.0.0.7:1", False, False),
     ],
@@ -285,6 +298,121 @@ def test_what_is_no_address_is_refused_without_showing_it(url: str) -> None:
     with pytest.raises(InvalidRequest) as raised:
         Client(url)
     assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("", "is empty: write host:port, such as 127.0.0.1:8001"),
+        ("grpcs://", "is empty"),
+        ("http://gpu7", "http:// is for its HTTP port: write gpu7:8001, or with the port that its gRPC has"),
+        ("http://gpu7:8000/v2", "http:// is for its HTTP port: write gpu7:8001"),
+        ("https://gpu7:8000", "https:// is for its HTTP port: write grpcs://gpu7:8001"),
+        ("ftp://gpu7", "no other scheme is known"),
+        ("gpu7:8001/v2", "has no path: write host:port, and nothing behind it"),
+        ("grpcs://gpu7:8001/v2/models", "has no path"),
+        ("gpu7/v2", "has no path"),
+        (" gpu7:8001", "holds no spaces"),
+        ("gpu 7:8001", "holds no spaces"),
+        ("gpu7:8001\n", "holds no spaces"),
+        ("gpu7:", "port of a server's address must be a number from 1 to 65535"),
+        ("gpu7:grpc", "must be a number from 1 to 65535"),
+        ("gpu7:0", "must be a number from 1 to 65535"),
+        ("gpu7:65536", "must be a number from 1 to 65535"),
+        ("grpcs://gpu7:123456", "must be a number from 1 to 65535"),
+        (":8001", "is host:port, or grpcs://host:port with TLS, and nothing else"),
+        ("::1:8001", "stands in brackets: write [address]:port, such as [::1]:8001"),
+        ("anna:secret@gpu7:8001", "no user and no password"),
+        ("http://anna:secret@gpu7", "no user and no password"),
+        ("dns:///anna:secret@gpu7", "no user and no password"),
+        ("gpu7?x", "is host:port"),
+    ],
+)
+def test_what_is_wrong_with_an_address_is_told_with_what_to_write(url: str, sentence: str) -> None:
+    for kind in (Client, Control):
+        with pytest.raises(InvalidRequest) as raised:
+            kind(url)
+        assert sentence in str(raised.value) and "secret" not in str(raised.value)
+
+
+@contextlib.contextmanager
+def answering(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[http.server.ThreadingHTTPServer]:
+    class Quiet(handler):  # type: ignore[misc, valid-type]
+        def log_message(self, *values: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_the_http_port_and_other_services_are_told_from_no_server() -> None:
+    told = "is not a lip-sync server's gRPC port, which is 8001 by default"
+    with answering(http.server.BaseHTTPRequestHandler) as web, Client(f"127.0.0.1:{web.server_port}") as client:
+        with pytest.raises(WrongServer, match=told):
+            client.timeline()
+        with pytest.raises(WrongServer, match=told):  # and is not asked again and again
+            client.infer(np.zeros(16_000, np.float32))
+    other = grpc.server(futures.ThreadPoolExecutor(1))
+    port = other.add_insecure_port("127.0.0.1:0")
+    other.start()
+    with Client(f"127.0.0.1:{port}") as client, pytest.raises(WrongServer, match=told):
+        client.timeline()
+    other.stop(None)
+
+
+def test_a_port_with_tls_that_is_asked_without_is_told_what_to_write(server: Guarded) -> None:
+    address = server.url.removeprefix("grpcs://")
+    with (
+        Client(address) as client,
+        pytest.raises(ServerUnavailable, match=f"at {address}. If it has TLS, write grpcs://"),
+    ):
+        client.timeline()
+
+
+class Connecting(http.server.BaseHTTPRequestHandler):
+    """A proxy that takes CONNECT, and leads everything to one server."""
+
+    heard: ClassVar[list[str]] = []
+    port: ClassVar[int] = 0
+
+    def do_CONNECT(self) -> None:
+        self.heard.append(self.path)
+        self.send_response(200)
+        self.end_headers()
+        with socket.create_connection(("127.0.0.1", self.port)) as there:
+            ends = [self.connection, there]
+            while True:
+                for end in select.select(ends, [], [])[0]:
+                    if not (data := end.recv(65_536)):
+                        return
+                    ends[1 - ends.index(end)].sendall(data)
+
+
+@pytest.mark.parametrize("variable", ["http_proxy", "https_proxy", "grpc_proxy"])
+def test_another_machine_is_reached_through_the_proxy_of_the_environment(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "https_proxy", "grpc_proxy", "no_proxy", "no_grpc_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    Connecting.heard.clear()
+    with running(FakeServer()) as fake, answering(Connecting) as proxy:
+        Connecting.port = int(fake.url.rpartition(":")[2])
+        monkeypatch.setenv(variable, f"http://127.0.0.1:{proxy.server_port}")
+        with Client("gpu7.invalid:8001") as client:
+            assert client.avatar().id == "demo"
+        assert Connecting.heard == ["gpu7.invalid:8001"]
+        with Client(fake.url) as client:
+            assert client.avatar().id == "demo"
+        monkeypatch.setenv("no_proxy", "gpu8.invalid")
+        with Client("gpu8.invalid:8001") as client, pytest.raises(ServerUnavailable):
+            client.avatar()
+        assert Connecting.heard == ["gpu7.invalid:8001"], "neither this machine, nor what no_proxy names"
 
 
 @pytest.mark.parametrize("token", ["", "two words", "line\nbreak", "café", "x" * 5000])

@@ -17,7 +17,7 @@ from tritonclient.utils import InferenceServerException
 
 from lipsync_client import wire
 from lipsync_client.avatar_facts import memory_in
-from lipsync_client.connection import MANAGER_CHANNEL_ARGS, SECRET, Connection, Endpoint
+from lipsync_client.connection import CHANNEL_ARGS, MANAGER_CHANNEL_ARGS, SECRET, Connection, Endpoint
 from lipsync_client.control.states import (
     AvatarOverview,
     AvatarState,
@@ -75,7 +75,7 @@ class Control:
         self._timeout, self._load_timeout = timeout, load_timeout or timeout
         self._key = key
         self._connection = Connection(url, token=token, headers=headers)
-        self._grpc = self._connection.connect(MANAGER_CHANNEL_ARGS if manages else wire.CHANNEL_ARGS)
+        self._grpc = self._connection.connect(MANAGER_CHANNEL_ARGS if manages else CHANNEL_ARGS)
 
     def status(self) -> ServerStatus:
         """State and version of the server. Raises ServerUnavailable if no server answers."""
