@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
+import grpc
+import grpc.aio
 import pytest
 from test_gateway_upstreams import run, until
 
 from lipsync_server.gateway import reading as module
 from lipsync_server.gateway.reading import FAST, Reading
 from lipsync_server.gateway.refusal import Refused
+from lipsync_server.gateway.run import running
 from lipsync_server.gateway.settings import GatewaySettings
 
 
@@ -97,6 +101,22 @@ def test_the_bytes_of_open_requests_are_bounded_and_one_alone_is_always_taken() 
                 assert len(data) == 3 << 20
                 with pytest.raises(Refused, match="open requests have 3145728 bytes"):
                     await read(reading, small)
+
+    run(main)
+
+
+def test_a_silent_stream_of_a_caller_is_ended_with_its_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(module, "STREAM_IDLE_S", 0.1)
+    ports = {"grpc_port": 0, "http_port": 0, "monolithic_port": 0, "tokens": str(tmp_path / "tokens.yaml")}
+
+    async def main() -> None:
+        async with (
+            running(GatewaySettings(("127.0.0.1:9",), **ports)) as (_, addresses),
+            grpc.aio.insecure_channel(addresses.grpc) as channel,
+        ):
+            stream = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")(timeout=20)
+            assert await stream.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert "no whole message" in await stream.details()
 
     run(main)
 

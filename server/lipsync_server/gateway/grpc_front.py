@@ -136,15 +136,20 @@ class _Front:
             await context.abort(refused.code, refused.sentence)
 
     async def _answers(self, requests: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
-        running: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(IN_STREAM)
+        running: asyncio.Queue[asyncio.Future[bytes] | None] = asyncio.Queue(IN_STREAM)
         tasks: set[asyncio.Task[Any]] = set()
 
         async def read() -> None:
-            async for data in requests:
-                task = asyncio.create_task(self._one_of_stream(data, call))
-                tasks.add(task)
-                task.add_done_callback(tasks.discard)
-                await running.put(task)
+            try:
+                async for data in requests:
+                    task = asyncio.create_task(self._one_of_stream(data, call))
+                    tasks.add(task)
+                    task.add_done_callback(tasks.discard)
+                    await running.put(task)
+            except Refused as refused:  # told after the answers before it
+                last: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+                last.set_exception(refused)
+                await running.put(last)
             await running.put(None)
 
         reading = asyncio.create_task(read())
