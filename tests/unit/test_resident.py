@@ -21,6 +21,7 @@ from lipsync_server.repository.visual_half import write_networks
 
 MASK = Window(Span(56, 300), Span(28, 292))
 MASKS = {"a mask": MASK, "one at the corner": Window(Span(0, 120), Span(0, 90)), "all": Window.whole(320)}
+MASKS["nearly all"] = Window(Span(5, 310), Span(5, 315))  # the mask of imported avatars
 HEAD = """
 <ir_version: 8, opset_import: ["" : 17]>
 head (float[N,16,160,160] half, float[N,3,320,320] crop) => (float[N,3,320,320] output)

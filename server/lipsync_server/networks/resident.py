@@ -199,7 +199,10 @@ def _windows(mouth: onnx.ModelProto, shapes: dict[str, list[int]], needed: dict[
         if shapes[name][2] >= SMALLEST:
             windows[shapes[name][2]] = part.joined(windows.get(shapes[name][2]))
     _align(mouth, shapes, windows)
-    return {size: window for size, window in windows.items() if size == INNER or window.area < WORTH * size**2}
+    kept = {size: window for size, window in windows.items() if size == INNER or window.area < WORTH * size**2}
+    if SMALLEST not in kept and any(node.op_type == "DepthToSpace" for node in mouth.graph.node):
+        kept[INNER] = Window.whole(INNER)  # a head unfolds it from a stage that stays whole
+    return kept
 
 
 def _needed_of(node: onnx.NodeProto, part: Window, size: int, made: int) -> Window:
