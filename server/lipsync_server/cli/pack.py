@@ -23,7 +23,8 @@ def pack(
     preset: Annotated[
         str | None,
         typer.Option(
-            help="low (half width, INT8), medium (half width, BF16), high (full width, INT8) or exact (FP32)."
+            help="turbo (INT8, with a head), low (half width, INT8), medium (half width, BF16), high (full width, "
+            "INT8) or exact (FP32)."
         ),
     ] = None,
 ) -> None:

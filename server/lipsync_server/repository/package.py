@@ -207,9 +207,7 @@ def _head(source: AvatarSource, preset: str) -> onnx.ModelProto | None:
     if preset != "turbo":
         return None
     if not source.head:
-        raise SourceError(
-            f"{source.folder}: the preset turbo needs a head: its network's last stage must be distilled into one"
-        )
+        raise SourceError(f"{source.folder}: the preset turbo needs a head, which `lipsync avatars distil` trains")
     return source.network(source.head)
 
 

@@ -12,6 +12,7 @@ from lipsync_studio.evaluation.patch_metrics import Picture
 from lipsync_studio.evaluation.recording import Recording
 
 COLUMNS, ROWS = 8, 6  # of a sheet of mouths: two seconds
+SHEET_WIDTHS = 1.9  # mouth widths in a picture of a sheet
 PAPER, INK, FAINT = (255, 255, 255), (40, 40, 40), (200, 200, 200)
 BLUE, ORANGE = (200, 110, 30), (30, 120, 235)  # BGR
 
@@ -46,7 +47,7 @@ def mouth_sheet(recording: Recording, first: int, rows: int = ROWS) -> Picture:
     for begin in range(first, min(first + COLUMNS * rows, len(recording.mouths)), COLUMNS):
         for kind, pictures in enumerate(kinds):
             cells = [
-                _cell(p, f"{begin + i}" + " truth" * kind, *size)
+                labelled(p, f"{begin + i}" + " truth" * kind, *size)
                 for i, p in enumerate(pictures[begin : begin + COLUMNS])
             ]
             blank = np.full_like(cells[0], 255)
@@ -54,7 +55,7 @@ def mouth_sheet(recording: Recording, first: int, rows: int = ROWS) -> Picture:
     return np.vstack(lines)
 
 
-def _cell(picture: Picture, label: str, height: int, width: int) -> Picture:
+def labelled(picture: Picture, label: str, height: int, width: int) -> Picture:
     """A labelled picture with a white rim up to a common size: crop boxes differ by some pixels."""
     rim = height - picture.shape[0], width - picture.shape[1]
     result = cv2.copyMakeBorder(picture, 0, rim[0], 0, rim[1], cv2.BORDER_CONSTANT, value=PAPER)

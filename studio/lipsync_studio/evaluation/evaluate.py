@@ -26,8 +26,8 @@ from lipsync_studio.corpus.sentences import sentences
 from lipsync_studio.corpus.speech_data import read_phones, read_wav, speak_with_flite
 from lipsync_studio.evaluation.contact_sheets import write_sheets
 from lipsync_studio.evaluation.metric_tables import MetricTable, as_markdown, picture_rows, speech_rows
-from lipsync_studio.evaluation.mouth_meter import MouthMeter
-from lipsync_studio.evaluation.patch_metrics import Footage
+from lipsync_studio.evaluation.mouth_meter import Box, MouthMeter
+from lipsync_studio.evaluation.patch_metrics import Footage, Picture
 from lipsync_studio.evaluation.recording import Recording, RenderedSpeech, Truth, joined
 from lipsync_studio.evaluation.session import EvaluationSession
 from lipsync_studio.faces.landmarks import FaceMesh
@@ -72,12 +72,17 @@ def flite_speech(voice: str, count: int) -> RenderedSpeech:
     return joined(f"flite-{voice}", speeches)
 
 
+def rest_frames(footage: Footage) -> tuple[list[Picture], list[Box]]:
+    """The plain frames, and their crop boxes, from which a `MouthMeter` learns the mouth at rest."""
+    chosen = np.unique(np.linspace(0, footage.facts.frames - 1, REST_FRAMES).astype(int)).tolist()
+    return [footage.frame(i) for i in chosen], [footage.box(i) for i in chosen]
+
+
 def open_session(pipeline: LocalPipeline, truth: Truth | None) -> tuple[EvaluationSession, list[str]]:
     """A session, and sentences about the avatar."""
     footage = Footage(pipeline.folder, pipeline.avatar)
     facts = footage.facts
-    chosen = np.unique(np.linspace(0, facts.frames - 1, REST_FRAMES).astype(int)).tolist()
-    frames, boxes = [footage.frame(i) for i in chosen], [footage.box(i) for i in chosen]
+    frames, boxes = rest_frames(footage)
     meter = MouthMeter(FaceMesh(), frames, boxes)
     still = [meter.measure(frame, box) for frame, box in zip(frames, boxes, strict=True)]
     notes = [

@@ -11,11 +11,11 @@ from lipsync_composite.loop import footage_index
 from lipsync_composite.splice import Rect
 from lipsync_server.pipeline import LocalPipeline
 from lipsync_studio.evaluation import metrics
+from lipsync_studio.evaluation.contact_sheets import SHEET_WIDTHS
 from lipsync_studio.evaluation.mouth_meter import MouthMeter
 from lipsync_studio.evaluation.patch_metrics import Footage, PatchMetrics, Picture, decode, mouth_square
 from lipsync_studio.evaluation.recording import Comparison, Recording, RenderedSpeech, Truth
 
-SHEET = 1.9  # mouth widths in a picture of a contact sheet
 OVERVIEW = 12  # whole frames that are kept of a recording
 
 
@@ -68,7 +68,7 @@ class EvaluationSession:
 
     def _mouth(self, sent: Picture, position: int) -> Picture:
         whole = Rect(0, 0, sent.shape[1], sent.shape[0])
-        square = mouth_square(self._footage.box(position), self._meter.lips, whole, SHEET)
+        square = mouth_square(self._footage.box(position), self._meter.lips, whole, SHEET_WIDTHS)
         return np.array(square.of(sent), np.uint8)
 
     def _compare(self, position: int, pasted: Picture, true: NDArray[np.uint8]) -> Comparison:

@@ -55,23 +55,27 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
     return torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
 
 
-def steps_with_progress(first: int, total: int, shown: Mapping[str, float], stop: Stop) -> Iterator[int]:
+def steps_with_progress(
+    first: int, total: int, shown: Mapping[str, float], stop: Stop, what: str = "training"
+) -> Iterator[int]:
     """The step numbers from `first`, with a progress bar.
 
     Args:
         shown: named values beside the bar. The caller updates them while it iterates.
         stop: ends the iteration after the current step.
+        what: the bar's title, until values are shown.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=notes) as bar:
-        task = bar.add_task("training", total=total, completed=first)
+        task = bar.add_task(what, total=total, completed=first)
         for step in range(first, total):
             if stop:
                 if step > first:  # else an earlier stage of the training was stopped
                     notes.print(f"stopped at step {step} of {total}")
                 return
             yield step
-            bar.update(task, advance=1, description=" ".join(f"{name} {value:.4f}" for name, value in shown.items()))
+            values = " ".join(f"{name} {value:.4f}" for name, value in shown.items())
+            bar.update(task, advance=1, description=values or what)
 
 
 def device_of(network: nn.Module) -> torch.device:

@@ -1,0 +1,1 @@
+"""Distils a U-Net's last stage into a small head: the preset turbo."""
