@@ -18,7 +18,7 @@ if [ ! -e "$work/corpus.done" ]; then
     voice="$work/piper/en_US-joe-medium.onnx"
     "$work/piper/bin/python" -m piper.patch_voice_with_alignment "$voice"
     python -m venv "$work/pico"
-    "$work/pico/bin/pip" install -q 'setuptools<80' wheel 'pocketsphinx>=5.1,<5.2'
+    "$work/pico/bin/pip" install -q 'setuptools<80' wheel
     "$work/pico/bin/pip" install -q --no-build-isolation ttspico==0.3.2
     python -m lipsync_studio.corpus.speech_data "$work/corpus" \
         --piper "$work/piper/bin/python" "$voice" --pico "$work/pico/bin/python"

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
+import tempfile
 import wave
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from scipy.sparse import csr_matrix
 
 from lipsync_client.console import notes
 from lipsync_mel import mel, timeline
+from lipsync_studio.corpus.alignment import align_recordings
 from lipsync_studio.corpus.espeak_voices import VOICES, Espeak
 from lipsync_studio.corpus.mouth_curves import Phone, phones_from_ipa
 from lipsync_studio.corpus.sentences import sentences
@@ -162,7 +164,7 @@ def make_corpus(
 
     Args:
         piper: a Python interpreter that has Piper, and the voice's .onnx file.
-        pico: a Python interpreter that has Pico and PocketSphinx.
+        pico: a Python interpreter that has Pico.
     """
     folder.mkdir(parents=True, exist_ok=True)
     texts = folder / "sentences.txt"
@@ -178,7 +180,9 @@ def make_corpus(
     speak_with_espeak(VOICES, sentences(per_voice * len(VOICES), seed=6), folder)
     if pico:
         texts.write_text("\n".join(sentences(2 * count, seed=7)))
-        run_in_environment(pico, "pico_voices", texts, folder)
+        with tempfile.TemporaryDirectory() as unaligned:
+            run_in_environment(pico, "pico_voices", texts, unaligned)
+            align_recordings(Path(unaligned), folder)
 
 
 def main() -> None:
