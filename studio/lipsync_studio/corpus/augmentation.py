@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.signal import butter, fftconvolve, iirpeak, lfilter
 from scipy.signal.windows import tukey
 
-from lipsync_mel.timeline import SAMPLE_RATE
+from lipsync_mel.timeline import SAMPLE_RATE, SAMPLES_PER_FRAME
 from lipsync_studio.corpus.speech_data import Speech
 
 Windows = NDArray[np.float32]  # [N,1,80,16], see `speech_data.encoder_rows`
@@ -62,6 +62,14 @@ def perturb_timbre(windows: Windows, rng: np.random.Generator, most: float = 6.0
     return np.where(windows > -4, louder, windows)  # -4 is silence and stays silent
 
 
+def excerpt(speech: Speech, first: int, last: int) -> Speech:
+    """The speech from video frame `first` to before `last`, or its end."""
+    begin, end = first * SAMPLES_PER_FRAME / SAMPLE_RATE, last * SAMPLES_PER_FRAME / SAMPLE_RATE
+    phones = [(name, min(until, end) - begin) for name, until in speech.phones if until > begin]
+    inside = [phone for before, phone in zip([0.0, *(e for _, e in phones)], phones, strict=False) if phone[1] > before]
+    return Speech(speech.name, speech.audio[first * SAMPLES_PER_FRAME : last * SAMPLES_PER_FRAME], tuple(inside))
+
+
 def add_breaths(speech: Speech, rng: np.random.Generator) -> Speech:
     """The speech with breaths in about half of its longer pauses: people breathe there, synthetic voices do not."""
     audio = speech.audio.copy()
@@ -72,21 +80,21 @@ def add_breaths(speech: Speech, rng: np.random.Generator) -> Speech:
         if name != "pau" or end - begin < length + 0.08 or rng.random() < 0.5:
             continue
         first, count = int(rng.uniform(begin + 0.04, end - length - 0.04) * SAMPLE_RATE), int(length * SAMPLE_RATE)
-        audio[first : first + count] += loud * 10 ** (-rng.uniform(14, 38) / 20) * _breath(rng, count)
+        audio[first : first + count] += loud * 10 ** (-rng.uniform(14, 38) / 20) * breath(rng, count)
     return Speech(speech.name, audio, speech.phones)
 
 
-def _breath(rng: np.random.Generator, samples: int) -> Signal:
+def breath(rng: np.random.Generator, samples: int) -> Signal:
     """An inhalation of unit power at its loudest: noise that the vocal tract filters like a whispered vowel."""
-    noise = _noise(rng, samples)
+    air_noise = noise(rng, samples)
     band = [rng.uniform(150, 900), rng.uniform(1800, 6500)]
-    air = lfilter(*butter(1, band, "bandpass", fs=SAMPLE_RATE), noise)
+    air = lfilter(*butter(1, band, "bandpass", fs=SAMPLE_RATE), air_noise)
     for at in rng.uniform([300, 1000, 2500], [900, 2200, 4500])[: rng.integers(4)]:  # resonances
-        air += rng.uniform(0.3, 1.5) * lfilter(*iirpeak(at, rng.uniform(2, 9), fs=SAMPLE_RATE), noise)
+        air += rng.uniform(0.3, 1.5) * lfilter(*iirpeak(at, rng.uniform(2, 9), fs=SAMPLE_RATE), air_noise)
     return np.asarray(air / max(air.std(), 1e-9) * tukey(samples, rng.uniform(0.1, 1)))
 
 
-def _noise(rng: np.random.Generator, samples: int) -> Signal:
+def noise(rng: np.random.Generator, samples: int) -> Signal:
     """Noise of unit power with a random spectral tilt."""
     x = lfilter([1], [1, -rng.uniform(0, 0.98)], rng.standard_normal(samples))
     return np.asarray(x / max(x.std(), 1e-9))
@@ -104,7 +112,7 @@ def add_noise_and_channel(audio: NDArray[np.float32], rng: np.random.Generator) 
         band = [rng.uniform(60, 300), rng.uniform(3400, 7500)]
         x = lfilter(*butter(2, band, "bandpass", fs=SAMPLE_RATE), x)
     power = np.sqrt(np.square(x).mean()) + 1e-9
-    x = x + power * 10 ** (-rng.uniform(8, 55) / 20) * _noise(rng, len(x))
+    x = x + power * 10 ** (-rng.uniform(8, 55) / 20) * noise(rng, len(x))
     if rng.random() < 0.2:  # mains hum
         level = power * 10 ** (-rng.uniform(10, 40) / 20)
         x = x + level * np.sin(2 * np.pi * rng.choice([50, 60, 100]) * np.arange(len(x)) / SAMPLE_RATE)
