@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from lipsync_studio.corpus.mouth_curves import MOUTH, Phone, mouth_curves
 from lipsync_studio.corpus.speech_data import Speech, encoder_rows, read_wav
 from lipsync_studio.networks import AudioEncoder
 from lipsync_studio.training.articulation_probe import ArticulationProbe, rows_of_frames
+from lipsync_studio.training.frozen_listeners import FrozenListeners
 
 Curves = NDArray[np.float32]  # [frames,7], see `mouth_curves.MOUTH`
 
@@ -74,3 +75,26 @@ def validation_summary(
         r, rest = correlation_with_loudness(predict(network, probe, filterbank, audio)[:, 0], audio)
         parts.append(f"[{path.stem[-12:]} r {r:.2f} rest {rest:.2f}]")
     return " ".join(parts)
+
+
+@torch.no_grad()
+def refinement_summary(
+    network: AudioEncoder, listeners: FrozenListeners, filterbank: csr_matrix, tests: Mapping[str, Sequence[Speech]]
+) -> str:
+    """Each group of speeches: what the U-Net's branch understands, against the phonemes' curves."""
+    network.eval()
+    parts = []
+    for name, speeches in tests.items():
+        found, reached = [], []
+        for speech in speeches:
+            windows, inside = encoder_rows(filterbank, speech.audio)
+            rows = rows_of_frames(network(torch.from_numpy(windows)) * torch.from_numpy(inside))
+            understood, predicted = listeners.understood(rows).numpy(), listeners.predicted(rows).numpy()
+            true = mouth_curves(speech.phones, speech.audio, speech.frames)[0]
+            found.append(np.concatenate([understood, predicted, true], 1))
+            reached += closures_reached(understood, speech.phones)
+        each = np.concatenate(found)
+        r = [[np.corrcoef(each[:, i + side], each[:, i + 14])[0, 1] for i in (0, 1, 2, 3)] for side in (0, 7)]
+        shown = " ".join(f"{curve} {a:.3f}/{b:.3f}" for curve, a, b in zip(MOUTH, *r, strict=False))
+        parts.append(f"[{name} {shown} pbm {np.mean(reached):.2f}]")
+    return " ".join(parts).replace("[", "\n  ").replace("]", "")
