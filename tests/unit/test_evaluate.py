@@ -337,3 +337,11 @@ def test_the_sheet_shows_the_liveliest_moment():
     recording = Recording(RenderedSpeech("x", np.zeros(640 * 200, np.float32)), None)
     recording.shapes = [MouthShape(float(100 <= i < 148 and i % 2), 0.0, 0.0) for i in range(200)]
     assert abs(liveliest(recording.curve("opening"), 48) - 100) <= 1
+
+
+def test_a_sound_without_speech_is_measured_by_its_closed_frames_alone():
+    recording = Recording(RenderedSpeech("x", np.full(640 * 40, 0.1, np.float32), (("pau", 1.6),)), None)
+    recording.shapes = [MouthShape(2.0 * (i % 4 == 0), 50.0, 0.0) for i in range(40)]
+    values = {row.metric: row.values for row in metric_tables.speech_rows([recording])}
+    assert values["all frames with closed lips, %"] == ["75"]
+    assert not [metric for metric in values if "phonemes" in metric or "p, b, m" in metric]

@@ -109,8 +109,8 @@ def picture_rows(recordings: Sequence[Recording]) -> list[Row]:
 
 
 def _phonemes(cell: Cell) -> Cell:
-    """`cell` where phonemes are known."""
-    return lambda r: cell(r) if r.speech.phones else "-"
+    """`cell` where phonemes are known. Of a sound without speech it is known that it has none: there is no curve."""
+    return lambda r: cell(r) if {name for name, _ in r.speech.phones} - {"pau"} else "-"
 
 
 def _truth(cell: Cell) -> Cell:
@@ -125,7 +125,7 @@ def _against(name: CurveName, column: int, truth: bool = False) -> Cell:
 
 def _closures(r: Recording, truth: bool = False) -> str:
     spans = r.closures()
-    return f"{100 * metrics.share_reached(r.closed(truth), spans):.0f} of {len(spans)}"
+    return f"{100 * metrics.share_reached(r.closed(truth), spans):.0f} of {len(spans)}" if spans else "-"
 
 
 def _lag(measured: metrics.Curve, expected: metrics.Curve) -> str:
