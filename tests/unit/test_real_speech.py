@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch", reason="training needs the extra studio")
 from lipsync_mel import mel, timeline  # noqa: E402
 from lipsync_server import home  # noqa: E402
 from lipsync_studio.corpus import augmentation, non_speech  # noqa: E402
-from lipsync_studio.corpus.alignment import Aligner, AlignmentError, align_recordings  # noqa: E402
+from lipsync_studio.corpus.alignment import Aligner, AlignmentError, align_recordings, recordings_in  # noqa: E402
 from lipsync_studio.corpus.features import encode  # noqa: E402
 from lipsync_studio.corpus.mouth_curves import MOUTH, classes, mouth_curves  # noqa: E402
 from lipsync_studio.corpus.recordings import (  # noqa: E402
@@ -90,6 +90,15 @@ def test_a_recording_with_its_text_is_aligned(tmp_path):
     curves, _ = mouth_curves(speech.phones, speech.audio, speech.frames)
     level = np.array([np.square(speech.audio[i * 640 : i * 640 + 640]).mean() for i in range(speech.frames)]) ** 0.15
     assert np.corrcoef(curves[:, 0], level)[0, 1] > 0.5  # vowels are where the sound is
+
+
+def test_librispeechs_folders_are_read_as_they_are(tmp_path):
+    chapter = tmp_path / "train-clean-100" / "103" / "1240"
+    chapter.mkdir(parents=True)
+    (chapter / "103-1240.trans.txt").write_text("103-1240-0000 CHAPTER ONE\n103-1240-0001 MISSUS RACHEL\n")
+    (chapter / "103-1240-0001.flac").touch()
+    (found,) = recordings_in(tmp_path)
+    assert found == ("libri103_1240-0001", chapter / "103-1240-0001.flac", "MISSUS RACHEL")
 
 
 def test_a_text_without_words_is_refused():

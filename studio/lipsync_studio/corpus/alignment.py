@@ -2,10 +2,11 @@
 
     python -m lipsync_studio.corpus.alignment RECORDINGS CORPUS
 
-RECORDINGS holds audio files of any format, each with its text in a `.txt` of the same name beside it. CORPUS gets the
-format of `speech_data.py`. A file's voice is its name up to the first `_`. PocketSphinx aligns, with the English model
-in its wheel, in steps of 10 ms. flite, if it is installed, pronounces words that are not in the model's dictionary.
-Recordings that cannot be aligned are left out, with a note that says why.
+RECORDINGS holds audio files of any format, each with its text in a `.txt` of the same name beside it, or LibriSpeech's
+folders. CORPUS gets the format of `speech_data.py`. A file's voice is its name up to the first `_`.
+
+PocketSphinx aligns, with the English model in its wheel, in steps of 10 ms. flite, if it is installed, pronounces words
+that are not in the model's dictionary. Recordings that cannot be aligned are left out, with a note that says why.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import subprocess
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,6 +105,32 @@ def _check(phones: Sequence[Phone]) -> None:
         raise AlignmentError(f"one phoneme would last {longest:.1f} s: text and sound differ")
 
 
+class Recording(NamedTuple):
+    """A recording with its text, and the name that it gets in the corpus."""
+
+    name: str
+    sound: Path
+    text: str
+
+
+def recordings_in(folder: Path) -> list[Recording]:
+    """The recordings in a folder and below. LibriSpeech keeps the texts of a chapter in one file, `*.trans.txt`."""
+    found = []
+    for path in sorted(folder.rglob("*.txt")):
+        text = path.read_text(encoding="utf-8")
+        if not path.name.endswith(".trans.txt"):
+            if sound := sound_beside(path):
+                found.append(Recording(path.stem, sound, text))
+            continue
+        for line in text.splitlines():
+            number, _, said = line.partition(" ")
+            reader, _, rest = number.partition("-")
+            sound = path.with_name(f"{number}.flac")
+            if sound.exists():
+                found.append(Recording(f"libri{reader}_{rest}", sound, said))
+    return found
+
+
 def align_recordings(recordings: Path, corpus: Path) -> int:
     """Align all recordings that have a text, and write them into a corpus. Returns their number.
 
@@ -112,18 +140,14 @@ def align_recordings(recordings: Path, corpus: Path) -> int:
     """
     corpus.mkdir(parents=True, exist_ok=True)
     aligner, count = Aligner(), 0
-    for path in track(sorted(recordings.rglob("*.txt")), description="aligning", console=notes):
-        text, sound = path.read_text(encoding="utf-8").strip(), sound_beside(path)
-        if sound is None:
-            note(f"{path}: no recording beside it")
-            continue
-        audio = read_audio(sound)
+    for recording in track(recordings_in(recordings), description="aligning", console=notes):
+        audio = read_audio(recording.sound)
         try:
-            phones = aligner.align(text, audio)
+            phones = aligner.align(recording.text, audio)
         except AlignmentError as error:
-            note(f"{sound}: left out: {error}")
+            note(f"{recording.sound}: left out: {error}")
             continue
-        write_speech(corpus / path.stem, audio, {"text": text, "phones": phones})
+        write_speech(corpus / recording.name, audio, {"text": recording.text.strip(), "phones": phones})
         count += 1
     return count
 
