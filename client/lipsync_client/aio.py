@@ -15,7 +15,7 @@ from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from lipsync_client import wire
-from lipsync_client.connection import Connection
+from lipsync_client.connection import SESSION_HEADER, Connection
 from lipsync_client.errors import AvatarNotFound, InvalidRequest, LipsyncError
 from lipsync_client.retry import Attempts
 from lipsync_client.timeline import Request, Timeline
@@ -183,7 +183,7 @@ class AsyncClient:
     async def _infer(
         self, model: str, tensors: list[InferInput], avatar: str, timeout: float | None, session: str | None
     ) -> Result:
-        headers = {wire.SESSION_HEADER: session} if session else None
+        headers = {SESSION_HEADER: session} if session else None
         try:
             answer = await self._grpc.infer(model, tensors, headers=headers, client_timeout=timeout or self._timeout)
         except InferenceServerException as error:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tritonclient.grpc import InferenceServerClient
     from tritonclient.grpc.aio import InferenceServerClient as AsyncInferenceServerClient
 
-__all__ = ["CHANNEL_ARGS", "MANAGER_CHANNEL_ARGS", "NO_PROXY", "SECRET", "Connection", "Endpoint"]
+__all__ = ["CHANNEL_ARGS", "MANAGER_CHANNEL_ARGS", "NO_PROXY", "SECRET", "SESSION_HEADER", "Connection", "Endpoint"]
 
 DEFAULT_PORT = 8001
 ChannelArgs = Sequence[tuple[str, int]]
@@ -31,6 +31,7 @@ MANAGER_CHANNEL_ARGS = [  # of those that manage servers: one that is started ag
     *(option for option in CHANNEL_ARGS if "reconnect_backoff" not in option[0]),
     *((f"grpc.{which}_reconnect_backoff_ms", 300) for which in ("initial", "min", "max")),
 ]
+SESSION_HEADER = "lipsync-session"  # of a live session's requests: an id by which a gateway tells it from others
 NO_PROXY = ("grpc.enable_http_proxy", 0)
 SECRET = re.compile(r"[!-~]{1,4096}")  # what an HTTP header can carry, without spaces
 HOST = re.compile(r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+")

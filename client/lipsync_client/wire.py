@@ -38,8 +38,8 @@ DEFAULT_URL = "127.0.0.1:8001"
 SHIPPED_AVATAR = "demo"
 TIMELINE_MODEL = "mel_preprocess"
 COMPOSITE_MODEL = "composite"
-SESSION_HEADER = "lipsync-session"  # of a live session's requests: an id by which a gateway tells it from others
-NO_GRPC = re.compile("Failed parsing HTTP/2|http1.x server|missing selected ALPN|Method not found")  # another answers
+# What gRPC says where something else answers.
+NO_GRPC = re.compile("Failed parsing HTTP/2|http1.x server|missing selected ALPN|Method not found")
 CA_FILE_VARIABLE = "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"  # gRPC's own; read here, because gRPC reads it once a process
 DENIED = {  # gRPC's status, and what it means
     "UNAUTHENTICATED": "does not know the caller: give a token that it has given out and that has not expired",

@@ -135,7 +135,7 @@ def test_perf_reaches_the_server_as_its_address_says(tmp_path, monkeypatch, serv
     program.chmod(0o755)
     with pytest.raises(LipsyncError, match=f"-i grpc {options}"):
         perf.perf(SimpleNamespace(args=[]), frames=8, server=server, as_json=True)
-    with pytest.raises(LipsyncError, match=r"https:// is neither"):
+    with pytest.raises(LipsyncError, match=r"https:// is for its HTTP port"):
         perf.perf(SimpleNamespace(args=[]), server="https://host", as_json=True)
 
 

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from lipsync_client import AsyncClient, LiveSession, Overloaded, Request
 from lipsync_client.cli.main import app
-from lipsync_client.wire import SESSION_HEADER
+from lipsync_client.connection import SESSION_HEADER
 from lipsync_server.gateway.live_sessions import KEPT_S, LiveSessions
 from lipsync_server.gateway.tokens import new_token, read_tokens
 

@@ -15,8 +15,8 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from lipsync_client.connection import SESSION_HEADER
 from lipsync_client.tls import check_certificate
-from lipsync_client.wire import SESSION_HEADER
 from lipsync_server.gateway.callers import host_of
 from lipsync_server.gateway.metrics import Metrics
 from lipsync_server.gateway.observer import Observer
