@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from test_client import SPEECH, add_avatar, remove_avatar
 
+from gateway_process import gateway
 from lipsync_client import Client, read_audio
 
 SECONDS = 120
@@ -124,17 +126,17 @@ def test_avatars_are_loaded_measured_and_unloaded(server, lipsync: Shell) -> Non
         assert _line(stdout, "requests").split() == ["requests", "2"]
         assert lipsync("avatars", "unload", "yve") == (0, "", "Unloaded yve\n")
         assert _line(lipsync("avatars")[1], "yve").split() == ["yve", "unloaded"]
-        files = ("again.mp4", "and_again.mp4")  # on demand, both at once
-        renders = [lipsync.start("render", "speech.wav", "-o", file, "--avatar", "yve") for file in files]
-        for process in renders:
-            _, stderr = process.communicate(timeout=SECONDS)
-            assert process.returncode == 0, stderr
-        lipsync("avatars", "unload", "yve")
-        key, lipsync.environment["LIPSYNC_CONTROL_KEY"] = lipsync.environment["LIPSYNC_CONTROL_KEY"], ""
-        lipsync.environment["XDG_CACHE_HOME"] = str(lipsync.folder / "empty")
         code, _, stderr = lipsync("render", "speech.wav", "-o", "none.mp4", "--avatar", "yve")
-        assert (code, "no avatar 'yve' loaded" in stderr) == (1, True)
-        lipsync.environment["LIPSYNC_CONTROL_KEY"] = key
+        assert (code, "`lipsync avatars load` loads one" in stderr) == (1, True), "a Triton loads nothing on demand"
+        files = ("again.mp4", "and_again.mp4")  # a gateway does, for both at once
+        (lipsync.folder / "gateway").mkdir()
+        with gateway(lipsync.folder / "gateway", server.grpc_url, key=server.control_key) as front:
+            front.wait()
+            options = ("--avatar", "yve", "--server", front.grpc)
+            for process in [lipsync.start("render", "speech.wav", "-o", file, *options) for file in files]:
+                _, stderr = process.communicate(timeout=SECONDS)
+                assert process.returncode == 0, stderr
+        shutil.rmtree(lipsync.folder / "gateway")
         assert lipsync.files() == ["again.mp4", "and_again.mp4", "speech.wav", "talk.mp4"]
     finally:
         lipsync("avatars", "unload", "yve")
