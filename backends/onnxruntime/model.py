@@ -14,8 +14,8 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from lipsync_onnx.batch import Run, Tensors, run_joined
+from lipsync_onnx.engines import open_fastest
 from lipsync_onnx.rows import Rows, RowsError
-from lipsync_onnx.session import open_network
 
 
 class TritonPythonModel:
@@ -31,10 +31,12 @@ class TritonPythonModel:
         kind, device = args["model_instance_kind"], int(args["model_instance_device_id"])
         try:
             self.rows = Rows.of(config)
-            self.network = open_network(config, path, kind, device)
+            self.network = open_fastest(config, path, kind, device)
         except Exception as error:  # shown to the operator as the reason why the model is not ready
             raise pb_utils.TritonModelException(str(error)) from error
         pb_utils.Logger.log_info(f"{args['model_name']} runs on {self.network.device}")
+        if self.network.trial:
+            pb_utils.Logger.log_info(f"{args['model_name']}: {self.network.trial}")
         if kind == "GPU" and "CPU" in self.network.device:
             pb_utils.Logger.log_warn(
                 f"{args['model_name']}: this onnxruntime has no CUDA (onnxruntime-gpu), the CPU serves"

@@ -24,6 +24,7 @@ class AvatarFacts:
         loop: how the footage repeats: "forward" or "pingpong".
         memory_mb: what a stage with its network holds for itself on a CPU, in MiB, as measured when it was packed; None
             where that is not stated.
+        trial_cpu: hash of the kind of CPU on which its network's engine was chosen by a trial; None where none was.
     """
 
     preset: str
@@ -35,6 +36,7 @@ class AvatarFacts:
     footage_frames: int
     loop: str
     memory_mb: int | None = None
+    trial_cpu: str | None = None
 
     def to_parameters(self) -> dict[str, str]:
         """As strings, which is all that a model config holds."""
@@ -54,6 +56,7 @@ class AvatarFacts:
                 footage_frames=int(parameters["footage_frames"]),
                 loop=parameters["loop"],
                 memory_mb=memory_in(parameters),
+                trial_cpu=parameters.get("trial_cpu"),
             )
         except (KeyError, ValueError) as error:
             raise ServerError(f"the server publishes incomplete facts about this avatar: {error}") from None

@@ -22,7 +22,7 @@ from lipsync_composite.assets import key_name
 from lipsync_composite.frame_request import Avatars
 from lipsync_mel import mel, timeline
 from lipsync_onnx.batch import run_in_parts
-from lipsync_onnx.session import open_network
+from lipsync_onnx.engines import open_fastest
 from lipsync_server import home
 
 Picture = NDArray[np.uint8]
@@ -130,7 +130,7 @@ class _Network:
         config = _config(folder, gpu_configs)
         kind = "GPU" if "CUDAExecutionProvider" in ort.get_available_providers() else "CPU"
         (path,) = folder.glob(f"[0-9]*/{config.get('default_model_filename', 'model.onnx')}")
-        self._network = open_network(config, path, kind, 0)
+        self._network = open_fastest(config, path, kind, 0)
         self._outputs = [tensor["name"] for tensor in config["output"] if tensor["name"] != "embedding"]
 
     def __call__(self, **inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:

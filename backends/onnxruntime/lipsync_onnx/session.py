@@ -46,9 +46,10 @@ class Network:
     run: Callable[[list[str], dict[str, NDArray[Any]]], list[NDArray[Any]]]  # outputs' names, inputs -> outputs
     device: str  # for the log
     pool: Executor | None  # its workers run the rows of a batch, each row alone; None: the batch runs as one
+    trial: str = ""  # why this engine runs it, where a trial decided; for the log
 
 
-def _accelerators(config: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
+def accelerators(config: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
     """The accelerators that the config names for "CPU" or "GPU"."""
     named = config.get("optimization", {}).get("execution_accelerators", {})
     found: list[dict[str, Any]] = named.get(f"{kind.lower()}_execution_accelerator", [])
@@ -134,7 +135,7 @@ def providers(config: Mapping[str, Any], kind: str, device: int, available: Sequ
             fallback. Only openvino may be missing, because it affects only the speed.
     """
     result: list[Provider] = []
-    for entry in _accelerators(config, kind):
+    for entry in accelerators(config, kind):
         name = entry["name"]
         if name == "openvino" and ACCELERATORS[name] not in available:
             continue  # `open_network` uses the openvino wheel; without it, plain ONNX Runtime is slower
@@ -161,7 +162,7 @@ def _openvino_precision(config: Mapping[str, Any], kind: str, available: Sequenc
     Raises:
         ValueError: the accelerator's `precision` is not BF16.
     """
-    entry = next((entry for entry in _accelerators(config, kind) if entry["name"] == "openvino"), None)
+    entry = next((entry for entry in accelerators(config, kind) if entry["name"] == "openvino"), None)
     if entry is None:
         return None
     stated = entry.get("parameters", {}).get("precision")

@@ -26,7 +26,16 @@ from lipsync_composite import assets, avatar, geometry, loop, paste, splice
 from lipsync_mel import mel, timeline
 from lipsync_server import home
 from lipsync_server.networks import constants, graphs, head, quantize, resident, unet_graphs, window
-from lipsync_server.repository import avatar_int8, model_folders, package, presets, source, trial, visual_half
+from lipsync_server.repository import (
+    avatar_int8,
+    engine_trial,
+    model_folders,
+    package,
+    presets,
+    source,
+    trial,
+    visual_half,
+)
 from lipsync_server.repository.model_folders import INT8_ENCODER, SHARED_ENCODER, write_encoder
 from lipsync_server.repository.package import package_avatar
 from lipsync_server.repository.source import AvatarSource
@@ -36,7 +45,7 @@ ENCODER_CODE = (graphs, geometry)
 INT8_ENCODER_CODE = (*ENCODER_CODE, quantize, model_folders, source, avatar_facts, mel, timeline)
 AVATAR_CODE = (
     *(*INT8_ENCODER_CODE, constants, head, resident, unet_graphs, window),
-    *(avatar_int8, package, presets, trial, visual_half),
+    *(avatar_int8, engine_trial, package, presets, trial, visual_half),
     *(assets, avatar, loop, paste, splice),
 )
 STAMPS = ".build.json"

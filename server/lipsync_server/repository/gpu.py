@@ -81,6 +81,7 @@ def gpu_configs(config: model_config_pb2.ModelConfig, weights: str) -> dict[str,
     cuda.default_model_filename = TWIN
     # The stock image's backend fails on an accelerator that it lacks, for a CPU too.
     cuda.optimization.ClearField("execution_accelerators")
+    cuda.parameters.pop("trial_cpu", None)  # so no engine is tried for it
     # The default, an exhaustive search, would be made again for each new batch size.
     cuda.parameters["cudnn_conv_algo_search"].string_value = "1"
 

@@ -12,6 +12,7 @@ from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from lipsync_client.avatar_facts import AvatarFacts
+from lipsync_onnx.engines import ENTRIES
 from lipsync_server.repository.source import SourceError
 
 SHARED_ENCODER = "audio_encoder"
@@ -63,14 +64,14 @@ def _write_config(path: Path, config: ModelConfig) -> None:
         draft.replace(path)
 
 
-def write_network_config(repository: Path, folder: Path, *, arithmetic: str, facts: AvatarFacts) -> None:
-    """Write the config of an avatar's network into its folder: the template, its arithmetic on a CPU and its facts."""
+def write_network_config(repository: Path, folder: Path, *, engine: str, facts: AvatarFacts) -> None:
+    """Write the config of an avatar's network into its folder: the template, its engine on a CPU and its facts."""
     config = read_config(repository / SHIPPED[0] / "config.template.pbtxt")
     config.name = folder.name
     accelerators = config.optimization.execution_accelerators.cpu_execution_accelerator
     del accelerators[:]
-    if arithmetic != "FP32":  # in which ONNX Runtime is as fast as OpenVINO
-        accelerators.add(name="openvino", parameters={"precision": "BF16"} if arithmetic == "BF16" else {})
+    for entry in ENTRIES[engine]:
+        accelerators.add(**entry)
     config.parameters.clear()
     for name, value in facts.to_parameters().items():
         config.parameters[name].string_value = value

@@ -22,10 +22,12 @@ from lipsync_client.avatar_file.names import PackedError, check_id, folders_of
 from lipsync_client.console import notes
 from lipsync_composite.assets import check_settings, key_name, write_assets
 from lipsync_composite.avatar import PackedAvatar
+from lipsync_onnx.engines import ONNXRUNTIME
 from lipsync_server.networks.graphs import expand_weights, served_encoder
 from lipsync_server.networks.head import with_head
 from lipsync_server.networks.unet_graphs import Resident, served_unet_visual
 from lipsync_server.repository.avatar_int8 import quantised
+from lipsync_server.repository.engine_trial import choose_way
 from lipsync_server.repository.model_folders import (
     INT8_ENCODER,
     SHARED_ENCODER,
@@ -36,10 +38,10 @@ from lipsync_server.repository.model_folders import (
     write_ensemble,
     write_network_config,
 )
-from lipsync_server.repository.presets import arithmetic_of, choose_preset
+from lipsync_server.repository.presets import Way, arithmetic_of, choose_preset
 from lipsync_server.repository.source import AvatarSource, Picture, SourceError, face_crop
 from lipsync_server.repository.trial import stage_memory_mb
-from lipsync_server.repository.visual_half import write_networks
+from lipsync_server.repository.visual_half import served_half, write_networks
 
 
 @dataclass(frozen=True)
@@ -169,14 +171,11 @@ def write_packed(planned: Plan, draft: Path) -> int:
         mask=source.mask,
         quality=source.jpeg_quality,
     )
-    crops, network = np.stack(footage.crops), planned.network
-    if planned.is_int8:
-        network = quantised(network, crops, source, repository, planned.encoder)
-    if planned.head is not None:
-        network = with_head(network, planned.head)
+    crops = np.stack(footage.crops)
+    network, way, trial_cpu = _fastest(planned, crops)
     key = _free_key(_content_key(packed, network), planned.network_name, repository)
     packed = packed.rename(packed.with_name(key_name(key)))
-    _write_network(planned, folder, network, crops, _facts(planned, packed, key))
+    _write_network(planned, folder, network, crops, way, replace(_facts(planned, packed, key), trial_cpu=trial_cpu))
     if planned.encoder is not None:
         write_encoder(repository, planned.encoder_name, planned.encoder, draft, planned.version)
     pinned = "-1" if planned.shipped else planned.version
@@ -186,8 +185,20 @@ def write_packed(planned: Plan, draft: Path) -> int:
     return key
 
 
+def _fastest(planned: Plan, crops: NDArray[np.uint8]) -> tuple[onnx.ModelProto, Way, str | None]:
+    """The network that is served, how a CPU runs it, and the kind of CPU on which a trial chose this."""
+    source, networks = planned.source, {"FP32": planned.network}
+    if planned.is_int8:
+        networks["INT8"] = quantised(planned.network, crops, source, planned.repository, planned.encoder)
+    if planned.head is not None:
+        networks = {name: with_head(network, planned.head) for name, network in networks.items()}
+    served = {name: served_half(network, source.mask, source.blend)[1].network for name, network in networks.items()}
+    way, trial_cpu = choose_way(source.id, planned.preset, served)
+    return networks[way.network], way, trial_cpu
+
+
 def _write_network(
-    planned: Plan, folder: Path, network: onnx.ModelProto, crops: NDArray[np.uint8], facts: AvatarFacts
+    planned: Plan, folder: Path, network: onnx.ModelProto, crops: NDArray[np.uint8], way: Way, facts: AvatarFacts
 ) -> None:
     """The network's model folder. What it knows of each footage frame lies beside the model: mapped from there, it
     costs no memory of its own.
@@ -196,11 +207,12 @@ def _write_network(
     avatar = Resident(len(crops), source.mask, source.loop, facts.avatar_key)
     version = folder / planned.version
     version.mkdir()
-    write_networks(version, network, crops, avatar, source.blend, f"{key_name(facts.avatar_key)}.crops")
-    arithmetic = arithmetic_of(planned.preset)
-    write_network_config(planned.repository, folder, arithmetic=arithmetic, facts=facts)
+    constants = f"{key_name(facts.avatar_key)}.crops"
+    openvino = way.engine != ONNXRUNTIME
+    write_networks(version, network, crops, avatar, source.blend, constants, openvino=openvino)
+    write_network_config(planned.repository, folder, engine=way.engine, facts=facts)
     measured = replace(facts, memory_mb=stage_memory_mb(folder))
-    write_network_config(planned.repository, folder, arithmetic=arithmetic, facts=measured)
+    write_network_config(planned.repository, folder, engine=way.engine, facts=measured)
 
 
 def _head(source: AvatarSource, preset: str) -> onnx.ModelProto | None:

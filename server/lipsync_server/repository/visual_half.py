@@ -28,7 +28,14 @@ Run = Callable[[NDArray[np.float32]], list[NDArray[Any]]]
 
 
 def write_networks(
-    folder: Path, network: onnx.ModelProto, crops: NDArray[np.uint8], avatar: Resident, blend: str, constants: str
+    folder: Path,
+    network: onnx.ModelProto,
+    crops: NDArray[np.uint8],
+    avatar: Resident,
+    blend: str,
+    constants: str,
+    *,
+    openvino: bool,
 ) -> None:
     """Write an avatar's network into a version folder of its model.
 
@@ -42,15 +49,15 @@ def write_networks(
         avatar: whose they are.
         blend: as composite pastes. "reference" shows all of the picture, "soft" no more than the mask.
         constants: name of the file with the constants of both.
+        openvino: the rest will run on OpenVINO, not on ONNX Runtime: two engines round INT8 differently.
 
     Raises:
         ValueError: the network has other inputs or outputs than a U-Net, or the footage is too long.
     """
     whole = served_unet(network, avatar)
-    halves = split(network)
-    mouth = windowed(halves, Window.whole(INNER) if blend == "reference" else _window(avatar.mask))
+    halves, mouth = served_half(network, avatar.mask, blend)
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(_threads()) as pool:
-        run = _opened(halves, Path(scratch), _threads())
+        run = _opened(halves, Path(scratch), _threads(), openvino)
         values = partial(_values, run, avatar.visible(), mouth)
         kinds = {name: (value.dtype, value.shape) for name, value in values(crops[0]).items()}
         kept = {name: kinds[f"kept{number}"] for number, name in enumerate(halves.kept)}
@@ -64,6 +71,17 @@ def write_networks(
                     file.write(name, frame, value)
     onnx.save(file.within(model), folder / "model.onnx")
     onnx.save(file.within(whole), folder / "whole.onnx")
+
+
+def served_half(network: onnx.ModelProto, mask: tuple[int, int, int, int], blend: str) -> tuple[Split, Windowed]:
+    """A network in two, and the half that is served, cut to what is seen of it.
+
+    Args:
+        network, blend: as for `write_networks`.
+        mask: x, y, width, height.
+    """
+    halves = split(network)
+    return halves, windowed(halves, Window.whole(INNER) if blend == "reference" else _window(mask))
 
 
 def _window(mask: tuple[int, int, int, int]) -> Window:
@@ -91,12 +109,12 @@ def _values(
     return values
 
 
-def _opened(halves: Split, scratch: Path, callers: int) -> Run:
-    """The visual half, run by the engine that will run the rest: two engines round INT8 differently."""
+def _opened(halves: Split, scratch: Path, callers: int, openvino: bool) -> Run:
+    """The visual half, run by the engine that will run the rest, where that is installed."""
     names = list(halves.kept)
     if not names:
         return lambda _: []
-    if importlib.util.find_spec("openvino"):
+    if openvino and importlib.util.find_spec("openvino"):
         from lipsync_onnx.openvino_network import open_openvino
 
         path = scratch / "visual.onnx"
