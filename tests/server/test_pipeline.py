@@ -12,6 +12,7 @@ from PIL import Image
 
 from conftest import infer
 from lipsync_composite.loop import footage_index
+from lipsync_onnx.cpu import cpu_kind
 from lipsync_server import home
 from lipsync_server.repository.presets import PRESETS
 from lipsync_server.repository.source import AvatarSource, face_crop
@@ -146,6 +147,7 @@ def test_published_facts_are_those_of_the_avatar(client, demo):
     facts = demo[1].facts
     assert published.pop("preset") in PRESETS
     assert int(published.pop("memory_mb")) > 0
+    assert published.pop("trial_cpu") == cpu_kind()
     assert re.fullmatch("[0-9a-f]{12}", published.pop("audio_encoder"))
     assert published == {
         "avatar_id": facts.id,

@@ -11,7 +11,7 @@ from lipsync_client.avatar_facts import FACT_NAMES, AvatarFacts
 from lipsync_client.avatar_file.fields import NETWORK_FIELDS
 from lipsync_client.wire import avatar_from_parameters
 
-ANNA = AvatarFacts("low", "anna", 77, "own", 640, 480, 250, "pingpong", 0)
+ANNA = AvatarFacts("low", "anna", 77, "own", 640, 480, 250, "pingpong", 0, "0123456789ab")
 PARAMETERS = {
     "preset": "low",
     "avatar_id": "anna",
@@ -22,6 +22,7 @@ PARAMETERS = {
     "footage_frames": "250",
     "loop": "pingpong",
     "memory_mb": "0",
+    "trial_cpu": "0123456789ab",
 }
 
 

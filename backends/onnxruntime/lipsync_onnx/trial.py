@@ -71,7 +71,7 @@ def fastest(ways: Mapping[str, Open]) -> Outcome:
                 measure = running.get(name) or running.setdefault(name, opened())
                 rates[name] = max(rates.get(name, 0.0), measure(SECONDS))
             except Exception as error:
-                failed[name] = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+                failed[name] = (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]
                 rates.pop(name, None)
     if not rates:
         raise ValueError(f"the network runs in no way: {next(iter(failed.values()))}")

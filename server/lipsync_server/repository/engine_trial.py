@@ -80,7 +80,8 @@ def _key(preset: str, networks: Mapping[str, onnx.ModelProto], ways: list[Way]) 
 def _structure(network: onnx.ModelProto) -> str:
     """A network's operations and the sizes of its tensors, without its weights."""
     graph = network.graph
-    operations = [(node.op_type, [str(attribute) for attribute in node.attribute]) for node in graph.node]
+    nodes = [node for node in graph.node if node.op_type != "Constant"]
+    operations = [(node.op_type, [str(attribute) for attribute in node.attribute]) for node in nodes]
     inputs = [str(info.type) for info in graph.input]
     return repr((operations, inputs, [(tensor.data_type, list(tensor.dims)) for tensor in graph.initializer]))
 
