@@ -4,16 +4,20 @@ import json
 from contextlib import contextmanager
 from types import SimpleNamespace
 
+import onnx
+import onnx.parser
 import pytest
 
 from lipsync_client.errors import LipsyncError
 from lipsync_client.wire import CA_FILE_VARIABLE
-from lipsync_server.benchmark import PARTS, run
+from lipsync_server.benchmark import PARTS, QUICK, packed, run
 from lipsync_server.benchmark.analyzer import parsed
+from lipsync_server.benchmark.quick import way_of
 from lipsync_server.benchmark.report import write_report
 from lipsync_server.benchmark.results import Results
 from lipsync_server.benchmark.throughput import CHUNKS
 from lipsync_server.cli import perf
+from lipsync_server.cli.bench import bench_table
 from lipsync_studio.benchmark.plot import plot_streams
 
 TWO_CALLERS = """
@@ -74,7 +78,7 @@ class Served(Exception):
 
 
 @pytest.mark.parametrize("alone", [True, False])
-@pytest.mark.parametrize("part", [part for part in PARTS if part != "composite"])
+@pytest.mark.parametrize("part", [QUICK, *(part for part in PARTS if part != "composite")])
 def test_the_avatar_that_a_part_serves_is_packed(tmp_path, monkeypatch, part, alone):
     packed, served = [], []
 
@@ -160,3 +164,38 @@ def test_the_report_has_what_was_measured_and_leaves_out_the_rest(results, tmp_p
     write_report(results, path, plot_streams)
     assert "(benchmarks.png)" in path.read_text()
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_short_look_says_what_the_machine_carries_and_how_it_computes(results, tmp_path):
+    loads = [{"streams": 1, "late": 0}, {"streams": 2, "late": 3}]
+    look = {"frames_s": {"25": [60.0, 64.0]}, "first_frame_ms": [80.0], "loads": loads, "way": "INT8 by OpenVINO"}
+    results.add(QUICK, "low", look)
+    write_report(results, tmp_path / "report.md")
+    assert "| low | 62.0 | 80 | 1 | INT8 by OpenVINO |" in (tmp_path / "report.md").read_text()
+    table = bench_table(results)
+    assert [list(column.cells) for column in table.columns] == [["low"], ["62.0"], ["80"], ["1"], ["INT8 by OpenVINO"]]
+
+
+@pytest.mark.parametrize(("head", "presets"), [("head.onnx", ["turbo", "low", "medium"]), (None, ["low", "medium"])])
+def test_turbo_is_measured_where_the_demo_has_a_head(monkeypatch, head, presets):
+    monkeypatch.setattr(packed.AvatarSource, "read", lambda _: SimpleNamespace(head=head))
+    assert packed.demo_presets() == presets
+
+
+def test_a_short_look_tells_the_arithmetic_and_the_engine_of_a_packed_network(tmp_path):
+    (tmp_path / "1").mkdir()
+    kinds = {"FP32": "y = Relu(x)", "INT8": "q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, s, z)"}
+    config = "optimization { execution_accelerators { cpu_execution_accelerator: [ %s ] } }"
+    accelerators = {
+        "ONNX Runtime": "",
+        "OpenVINO": '{ name: "openvino" }',
+        "BF16": '{ name: "openvino" parameters { key: "precision" value: "BF16" } }',
+    }
+    for arithmetic, nodes in kinds.items():
+        text = f"""<ir_version: 8, opset_import: ["" : 17]> g (float[N] x) => (float[N] y)
+        <float s = {{1}}, uint8 z = {{0}}> {{ {nodes} }}"""
+        onnx.save(onnx.parser.parse_model(text), tmp_path / "1" / "model.onnx")
+        for engine, entry in accelerators.items():
+            (tmp_path / "config.pbtxt").write_text(config % entry)
+            expected = "BF16 by OpenVINO" if engine == "BF16" else f"{arithmetic} by {engine}"
+            assert way_of(tmp_path) == expected

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lipsync_server import home
+from lipsync_server.benchmark import PRESETS
 from lipsync_server.repository.build import build
 from lipsync_server.repository.package import package_avatar
 from lipsync_server.repository.source import AvatarSource
@@ -16,6 +17,12 @@ DEMO = home.AVATARS / "demo"
 
 
 FULL_WIDTH = ("high", "exact")  # presets of a width that the demo does not have
+
+
+def demo_presets() -> list[str]:
+    """The presets of the demo's width; turbo needs a head."""
+    head = AvatarSource.read(DEMO).head
+    return [preset for preset in PRESETS if preset != "turbo" or head]
 
 
 def packed_repository(folder: Path, presets: list[str], full_width: Callable[[Path], None] | None = None) -> Path:

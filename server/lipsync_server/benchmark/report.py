@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lipsync_server.benchmark import QUICK
 from lipsync_server.benchmark.results import Results, spread
 from lipsync_server.benchmark.throughput import CHUNKS, FLOOR, REFERENCE
 
@@ -29,6 +30,7 @@ def write_report(results: Results, path: Path, plot: Plot | None = None) -> None
     facts = "".join(f"- {name}: {value}\n" for name, value in results.facts.items() if name != "quick")
     kind = " With `--quick`: few rounds, short streams.\n" if results.facts["quick"] else "\n"
     sections: dict[str, Callable[[Found], str]] = {
+        QUICK: _quick,
         "throughput": _throughput,
         "streams": lambda found: _streams(found, _drawn(plot, found, path.with_suffix(".png"))),
         "composite": _composite,
@@ -70,6 +72,18 @@ def _summary(speeds: Found, streams: Found) -> str:
         )
     head = ["preset", "frames/s", "x reference", "x floor", "first frame, ms", "live streams in time", "MB under load"]
     return "\n## In short\n\n" + _table(head, rows)
+
+
+def _quick(found: Found) -> str:
+    rows = []
+    for preset, look in found.items():
+        alive = max((load["streams"] for load in look["loads"] if not load["late"]), default=0)
+        rate = statistics.median(look["frames_s"][LONG_CHUNK])
+        rows.append(
+            [preset, f"{rate:.1f}", f"{statistics.median(look['first_frame_ms']):.0f}", str(alive), look["way"]]
+        )
+    head = ["preset", "frames/s", "first frame, ms", "live streams in time", "computed in"]
+    return "\n## A short look\n\n" + _table(head, rows)
 
 
 def _throughput(found: Found) -> str:

@@ -15,13 +15,14 @@ from typing import Any
 
 from lipsync_client.console import note
 from lipsync_server import home
-from lipsync_server.benchmark import OF_PRESETS, PARTS, PRESETS
+from lipsync_server.benchmark import OF_PRESETS, PARTS, PRESETS, QUICK
 from lipsync_server.benchmark.analyzer import perf_analyzer
 from lipsync_server.benchmark.budget import frame_budget_ms
 from lipsync_server.benchmark.costs import COPIED, avatar_costs, composite_ms, request_bytes
 from lipsync_server.benchmark.live import Seen, live_sessions
 from lipsync_server.benchmark.memory import watched
 from lipsync_server.benchmark.packed import FULL_WIDTH, packed_repository
+from lipsync_server.benchmark.quick import quick_look
 from lipsync_server.benchmark.report import Plot, write_report
 from lipsync_server.benchmark.results import Results
 from lipsync_server.benchmark.streams import live_until_late, overload
@@ -53,6 +54,10 @@ class Benchmark:
         config = ServerConfig(ports=Ports(0, 0, 0), load=(avatar,), required=(avatar,), gpu_configs=self.gpu)
         with TritonServer(self.repository, config) as server:
             yield server
+
+    def quick_look(self, preset: str) -> dict[str, Any]:
+        with self.server(f"demo-{preset}") as server:
+            return quick_look(server.grpc_url, self.repository, f"demo-{preset}", preset)
 
     def throughput(self, preset: str) -> dict[str, Any]:
         rounds = 2 if self.quick else 3
@@ -125,7 +130,7 @@ def measure(
         ValueError: there is no such preset or part.
     """
     _check("preset", presets, (*PRESETS, *FULL_WIDTH))
-    _check("part", parts, PARTS)
+    _check("part", parts, (*PARTS, QUICK))
     results = Results(folder, keep=resume, quick=quick, gpu=gpu)
     note("packing the demo avatar with each preset")
     repository = packed_repository(folder, _presets_needed(presets, parts), full_width)
@@ -134,7 +139,7 @@ def measure(
         for preset in presets if part in OF_PRESETS else ["all"]:
             if not results.has(part, preset):
                 note(f"{time.strftime('%H:%M:%S')} {part}, {preset}")
-                work: Callable[[str], Any] = getattr(benchmark, part)
+                work: Callable[[str], Any] = getattr(benchmark, "quick_look" if part == QUICK else part)
                 results.add(part, preset, work(preset))
                 if output:
                     write_report(results, output, plot)

@@ -12,15 +12,22 @@ from rich.table import Table
 
 from lipsync_client.cli.common import Json, show
 from lipsync_client.errors import LipsyncError
-from lipsync_server.benchmark import PARTS, PRESETS
+from lipsync_server.benchmark import PARTS, PRESETS, QUICK
+from lipsync_server.benchmark.packed import demo_presets
 from lipsync_server.benchmark.results import Results
 from lipsync_server.serving.server_settings import GpuConfigs
 
 
 def bench(
-    quick: Annotated[bool, typer.Option("--quick", help="Use fewer rounds and shorter streams.")] = False,
-    presets: Annotated[str, typer.Option(help="Presets to measure.")] = ",".join(PRESETS),
-    parts: Annotated[str, typer.Option(help="Parts of the benchmark to run.")] = ",".join(PARTS),
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A short look, about a minute; with --parts: fewer rounds, shorter streams.")
+    ] = False,
+    presets: Annotated[
+        str | None, typer.Option(help=f"Presets to measure, of {', '.join(PRESETS)}; by default all of the demo.")
+    ] = None,
+    parts: Annotated[
+        str | None, typer.Option(help=f"Parts of the benchmark to run, of {', '.join(PARTS)}; by default all.")
+    ] = None,
     work: Annotated[Path | None, typer.Option(help="Folder for packed avatars and results.")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep the results in --work, measure what is missing.")
@@ -31,7 +38,7 @@ def bench(
 ) -> None:
     """Measure speed and memory of every preset on this machine. Run nothing else on it in the meantime.
 
-    Example: `lipsync bench --quick --presets low --parts throughput`
+    Example: `lipsync bench --quick`
     """
     from lipsync_server.benchmark.run import measure
 
@@ -40,8 +47,8 @@ def bench(
     with tempfile.TemporaryDirectory() as temporary:
         results = measure(
             work or Path(temporary),
-            presets.split(","),
-            parts.split(","),
+            presets.split(",") if presets else demo_presets(),
+            parts.split(",") if parts else [QUICK] if quick else list(PARTS),
             output=output,
             resume=resume,
             quick=quick,
@@ -52,8 +59,10 @@ def bench(
 
 def bench_table(results: Results) -> Table:
     """A short table of the results."""
-    table = Table("preset", "frames/s", "first frame, ms", "live streams in time", box=None)
-    speeds, streams = results.parts.get("throughput", {}), results.parts.get("streams", {})
+    looks = results.parts.get(QUICK, {})
+    titles = ["preset", "frames/s", "first frame, ms", "live streams in time", *(["computed in"] if looks else [])]
+    table = Table(*titles, box=None)
+    speeds, streams = results.parts.get("throughput", {}) | looks, results.parts.get("streams", {}) | looks
     for preset in dict.fromkeys((*speeds, *streams)):
         rate = first = alive = "-"
         if found := speeds.get(preset):
@@ -61,5 +70,6 @@ def bench_table(results: Results) -> Table:
             first = f"{statistics.median(found['first_frame_ms']):.0f}"
         if found := streams.get(preset):
             alive = str(max((load["streams"] for load in found["loads"] if not load["late"]), default=0))
-        table.add_row(preset, rate, first, alive)
+        way = [looks[preset]["way"]] if preset in looks else []
+        table.add_row(preset, rate, first, alive, *way)
     return table
