@@ -160,7 +160,7 @@ def test_constants_lie_at_pages_and_are_read_back(tmp_path):
 def test_the_packed_network_shows_what_the_whole_one_shows(plain, tmp_path, blend):
     crops = np.random.default_rng(3).integers(0, 255, (2, 320, 320, 3)).astype(np.uint8)
     avatar = Resident(2, (28, 56, 264, 244), "forward", 9)
-    write_networks(tmp_path, plain, crops, avatar, blend, "a.crops")
+    write_networks(tmp_path, plain, crops, avatar, blend, "a.crops", openvino=True)
     inputs = {"audio_features": example(4)["audio"], "footage_position": np.array([[5]])}
     got, expected = (picture(tmp_path / name, inputs) for name in ("model.onnx", "whole.onnx"))
     mask = np.s_[56:300, 28:292] if blend == "soft" else np.s_[:, :]

@@ -20,6 +20,7 @@ from rich.progress import track
 from lipsync_client.console import notes
 from lipsync_composite.geometry import INNER
 from lipsync_server.networks.constants import ConstantsFile
+from lipsync_server.networks.graphs import check_interface
 from lipsync_server.networks.resident import Split, Windowed, split, windowed
 from lipsync_server.networks.unet_graphs import Resident, served_resident, served_unet
 from lipsync_server.networks.window import Span, Window
@@ -79,7 +80,11 @@ def served_half(network: onnx.ModelProto, mask: tuple[int, int, int, int], blend
     Args:
         network, blend: as for `write_networks`.
         mask: x, y, width, height.
+
+    Raises:
+        ValueError: the network has other inputs or outputs than a U-Net.
     """
+    check_interface(network, "the U-Net", {"input", "audio"}, {"output"})
     halves = split(network)
     return halves, windowed(halves, Window.whole(INNER) if blend == "reference" else _window(mask))
 
