@@ -49,8 +49,8 @@ class Examples:
     ) -> None:
         self._folder, self._teacher, self.region, self.count = folder, teacher, region, count
         self._crops, self._audio = crops, audio
-        rng = np.random.default_rng(0)
-        self._pairs = np.stack([rng.integers(len(crops), size=count), rng.integers(len(audio), size=count)], 1)
+        places = np.random.default_rng(0).random((count, 2))  # so that an example's crop depends on the crops alone
+        self._pairs = (places * (len(crops), len(audio))).astype(np.int64)
         self._parts: list[tuple[NDArray[np.float16], NDArray[np.uint8]]] = []
 
     def make(self, stop: Stop) -> bool:

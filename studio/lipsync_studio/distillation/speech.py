@@ -19,6 +19,7 @@ TEMPI = (1.0, 0.84, 0.92, 1.08, 1.18)
 GAINS = (0.4, 1.0, 2.0)
 VOICES = ("slt", "rms")  # flite's
 SENTENCES = 3  # of each voice
+QUIET = 10.0  # seconds of silence, and of low noise: a sixth of all, because a face at rest is seen most
 SEED = 2000  # no sentences of a training of the encoder, nor of an evaluation
 
 
@@ -36,7 +37,7 @@ def training_speeches() -> list[NDArray[np.float32]]:
         result += [np.asarray(faster * gain, np.float32) for gain in GAINS]
     if shutil.which("flite"):
         result += [_spoken(voice, text) for voice in VOICES for text in sentences(SENTENCES, seed=SEED)]
-    return result + [quiet.audio for quiet in silences(3.0)]
+    return result + [quiet.audio for quiet in silences(QUIET)]
 
 
 def first_held_out(frames: int) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from lipsync_studio.distillation.examples import Batch, Examples
 from lipsync_studio.distillation.head import Head
@@ -17,11 +18,13 @@ from lipsync_studio.training.runs import (
     save_checkpoint,
     steps_with_progress,
 )
+from lipsync_studio.training.unet_examples import BLOCK
 
 BATCH = 4
 PEAK = 3e-3
 EVERY = 100  # steps between checkpoints
 SQUARES = 16.0  # weight of squared errors: a wrong mouth counts more than noise
+TINT = 4.0  # weight of the errors' means over blocks: small in each pixel, but a face at rest shimmers with them
 
 
 class HeadTraining:
@@ -49,7 +52,9 @@ class HeadTraining:
         part = (slice(None), slice(None), *inner)
         error = (self.head(batch.half, batch.crop) - batch.target)[part]
         squares = error.square().mean()
-        optimize(self._optimizer, error.abs().mean() + SQUARES * squares, [learning_rate(self.step, steps, PEAK)])
+        tint = functional.avg_pool2d(error, BLOCK).abs().mean()
+        loss = error.abs().mean() + SQUARES * squares + TINT * tint
+        optimize(self._optimizer, loss, [learning_rate(self.step, steps, PEAK)])
         self.step += 1
         return float(squares.detach())
 
