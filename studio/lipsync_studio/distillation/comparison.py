@@ -190,7 +190,7 @@ def _db(square: float) -> float:
 
 
 def _r(comparison: Comparison) -> str:
-    return f"{metrics.best_lag(*comparison.curves('opening'))[2]:.4f}" if comparison.spoken else "-"
+    return f"{metrics.best_lag(*comparison.curves('opening'), reach=0)[0]:.4f}" if comparison.spoken else "-"
 
 
 def _flicker(comparison: Comparison) -> str:
