@@ -113,7 +113,7 @@ def packed_demo(server: TritonServer, repository: Path, source: Path, preset: st
     """The demo packed with a preset under another id, the name of the folder `source`, and loaded."""
     shutil.copytree(home.AVATARS / "demo", source)
     text = (source / "avatar.yaml").read_text()
-    text = text.replace("id: demo", f"id: {source.name}").replace("preset: low", f"preset: {preset}")
+    text = text.replace("id: demo", f"id: {source.name}").replace("preset: turbo", f"preset: {preset}")
     (source / "avatar.yaml").write_text(text)
     package_avatar(AvatarSource.read(source), repository)
     with Control(server.grpc_url, key=server.control_key) as control:

@@ -1,5 +1,7 @@
 """Avatars in INT8 and BF16: as exact in streaming as any other, and their pictures close to FP32's."""
 
+from pathlib import Path
+
 import numpy as np
 import onnxruntime as ort
 import pytest
@@ -24,25 +26,31 @@ def exact(repository, medium) -> np.ndarray:
     return np.concatenate([session.run(["mouth"], row)[0] for row in rows]).astype(float)
 
 
-@pytest.mark.parametrize("preset", ["low", "medium"])
+def in_mask(repository: Path) -> tuple[slice, ...]:
+    """Where mouths are compared: beside the mask nothing is computed."""
+    x, y, width, height = LocalPipeline(repository).avatar.facts.mask
+    return np.s_[:, y : y + height, x : x + width]
+
+
+@pytest.mark.parametrize("preset", ["turbo", "medium"])
 def test_a_preset_is_exact_for_any_cutting_and_keeps_to_38_db(preset, medium, server, client, repository, exact):
-    avatar = {"low": "demo", "medium": medium}[preset]
+    avatar = {"turbo": "demo", "medium": medium}[preset]
     assert client.is_model_ready(INT8_ENCODER)
     local = list(LocalPipeline(repository, avatar).render(SPEECH))
     with Client(server.grpc_url, timeout=60) as caller:
         for chunk in (3, 25):
             served = [frame.jpeg for frame in caller.render(SPEECH, avatar=avatar, first_chunk=1, chunk=chunk)]
             assert served == [frame.jpeg for frame in local]
-    square = np.mean(np.square(np.stack([frame.mouth for frame in local]) - exact))
+    square = np.mean(np.square(np.stack([frame.mouth for frame in local]) - exact)[in_mask(repository)])
     assert 10 * np.log10(255**2 / max(square, 1e-9)) >= 38
 
 
-@pytest.mark.parametrize("preset", ["low", "medium"])
+@pytest.mark.parametrize("preset", ["turbo", "medium"])
 def test_without_openvino_a_preset_is_served_by_onnxruntime(preset, medium, repository, exact, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    pipeline = LocalPipeline(repository, {"low": "demo", "medium": medium}[preset])
+    pipeline = LocalPipeline(repository, {"turbo": "demo", "medium": medium}[preset])
     mouths = np.stack([mouth for _, mouth in pipeline.mouths(SPEECH[: 640 * 8])])
-    square = np.mean(np.square(mouths[:6] - exact[:6]))
+    square = np.mean(np.square(mouths[:6] - exact[:6])[in_mask(repository)])
     assert 10 * np.log10(255**2 / max(square, 1e-9)) >= 38
 
 

@@ -25,7 +25,9 @@ from lipsync_studio.evaluation.recording import CurveName, RenderedSpeech
 
 LEAST_DB = 40.0  # of the picture in the mask
 MOST_SHAPE = 1.0  # percent of the eyes' distance: mean difference of the opening, and of the width
-STILL = 2.0  # levels: a smaller change of a 16x16 block between frames is not visible
+STILL = (
+    3.0  # levels: the change of a 16x16 block between frames that INT8 leaves in the demo's whole network (FP32: 1.9)
+)
 
 
 class Pair(NamedTuple):
