@@ -20,7 +20,7 @@ from lipsync_server.serving.server_settings import GpuConfigs
 
 def bench(
     quick: Annotated[
-        bool, typer.Option("--quick", help="A short look, a minute or two; with --parts: fewer rounds, shorter streams.")
+        bool, typer.Option("--quick", help="A short look of a minute or two; with --parts: fewer rounds.")
     ] = False,
     presets: Annotated[
         str | None, typer.Option(help=f"Presets to measure, of {', '.join(PRESETS)}; by default all of the demo.")
