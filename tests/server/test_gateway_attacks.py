@@ -6,7 +6,9 @@ import contextlib
 import gzip
 import json
 import socket
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc as grpc_core
 import numpy as np
@@ -235,6 +237,30 @@ def test_a_message_that_is_too_large_is_refused(unharmed, front) -> None:
     ):
         channel.unary_unary(METHOD)(bytes(121 << 20), timeout=SECONDS)
     assert caught.value.code() is grpc_core.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_large_requests_that_are_refused_leave_no_memory(unharmed, server, front) -> None:
+    """By the gateway, and by a stage: neither keeps them, nor does Triton for reuse."""
+
+    def private_mb() -> dict[str, int]:
+        pids = {"gateway": front.process.pid, "triton": server.pid}
+        lines = {name: Path(f"/proc/{pid}/status").read_text() for name, pid in pids.items()}
+        return {name: int(text.partition("RssAnon:")[2].split()[0]) >> 10 for name, text in lines.items()}
+
+    before = private_mb()
+    for minutes in (31, 30):
+        request = valid()
+        request.inputs[0].shape[0] = minutes * 60 * 16_000
+        request.raw_input_contents[0] = bytes(4 * request.inputs[0].shape[0])
+        request.inputs.add(name="FRAME_COUNT", datatype="INT32", shape=[1])
+        request.raw_input_contents.append(b"\xff" * 4)
+        for _ in range(3):
+            refused(front, request)
+    deadline = time.monotonic() + SECONDS
+    while (now := private_mb())["gateway"] > before["gateway"] + 100:
+        assert time.monotonic() < deadline, (before, now)
+        time.sleep(0.1)
+    assert now["triton"] < before["triton"] + 200, (before, now)
 
 
 def test_json_without_a_binary_output_is_told_what_to_ask_for(unharmed, front) -> None:

@@ -78,7 +78,10 @@ def _answering(handle: Handler) -> Handler:
         try:
             return await handle(data, context)
         except Refused as refused:
-            return await context.abort(refused.code, refused.sentence)  # type: ignore[no-any-return]
+            code, sentence = refused.code, refused.sentence
+        finally:
+            del data  # see GrpcDoor
+        return await context.abort(code, sentence)  # type: ignore[no-any-return]
 
     return answer
 

@@ -67,6 +67,8 @@ def _answering(
             code, sentence = refused.code, refusals.parse(wire.plain(refused.sentence)).sentence
         except LipsyncError as error:
             code, sentence = grpc.StatusCode.UNAVAILABLE, str(error)
+        finally:
+            del data  # see GrpcDoor
         observed(code=code.name)
         if "success" in gives.DESCRIPTOR.fields_by_name:
             return encoded(gives(success=False, error=sentence))

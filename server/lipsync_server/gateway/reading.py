@@ -47,6 +47,7 @@ class Reading:
             yield data
         finally:
             self._held -= len(data)
+            del data  # see GrpcDoor
 
     async def messages(self, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """The messages of a stream. Raises Refused when it is silent for too long."""

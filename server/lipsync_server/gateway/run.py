@@ -28,6 +28,7 @@ from lipsync_server.gateway.gateway import Gateway
 from lipsync_server.gateway.grpc_front import inference_service, status_service
 from lipsync_server.gateway.http_front import http_application
 from lipsync_server.gateway.http_protocol import TimedProtocol
+from lipsync_server.gateway.memory import give_back
 from lipsync_server.gateway.monolithic import monolithic_service
 from lipsync_server.gateway.monolithic_proto import SERVICE as MONOLITHIC
 from lipsync_server.gateway.settings import GatewaySettings
@@ -88,8 +89,8 @@ async def running(
             files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
             gateway.observer.log.event("started", version=version("lipsync-triton"), open_files_limit=files)
         await gateway.open()
-        watching = asyncio.create_task(_tell_health(gateway, states))
-        stack.push_async_callback(_end, watching)
+        for work in (_tell_health(gateway, states), give_back()):
+            stack.push_async_callback(_end, asyncio.create_task(work))
         for one in (server, second):
             health_pb2_grpc.add_HealthServicer_to_server(states, one)
             await one.start()

@@ -108,6 +108,8 @@ class Upstream:
                 delay = max(0.0, YOUNG_S - (self._now() - began))
                 asyncio.get_running_loop().call_later(delay, call.cancel)
             raise
+        finally:
+            del task  # whose exception has this frame, and so the request: a circle
 
     async def watch_connection(self) -> None:
         """Suspect it whenever its connection ends, which tells sooner than the next probe that it has ended."""

@@ -116,7 +116,7 @@ class Upstreams:
             Refused: the failure that is to be reported.
         """
         tried: list[Upstream] = []
-        worst: UpstreamError | None = None
+        worst: Refused | None = None
         for _ in range(self._settings.attempts):
             upstream = self.next_ready(tried)
             if upstream is None and any(one.ready for one in tried):
@@ -134,7 +134,7 @@ class Upstreams:
             except UpstreamError as error:
                 if error.code not in ELSEWHERE:
                     raise _refused(error) from None
-                tried, worst = [*tried, upstream], error
+                tried, worst = [*tried, upstream], _refused(error)
                 # With no other upstream it is waited for, as one that does not work at all.
                 if self.next_ready(tried) is None and await self._stalls.ends(upstream, talking, self._held(deadline)):
                     tried = []
@@ -146,7 +146,10 @@ class Upstreams:
             return answer
         if worst is None:
             raise self._none_ready()
-        raise _refused(worst)
+        try:
+            raise worst
+        finally:
+            del worst  # it has this frame, and so the request: a circle
 
     async def _infer(self, upstream: Upstream, data: bytes, deadline: float, talking: str) -> bytes:
         """One attempt of an inference request. Raises UpstreamError; Refused where the request ends upstreams."""
