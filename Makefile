@@ -2,10 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo serve build test test-fast benchmark check clean
+.PHONY: help setup demo serve build test test-fast benchmark reliability check clean
 
 help: ## list the commands
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 11
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 13
 
 setup: .venv/.server ## install the server, the client and the `lipsync` command into .venv
 
@@ -26,6 +26,9 @@ test-fast: .venv/.test ## run what needs no server, browser, PyTorch or wheel: u
 
 benchmark: .venv/.test ## measure speed and memory on this machine; writes docs/benchmarks.md
 	@exec $(BIN)/python -m lipsync_studio.benchmark
+
+reliability: .venv/.server ## attack, kill and load a server for two hours; writes docs/reliability.md
+	@exec $(BIN)/python -m lipsync_server.reliability
 
 check: .venv/.test ## formatter, linter, type checker, and who imports whom
 	$(BIN)/ruff format --check .
