@@ -20,7 +20,8 @@ Written by `make reliability` from {results}. Each part has a `lipsync serve` of
 stages and the gateway. The settings are those as shipped, but for free ports, and 10 s for a body instead of 60 s. In
 every part but the speed, two live sessions speak and a speech is rendered meanwhile. Each of their frames is compared,
 byte for byte, with the frame that the same networks make of the whole speech in one process, without a server. A bound
-that was not kept is marked **failed**.
+that was not kept is marked **failed**. `python -m lipsync_server.reliability --parts speed` measures one part again;
+`--help` lists the rest.
 """
 
 
