@@ -173,7 +173,8 @@ from lipsync_client.aio import AsyncClient
 from lipsync_client.cli.web import _serve
 from lipsync_client.web.faces import Faces
 from lipsync_client.web.settings import Settings
-_serve(socket.socket(fileno=int(sys.argv[1])), AsyncClient(sys.argv[2]), Faces(), Settings("secret", loopback=False))
+settings = Settings("secret", loopback=False)
+_serve(socket.socket(fileno=int(sys.argv[1])), AsyncClient(sys.argv[2]), Faces(), settings, {})
 """
 
 
