@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from http.client import HTTPException
 
 from lipsync_server.serving.gateway_process import GatewayProcess
 
@@ -47,7 +48,7 @@ class GatewayWatch:
             asked = time.monotonic()
             try:
                 hung = self._gateway.is_triton_hung()
-            except OSError:
+            except (OSError, HTTPException):  # the latter: an answer that is cut off
                 continue
             self._hung_at = asked if hung else None
             self._due = time.monotonic() + SILENT_S
