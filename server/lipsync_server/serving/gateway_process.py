@@ -82,7 +82,8 @@ class GatewayProcess:
             with self._opener.open(f"{self.url}/readyz", timeout=ANSWER_S):
                 return None
         except urllib.error.HTTPError as error:
-            return error.read().decode(errors="replace")
+            with error:
+                return error.read().decode(errors="replace")
         except OSError as error:
             return str(error)
 
