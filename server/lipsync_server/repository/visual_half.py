@@ -67,9 +67,12 @@ def write_networks(
             made = pool.map(values, crops)
             text = "computing what the footage decides"
             shown = track(made, total=len(crops), description=text, transient=True, console=notes)
-            for frame, of_frame in enumerate(shown):
-                for name, value in of_frame.items():
-                    file.write(name, frame, value)
+            try:
+                for frame, of_frame in enumerate(shown):
+                    for name, value in of_frame.items():
+                        file.write(name, frame, value)
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)  # a full disk: nobody wants the other frames
     onnx.save(file.within(model), folder / "model.onnx")
     onnx.save(file.within(whole), folder / "whole.onnx")
 
