@@ -77,7 +77,7 @@ class _Network:
     def run(self, wanted: list[str], inputs: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """As `InferenceSession.run`."""
         for name, values in inputs.items():
-            if values.dtype == np.int64 and (np.abs(values) > INT32_MAX).any():
+            if values.dtype == np.int64 and ((values > INT32_MAX) | (values < -INT32_MAX)).any():
                 raise ValueError(f"{name} is {values.ravel()[0]}: OpenVINO computes whole numbers in 32 bits")
         idle, request = self._take()
         try:
