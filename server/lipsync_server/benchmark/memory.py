@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 def server_memory_mb(pid: int) -> float:
@@ -21,27 +24,31 @@ def server_memory_mb(pid: int) -> float:
         except OSError:
             continue
     for each in pids:
-        try:
-            rollup = Path(f"/proc/{each}/smaps_rollup").read_text()
-        except OSError:
-            continue
-        total += next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
+        with suppress(OSError):
+            total += memory_kb(each)
     return total / 1024
 
 
+def memory_kb(pid: int) -> int:
+    """Proportional set size of one process. Raises OSError if it has ended."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+
+
 @contextmanager
-def watched(pid: int, every_s: float = 1.0) -> Iterator[list[float]]:
-    """`server_memory_mb` again and again while the block runs, in the list that it gives."""
-    seen, over = [server_memory_mb(pid)], threading.Event()
+def watched(look: Callable[[], T], seen: list[T], every_s: float = 1.0) -> Iterator[None]:
+    """Add what `look` gives to the list `seen`, again and again while the block runs."""
+    over = threading.Event()
+    seen.append(look())
 
     def watch() -> None:
         while not over.wait(every_s):
-            seen.append(server_memory_mb(pid))
+            seen.append(look())
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
-        yield seen
+        yield
     finally:
         over.set()
         thread.join()

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from lipsync_server.benchmark.analyzer import perf_analyzer
 from lipsync_server.benchmark.budget import frame_budget_ms
 from lipsync_server.benchmark.costs import COPIED, avatar_costs, composite_ms, request_bytes
 from lipsync_server.benchmark.live import Seen, live_sessions
-from lipsync_server.benchmark.memory import watched
+from lipsync_server.benchmark.memory import server_memory_mb, watched
 from lipsync_server.benchmark.packed import FULL_WIDTH, packed_repository
 from lipsync_server.benchmark.quick import quick_look
 from lipsync_server.benchmark.report import Plot, write_report
@@ -84,7 +85,8 @@ class Benchmark:
         with self.server(avatar) as server:
             loads = live_until_late(server.grpc_url, avatar, speech, seconds, longest)
             sessions: Seen = asyncio.run(live_sessions(server.grpc_url, avatar, speech, SPEAKING, 2.0, 2 * seconds))
-            with watched(server.pid) as memory:
+            memory: list[float] = []
+            with watched(partial(server_memory_mb, server.pid), memory):
                 overloaded = overload(server.grpc_url, avatar, speech, 128, 2 * seconds / 3)
         return {"loads": loads, "sessions": sessions.row(), "overload": overloaded, "memory_mb": max(memory)}
 

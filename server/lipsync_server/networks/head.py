@@ -10,8 +10,9 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnx.compose
-import onnx.shape_inference
 from onnx import helper, numpy_helper
+
+from lipsync_server.networks.resident import shapes_of
 
 HALF = 160  # height and width of `half`
 
@@ -68,11 +69,7 @@ def last_stage(network: onnx.ModelProto) -> tuple[str, int]:
         ValueError: the network enlarges nothing, or something else than 160 x 160.
     """
     nodes = [node for node in network.graph.node if node.op_type == "Resize"]
-    inferred = onnx.shape_inference.infer_shapes(network)
-    shapes = {
-        info.name: [dim.dim_value for dim in info.type.tensor_type.shape.dim] for info in inferred.graph.value_info
-    }
-    shape = shapes.get(nodes[-1].input[0], []) if nodes else []
+    shape = shapes_of(network).get(nodes[-1].input[0], []) if nodes else []
     if shape[2:] != [HALF, HALF]:
         raise ValueError(f"the network has no last stage of {HALF} x {HALF}: a head cannot take its place")
     return nodes[-1].input[0], shape[1]

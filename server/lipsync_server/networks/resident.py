@@ -46,7 +46,7 @@ def split(network: onnx.ModelProto) -> Split:
     Tensors as large as the picture are not kept, but computed again: they are two thirds of all bytes, and the stage
     that makes them is cheap. An INT8 network's are kept as the bytes that it quantises them to.
     """
-    inferred = shape_inference.infer_shapes(_of_one(network))
+    inferred = _inferred(network)
     shapes, kinds = _shapes(inferred), _kinds(inferred)
     nodes = list(network.graph.node)
     hears, sees = _reached(nodes, "audio"), _reached(nodes, "input")
@@ -95,7 +95,7 @@ def windowed(halves: Split, mask: Window) -> Windowed:
         halves: as `split` leaves them.
         mask: where `output` must be right.
     """
-    shapes = _shapes(shape_inference.infer_shapes(_of_one(halves.mouth)))
+    shapes = shapes_of(halves.mouth)
     needed = _needed(halves.mouth, shapes, mask)
     windows = _windows(halves.mouth, shapes, needed)
     result = onnx.ModelProto()
@@ -125,14 +125,19 @@ def windowed(halves: Split, mask: Window) -> Windowed:
     return Windowed(result, windows[INNER], parts)
 
 
-def _of_one(network: onnx.ModelProto) -> onnx.ModelProto:
+def shapes_of(network: onnx.ModelProto) -> dict[str, list[int]]:
+    """The shape of each tensor for a batch of one."""
+    return _shapes(_inferred(network))
+
+
+def _inferred(network: onnx.ModelProto) -> onnx.ModelProto:
     """A copy for a batch of one, so that every shape can be inferred."""
     result = onnx.ModelProto()
     result.CopyFrom(network)
     del result.graph.value_info[:]
     for info in (*result.graph.input, *result.graph.output):
         info.type.tensor_type.shape.dim[0].dim_value = 1
-    return result
+    return shape_inference.infer_shapes(result)
 
 
 def _shapes(inferred: onnx.ModelProto) -> dict[str, list[int]]:

@@ -15,13 +15,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from lipsync_client.console import note
+from lipsync_server.benchmark.memory import watched
 from lipsync_server.reliability.attacker import Order
 from lipsync_server.reliability.good import Reference, served_well
-from lipsync_server.reliability.levels import Level, Levels, memory_by_process, sampled
+from lipsync_server.reliability.levels import Level, Levels, memory_by_process
 from lipsync_server.reliability.stack import Stack
 from lipsync_server.serving.child import Child
 
-__all__ = ["Attack", "attacks", "watched"]
+__all__ = ["Attack", "answered", "attacks"]
 
 CLIENTS = 4
 SETTLE_S = 20.0  # before and after, in which the levels are taken
@@ -120,13 +121,14 @@ async def attacks(stack: Stack, reference: Reference, requests: int, seed: int, 
     planned = {"grpc": requests, "http": requests, "monolithic": int(requests * MONOLITHIC)}
     parts = stack.parts()
     async with served_well(stack.grpc, reference) as seen:
-        with sampled(stack.pid, 1.0) as levels:
+        levels = Levels()
+        with watched(functools.partial(Level.of, stack.pid), levels, 1.0):
             await asyncio.sleep(settle_s)
             processes = {"before": memory_by_process(stack)}
             with attacking(stack, planned, seed) as attack:
                 began = time.monotonic()
                 telling = asyncio.create_task(_told(attack))
-                marks = await watched(attack, LONGEST_S)
+                marks = await answered(attack, LONGEST_S)
                 telling.cancel()
                 found = attack.result()
             ended = time.monotonic()
@@ -150,7 +152,7 @@ async def attacks(stack: Stack, reference: Reference, requests: int, seed: int, 
     }
 
 
-async def watched(attack: Attack, longest_s: float) -> dict[str, float]:
+async def answered(attack: Attack, longest_s: float) -> dict[str, float]:
     """Wait for the end of an attack; returns when each of `POINTS` was reached, in monotonic seconds."""
     marks: dict[str, float] = {}
     deadline = time.monotonic() + longest_s

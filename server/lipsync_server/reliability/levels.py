@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import statistics
-import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from lipsync_server.benchmark.memory import memory_kb
 from lipsync_server.reliability.stack import Stack, process_tree
 from lipsync_server.serving.leftovers import SHARED_MEMORY
 
-__all__ = ["Level", "Levels", "memory_by_process", "sampled"]
+__all__ = ["Level", "Levels", "memory_by_process"]
 
 
 @dataclass(frozen=True)
@@ -47,12 +46,6 @@ class Level:
         return cls(time.monotonic(), kilobytes / 1024, descriptors, shared / 2**20)
 
 
-def memory_kb(pid: int) -> int:
-    """Proportional set size of one process. Raises OSError if it has ended."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-
-
 def memory_by_process(stack: Stack) -> dict[str, float]:
     """MB of each process, by its name."""
     found = {}
@@ -80,21 +73,3 @@ class Levels(list[Level]):
             name: float(statistics.median(getattr(level, name) for level in self))
             for name in ("memory_mb", "descriptors", "shared_mb")
         }
-
-
-@contextlib.contextmanager
-def sampled(root: int, every_s: float) -> Iterator[Levels]:
-    """The levels of a process tree while the block runs, in a list that grows."""
-    levels, over = Levels([Level.of(root)]), threading.Event()
-
-    def sample() -> None:
-        while not over.wait(every_s):
-            levels.append(Level.of(root))
-
-    thread = threading.Thread(target=sample, daemon=True)
-    thread.start()
-    try:
-        yield levels
-    finally:
-        over.set()
-        thread.join()

@@ -6,12 +6,14 @@ import asyncio
 import statistics
 import time
 from collections import Counter
+from functools import partial
 from typing import Any
 
 from lipsync_client.console import note
-from lipsync_server.reliability.attacks import Attack, watched
+from lipsync_server.benchmark.memory import watched
+from lipsync_server.reliability.attacks import Attack, answered
 from lipsync_server.reliability.good import Reference, served_well
-from lipsync_server.reliability.levels import Levels, memory_by_process, sampled
+from lipsync_server.reliability.levels import Level, Levels, memory_by_process
 from lipsync_server.reliability.stack import Stack
 
 __all__ = ["soak"]
@@ -33,7 +35,8 @@ async def soak(stack: Stack, reference: Reference, minutes: float, seed: int) ->
     parts, number = stack.parts(), 0
     sample_s = min(SAMPLE_S, minutes * 60 / 40)
     async with served_well(stack.grpc, reference, render_every_s=EVERY_S) as seen:
-        with sampled(stack.pid, sample_s) as levels:
+        levels = Levels()
+        with watched(partial(Level.of, stack.pid), levels, sample_s):
             while (left := began + minutes * 60 - time.monotonic()) > 0:
                 number += 1
                 due = time.monotonic() + min(EVERY_S, left)
@@ -80,7 +83,7 @@ async def _burst(stack: Stack, seed: int) -> dict[str, Any]:
     """One attack, to its end."""
     attack = Attack(stack, BURST, seed, clients=1)
     try:
-        await watched(attack, BURST_S)
+        await answered(attack, BURST_S)
         return await asyncio.to_thread(attack.result)
     finally:
         attack.stop()
