@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from types import TracebackType
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,8 @@ from lipsync_client.timeline import Request, Timeline
 from lipsync_client.wire import Avatar, Frame, Result
 
 __all__ = ["AsyncClient"]
+
+T = TypeVar("T")
 
 
 class AsyncClient:
@@ -82,7 +85,7 @@ class AsyncClient:
         speech = wire.check_speech(speech)
         if in_flight < 1:
             raise InvalidRequest(f"in_flight is {in_flight}; it must be at least 1")
-        timeline = await self.timeline()
+        timeline = await _repeated(self.timeline)
         timeline.check_chunks(first_chunk, chunk)
         requests = timeline.cut(speech, first_chunk=first_chunk, chunk=chunk, footage_start=footage_start)
         window: deque[tuple[Request, asyncio.Task[Result]]] = deque()
@@ -171,14 +174,7 @@ class AsyncClient:
         return await self._infer(wire.COMPOSITE_MODEL, tensors, avatar, timeout, session)
 
     async def _send(self, request: Request, avatar: str) -> Result:
-        """Send a request, and send it again where that may help."""
-        attempts = Attempts()
-        while True:
-            try:
-                return await self.attempt(request, avatar)
-            except LipsyncError as failure:
-                delay = attempts.delay_after(failure)
-            await asyncio.sleep(delay)
+        return await _repeated(lambda: self.attempt(request, avatar))
 
     async def _infer(
         self, model: str, tensors: list[InferInput], avatar: str, timeout: float | None, session: str | None
@@ -208,3 +204,14 @@ class AsyncClient:
         except InferenceServerException:
             server = there = False
         return wire.explained(failure, self.url, avatar, server_ready=server, avatar_ready=there)
+
+
+async def _repeated(send: Callable[[], Awaitable[T]]) -> T:
+    """Send a request, and send it again where that may help."""
+    attempts = Attempts()
+    while True:
+        try:
+            return await send()
+        except LipsyncError as failure:
+            delay = attempts.delay_after(failure)
+        await asyncio.sleep(delay)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout  # the builtin one only since Python 3.11
 from types import TracebackType
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,8 @@ from lipsync_client.timeline import Request, Timeline
 from lipsync_client.wire import Avatar, Frame, Result
 
 __all__ = ["Client"]
+
+T = TypeVar("T")
 
 
 class Client:
@@ -111,7 +114,7 @@ class Client:
         speech = wire.check_speech(speech)
         if in_flight < 1:
             raise InvalidRequest(f"in_flight is {in_flight}; it must be at least 1")
-        timeline = self.timeline()
+        timeline = _repeated(self.timeline)
         timeline.check_chunks(first_chunk, chunk)
         requests = timeline.cut(speech, first_chunk=first_chunk, chunk=chunk, footage_start=footage_start)
         return self._stream(requests, avatar, in_flight, timeline)
@@ -228,14 +231,7 @@ class _Call:
 
     def result(self) -> Result:
         """Wait for the answer."""
-        attempts = Attempts()
-        while True:
-            try:
-                return self._wait()
-            except LipsyncError as failure:
-                delay = attempts.delay_after(failure)
-            time.sleep(delay)
-            self._send()
+        return _repeated(self._wait, self._send)
 
     def _wait(self) -> Result:
         client = self._client
@@ -250,3 +246,15 @@ class _Call:
 
     def cancel(self) -> None:
         self._context.cancel()
+
+
+def _repeated(ask: Callable[[], T], before_again: Callable[[], object] = lambda: None) -> T:
+    """Ask, and ask again where that may help."""
+    attempts = Attempts()
+    while True:
+        try:
+            return ask()
+        except LipsyncError as failure:
+            delay = attempts.delay_after(failure)
+        time.sleep(delay)
+        before_again()

@@ -59,6 +59,7 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.most_at_once = 0
         self.url = ""
         self.ready = True
+        self.absent = 0  # so many of the next questions for a model's configuration find no server
         self.loaded: set[str] | None = {"lipsync_ensemble"}  # None: the server ends when it is asked for that
         self.on_request: Callable[[int, Seen, grpc.ServicerContext], None] = lambda number, seen, context: None
         self._now = 0
@@ -75,6 +76,9 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):
         return service_pb2.ModelReadyResponse(ready=request.name in self.loaded)
 
     def ModelConfig(self, request, context):
+        if self.absent:
+            self.absent -= 1
+            context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
         known = {"mel_preprocess": {k: str(v) for k, v in vars(TIMELINE).items()}, "lipsync": AVATAR}
         if request.name not in known:
             context.abort(grpc.StatusCode.NOT_FOUND, f"Request for unknown model: '{request.name}' is not found")

@@ -207,6 +207,13 @@ def test_what_may_pass_is_sent_again(kind, fake: FakeServer, no_delay: None, tex
     assert set(attempts.values()) == {3}
 
 
+def test_a_rendering_outlives_a_server_that_ends_before_its_first_request(
+    kind, fake: FakeServer, no_delay: None
+) -> None:
+    fake.absent = 2
+    assert [frame.jpeg for frame in kind.render(fake.url, chunk=8)] == PICTURES
+
+
 def test_a_stopping_server_is_not_taken_for_a_missing_avatar(kind, fake: FakeServer, no_delay: None) -> None:
     def stop_for_two(number: int, seen, context) -> None:
         fake.ready = number >= 2
