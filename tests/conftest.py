@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -76,6 +77,14 @@ def server(repository) -> Iterator[TritonServer]:
 def client(server) -> Iterator[grpc.InferenceServerClient]:
     with grpc.InferenceServerClient(server.grpc_url) as connected:
         yield connected
+
+
+def eventually(condition: Callable[[], object], timeout: float = 120) -> None:
+    """Wait until a condition holds; fail after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
 
 
 def infer(client, model: str, outputs: list[str] | None = None, **inputs) -> Any:

@@ -9,8 +9,7 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from conftest import eventually
 from lipsync_client import AccessDenied, Client, Control, ControlDenied, LiveSession, Overloaded
 from lipsync_server.gateway.tokens import new_token
 from lipsync_server.serving.stages import StageWatch
@@ -48,13 +48,6 @@ class Serving:
         """All that it has written, by name."""
         paths = [path for path in self.folder.rglob("*") if path.is_file() and path.suffix in (".log", ".json", ".txt")]
         return {path.name: path.read_text() for path in paths}
-
-
-def eventually(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,9 @@ import sys
 import tempfile
 import textwrap
 import threading
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +26,7 @@ import tritonclient.grpc as grpc
 import yaml
 from tritonclient.utils import InferenceServerException
 
+from conftest import eventually
 from lipsync_server import home
 from lipsync_server.serving import (
     ConfigError,
@@ -148,13 +148,6 @@ def traces(part: str) -> list[str]:
     processes = [f"{program} {pid} {name}" for program in programs for pid, name in leftovers.processes(program)]
     found = [*processes, *map(str, leftovers.SHARED_MEMORY.glob("lipsync_*"))]
     return sorted(trace for trace in found if part in trace)
-
-
-def eventually(condition: Callable[[], object], timeout: float = 20) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
 
 
 def echo(client: grpc.InferenceServerClient, model: str, count: int = 5) -> bool:

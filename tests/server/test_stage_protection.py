@@ -11,8 +11,7 @@ import os
 import shutil
 import signal
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ import pytest
 import tritonclient.grpc as grpc
 from tritonclient.utils import InferenceServerException
 
-from conftest import built_repository, infer
+from conftest import built_repository, eventually, infer
 from lipsync_composite.assets import key_name, write_assets
 from lipsync_mel import permit_file, timeline
 from lipsync_mel.permit_file import PERMITS
@@ -144,13 +143,6 @@ def file(server) -> Path:
 
 def held(file: Path) -> int:
     return int(np.count_nonzero(np.fromfile(file, np.int64)[PERMITS:]))
-
-
-def eventually(condition: Callable[[], object], timeout: float = 30) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
 
 
 def serves_at_once(client, file: Path, whole: list[bytes]) -> None:

@@ -28,7 +28,7 @@ async def worked(suspects: Suspects, request: bytes) -> None:
 
 def test_a_request_that_ran_alone_is_refused_after_the_second_end() -> None:
     async def main() -> None:
-        suspects = Suspects(lambda: 0.0)
+        suspects = Suspects(lambda: 0.0, 60.0)
         await all_died(suspects, POISON)
         with pytest.raises(Refused, match=r"^the server ended 2 times while it worked on this request"):
             await all_died(suspects, POISON)
@@ -41,7 +41,7 @@ def test_a_request_that_ran_alone_is_refused_after_the_second_end() -> None:
 
 def test_among_many_the_one_that_ends_servers_is_found_and_no_other_is_refused() -> None:
     async def main() -> None:
-        suspects = Suspects(lambda: 0.0)
+        suspects = Suspects(lambda: 0.0, 60.0)
         await all_died(suspects, INNOCENT, POISON)
         await all_died(suspects, POISON, OTHER)  # one that runs for the first time is in company, and not blamed
         with pytest.raises(Refused):
@@ -53,9 +53,32 @@ def test_among_many_the_one_that_ends_servers_is_found_and_no_other_is_refused()
     run(main)
 
 
+def test_one_that_runs_for_the_first_time_beside_a_suspect_is_not_blamed() -> None:
+    async def main() -> None:
+        suspects = Suspects(lambda: 0.0, 60.0)
+        await all_died(suspects, INNOCENT, POISON)
+        await all_died(suspects, POISON, OTHER)
+        await all_died(suspects, OTHER)  # the first end that only it can be blamed for
+        await worked(suspects, OTHER)
+
+    run(main)
+
+
+def test_a_suspect_does_not_wait_for_ever_for_its_turn() -> None:
+    async def main() -> None:
+        suspects = Suspects(lambda: 0.0, 0.01)
+        await all_died(suspects, INNOCENT, POISON)
+        async with suspects.running(POISON):
+            with pytest.raises(Refused, match="one after the other"):
+                await worked(suspects, INNOCENT)
+        await worked(suspects, INNOCENT)
+
+    run(main)
+
+
 def test_suspects_run_one_at_a_time_beside_the_others() -> None:
     async def main() -> None:
-        suspects = Suspects(lambda: 0.0)
+        suspects = Suspects(lambda: 0.0, 60.0)
         await all_died(suspects, INNOCENT, POISON)
         async with suspects.running(POISON):
             waiting = asyncio.create_task(worked(suspects, INNOCENT))
@@ -71,7 +94,7 @@ def test_suspects_run_one_at_a_time_beside_the_others() -> None:
 
 def test_a_request_whose_twin_is_to_blame_is_refused_when_its_turn_comes() -> None:
     async def main() -> None:
-        suspects = Suspects(lambda: 0.0)
+        suspects = Suspects(lambda: 0.0, 60.0)
         await all_died(suspects, POISON)
         async with suspects.running(POISON) as first:
             twin = asyncio.create_task(worked(suspects, POISON))
@@ -88,7 +111,7 @@ def test_a_refused_request_is_taken_again_later_and_memory_is_bounded() -> None:
     clock = [0.0]
 
     async def main() -> None:
-        suspects = Suspects(lambda: clock[0])
+        suspects = Suspects(lambda: clock[0], 60.0)
         await all_died(suspects, POISON)
         with pytest.raises(Refused):
             await all_died(suspects, POISON)

@@ -189,6 +189,7 @@ class HttpDoor:
                 await JSONResponse({"error": refused.sentence}, 401, closing)(scope, receive, sent)
                 return
             await self._app(scope, receive, sent)
+            record.code = record.code or "CANCELLED"  # its caller has gone before there was an answer
 
 
 def server_credentials(certificate: str, key: str) -> grpc.ServerCredentials:

@@ -149,9 +149,9 @@ class _Front:
                     tasks.add(task)
                     task.add_done_callback(tasks.discard)
                     await running.put(task)
-            except Refused as refused:  # told after the answers before it
+            except Exception as error:  # told after the answers before it
                 last: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-                last.set_exception(refused)
+                last.set_exception(error)
                 await running.put(last)
             await running.put(None)
 

@@ -61,14 +61,18 @@ class Reading:
             yield message
 
     async def _read(self, requests: AsyncIterator[bytes]) -> bytes:
-        reading: asyncio.Future[bytes]
-        async with self._fast:
-            reading = asyncio.ensure_future(anext(requests))
-            try:
-                await asyncio.wait({reading}, timeout=min(SLOW_S, self._timeout))
-            except asyncio.CancelledError:
-                reading.cancel()
-                raise
+        try:
+            await asyncio.wait_for(self._fast.acquire(), self._timeout)
+        except asyncio.TimeoutError:
+            raise overloaded(f"messages are read one after the other: this one waited {self._timeout:g} s") from None
+        reading: asyncio.Future[bytes] = asyncio.ensure_future(anext(requests))
+        try:
+            await asyncio.wait({reading}, timeout=min(SLOW_S, self._timeout))
+        except asyncio.CancelledError:
+            reading.cancel()
+            raise
+        finally:
+            self._fast.release()
         try:
             if not reading.done():
                 await self._read_slowly(reading)

@@ -122,7 +122,7 @@ class RequestLog:
         while self._waiting:
             batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
             self._flush([self._line(one if isinstance(one, dict) else _values(one)) for one in batch])
-            if (dropped := self.dropped) > self._told:
+            if not self._failing and (dropped := self.dropped) > self._told:
                 self.event("lines dropped", count=dropped - self._told)
                 self._told = dropped
 
@@ -133,6 +133,7 @@ class RequestLog:
             if not self._failing:
                 logger.error("The request log cannot be written: %s", error)
             self._failing = True
+            self.dropped += len(lines)
         else:
             self._failing = False
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
-from lipsync_server.gateway.refusal import Refused, invalid
+from lipsync_server.gateway.refusal import Refused, invalid, overloaded
 
 __all__ = ["Run", "Suspects"]
 
@@ -48,32 +48,35 @@ class Suspects:
 
     Args:
         now: monotonic seconds.
+        patience_s: seconds for which a suspect waits for its turn.
     """
 
-    def __init__(self, now: Callable[[], float]) -> None:
+    def __init__(self, now: Callable[[], float], patience_s: float) -> None:
         self._now = now
-        self._known: OrderedDict[bytes, _Suspect] = OrderedDict()  # by digest, the oldest first
+        self._patience = patience_s
+        self._known: OrderedDict[tuple[int, bytes], _Suspect] = OrderedDict()  # the oldest first
         self._one_at_a_time = asyncio.Lock()
         self._running: set[Run] = set()
 
     @asynccontextmanager
     async def running(self, data: bytes) -> AsyncIterator[Run]:
-        """One attempt of a request. A suspect waits for its turn. Raises Refused if it is to blame."""
+        """One attempt of a request. A suspect waits for its turn. Raises Refused if it is to blame, or waited long."""
         if self._find(data) is None:
-            run = Run(data, suspect=False, company=bool(self._running))
-            for other in self._running:
-                other.company = True
-            self._running.add(run)
-            try:
+            with self._beside_others(Run(data, suspect=False)) as run:
                 yield run
-            finally:
-                self._running.discard(run)
             return
-        async with self._one_at_a_time:
+        try:
+            await asyncio.wait_for(self._one_at_a_time.acquire(), self._patience)
+        except asyncio.TimeoutError:
+            raise overloaded("requests that ran when a server ended run one after the other: another works") from None
+        try:
             suspect = self._find(data)  # the same request may have been sent twice, and have ended the server since
             if suspect and suspect.blame >= BLAMED:
                 raise _refused()
-            yield Run(data, suspect=True)
+            with self._beside_others(Run(data, suspect=True)) as run:
+                yield run
+        finally:
+            self._one_at_a_time.release()
 
     def died(self, run: Run) -> None:
         """The upstream of a run has ended, or a stage of it. Raises Refused if this request is to blame."""
@@ -92,14 +95,27 @@ class Suspects:
         if run.suspect:
             self._known.pop(_digest(run.data), None)
 
+    @contextmanager
+    def _beside_others(self, run: Run) -> Iterator[Run]:
+        run.company = bool(self._running)
+        for other in self._running:
+            other.company = True
+        self._running.add(run)
+        try:
+            yield run
+        finally:
+            self._running.discard(run)
+
     def _find(self, data: bytes) -> _Suspect | None:
         while self._known and next(iter(self._known.values())).until <= self._now():
             self._known.popitem(last=False)
-        return self._known.get(_digest(data)) if self._known else None  # else no time is taken for a digest
+        if all(length != len(data) for length, _ in self._known):
+            return None  # and no time is taken for a digest
+        return self._known.get(_digest(data))
 
 
-def _digest(data: bytes) -> bytes:
-    return hashlib.blake2b(data, digest_size=16).digest()
+def _digest(data: bytes) -> tuple[int, bytes]:
+    return len(data), hashlib.blake2b(data, digest_size=16).digest()
 
 
 def _refused() -> Refused:

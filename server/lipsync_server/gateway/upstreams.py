@@ -49,7 +49,7 @@ class Upstreams:
         self._metrics = metrics
         self._now = now
         self._any_ready = asyncio.Event()
-        self._suspects = Suspects(now)
+        self._suspects = Suspects(now, settings.patience_s)
         self._stalls = Stalls(settings.probe_timeout_s, now)
         self._probe = probe_request(wire.ensemble_of(settings.probe_avatar))
         self._watching: list[asyncio.Task[None]] = []

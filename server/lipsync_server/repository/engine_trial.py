@@ -59,7 +59,7 @@ def choose_way(avatar: str, preset: str, networks: Mapping[str, onnx.ModelProto]
         note(f"{avatar}: {error}: it runs in {ways_of(preset)[0]}")
         return ways_of(preset)[0], None
     note(f"{avatar} runs in {found}")
-    return next(way for way in ways if str(way) == found.chosen), cpu_kind()
+    return next((way for way in ways if str(way) == found.chosen), ways[0]), cpu_kind()
 
 
 def findings() -> Findings:

@@ -93,6 +93,7 @@ class StatusFile:
             self._written = text
 
     def remove(self) -> None:
-        """Remove the file."""
+        """Remove the file, where the file system lets us."""
         if self.path is not None:
-            self.path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self.path.unlink()
