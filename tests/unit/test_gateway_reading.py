@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 import pytest
 from test_gateway_upstreams import run, until
+from tritonclient.grpc.service_pb2 import ModelStreamInferResponse
 
 from lipsync_server.gateway import reading as module
 from lipsync_server.gateway.reading import FAST, Reading
@@ -101,6 +102,34 @@ def test_the_bytes_of_open_requests_are_bounded_and_one_alone_is_always_taken() 
                 assert len(data) == 3 << 20
                 with pytest.raises(Refused, match="open requests have 3145728 bytes"):
                     await read(reading, small)
+
+    run(main)
+
+
+def test_a_message_waits_for_its_turn_only_as_long_as_it_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FAST", 0)  # no turn ever comes
+
+    async def main() -> None:
+        with pytest.raises(Refused, match="one after the other"):
+            await read(limited(body_timeout_s=0.1), Sender())
+
+    run(main)
+
+
+def test_the_messages_of_a_stream_count_as_those_of_calls(tmp_path: Path) -> None:
+    ports = {"grpc_port": 0, "http_port": 0, "monolithic_port": 0, "tokens": str(tmp_path / "tokens.yaml")}
+
+    async def main() -> None:
+        async with (
+            running(GatewaySettings(("127.0.0.1:9",), **ports)) as (gateway, addresses),
+            grpc.aio.insecure_channel(addresses.grpc) as channel,
+        ):
+            stream = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")(timeout=20)
+            with gateway.reading.held(gateway.settings.max_reading_mb << 20):
+                await stream.write(b"message")
+                answer = ModelStreamInferResponse.FromString(await stream.read())
+            assert "open requests have" in answer.error_message
+            await stream.done_writing()
 
     run(main)
 

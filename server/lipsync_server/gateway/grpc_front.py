@@ -168,7 +168,8 @@ class _Front:
     async def _one_of_stream(self, data: bytes, call: Call) -> bytes:
         with self._gateway.observer.request_of_stream(len(data)) as record:
             try:
-                answer = streamed(await self._gateway.infer(data, call))
+                with self._gateway.reading.held(len(data)):
+                    answer = streamed(await self._gateway.infer(data, call))
             except Refused as refused:
                 record.code = refused.code.name
                 answer = encoded(pb.ModelStreamInferResponse(error_message=refused.sentence))

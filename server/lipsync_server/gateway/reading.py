@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from lipsync_server.gateway.refusal import invalid, overloaded
 from lipsync_server.gateway.settings import GatewaySettings
@@ -40,17 +40,25 @@ class Reading:
             Refused: it did not come, not in time, or there is no memory for it.
         """
         data = await self._read(requests)
-        if self._held and self._held + len(data) > self._limit:
-            raise overloaded(f"open requests have {self._held} bytes: at most {self._limit} are taken at once")
-        self._held += len(data)
         try:
-            yield data
+            with self.held(len(data)):
+                yield data
         finally:
-            self._held -= len(data)
             del data  # see GrpcDoor
 
+    @contextmanager
+    def held(self, size: int) -> Iterator[None]:
+        """A message of so many bytes is in memory while the block runs. Raises Refused if there is no room for it."""
+        if self._held and self._held + size > self._limit:
+            raise overloaded(f"open requests have {self._held} bytes: at most {self._limit} are taken at once")
+        self._held += size
+        try:
+            yield
+        finally:
+            self._held -= size
+
     async def messages(self, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """The messages of a stream. Raises Refused when it is silent for too long."""
+        """The messages of a stream, which its reader counts as held. Raises Refused when it is silent for too long."""
         while True:
             try:
                 message = await asyncio.wait_for(anext(requests), STREAM_IDLE_S)
