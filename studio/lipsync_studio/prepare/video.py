@@ -10,6 +10,7 @@ from typing import Any
 import av
 import cv2
 import numpy as np
+from av.sidedata.sidedata import Type
 from numpy.typing import NDArray
 
 from lipsync_client.errors import AudioError
@@ -93,7 +94,7 @@ def _decoded(container: Any, path: Path) -> Iterator[Any]:
 
 
 def upright(frame: Any, pixel: float = 1.0) -> Picture:
-    """A decoded frame as a player shows it: rotated by its metadata, at most 1920 pixels long, with even sides.
+    """A decoded frame as a player shows it: turned by its display matrix, at most 1920 pixels long, with even sides.
 
     Args:
         pixel: the sample aspect ratio, width of a stored pixel over its height.
@@ -104,7 +105,26 @@ def upright(frame: Any, pixel: float = 1.0) -> Picture:
     if pixel != 1 or scale < 1:
         method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
         picture = cv2.resize(picture, (round(width * pixel * scale), round(height * scale)), interpolation=method)
-    return even(np.rot90(picture, round(frame.rotation / 90) % 4))
+    return even(oriented(picture, display_matrix(frame)))
+
+
+def display_matrix(frame: Any) -> tuple[int, int, int, int]:
+    """The part [a b; c d] of a frame's display matrix: a stored column x and row y are shown at (ax + cy, bx + dy)."""
+    stored = frame.side_data.get(Type.DISPLAYMATRIX)
+    if stored is None:
+        return 1, 0, 0, 1
+    a, b, _, c, d = np.frombuffer(bytes(stored), np.int32)[:5].tolist()
+    return a, b, c, d
+
+
+def oriented(picture: Picture, matrix: tuple[int, int, int, int]) -> Picture:
+    """A picture turned and mirrored as a display matrix says, to the nearest of the eight orientations."""
+    a, b, c, d = matrix
+    if abs(b) + abs(c) > abs(a) + abs(d):  # columns are shown as rows
+        picture, right, down = picture.transpose(1, 0, 2), c, b
+    else:
+        right, down = a, d
+    return picture[:: -1 if down < 0 else 1, :: -1 if right < 0 else 1]
 
 
 def even(picture: Picture) -> Picture:
