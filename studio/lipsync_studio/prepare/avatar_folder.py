@@ -15,6 +15,8 @@ from lipsync_client.media.input_file import ffmpeg_name
 from lipsync_mel.timeline import FPS
 from lipsync_server.repository.source import Picture, SourceError
 
+BT601, LIMITED_RANGE = 6, 1  # numbers of FFmpeg
+
 
 class Attribution(NamedTuple):
     """What avatar.yaml states for people; "" where nothing is stated."""
@@ -67,6 +69,8 @@ def write_footage(path: Path, frames: Iterable[Picture], *, exact: bool) -> int:
     with av.open(ffmpeg_name(path), "w") as video:
         stream = video.add_stream("libx264rgb" if exact else "libx264", rate=FPS)
         stream.pix_fmt = "rgb24" if exact else "yuv420p"
+        if not exact:  # how the frames below are converted; players, and the reader of videos, take HD as BT.709
+            stream.codec_context.colorspace, stream.codec_context.color_range = BT601, LIMITED_RANGE
         stream.options = {"qp": "0", "preset": "fast"} if exact else {"crf": "12", "preset": "fast"}
         for frame in frames:
             if not count:

@@ -18,6 +18,7 @@ from lipsync_client.media.audio import read_audio
 from lipsync_client.media.input_file import ffmpeg_name
 from lipsync_mel.timeline import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from lipsync_server.repository.source import Picture, SourceError
+from lipsync_studio.prepare.colours import colour_finding, picture_of
 
 LONGEST_SIDE = 1920  # pixels: larger frames cost time in every request, and the network's picture has only 320
 
@@ -45,6 +46,12 @@ def refuse_picture(path: Path) -> None:
     with open_video(path) as container:
         if len(list(islice(_decoded(container, path), 2))) < 2:
             raise SourceError(f"{path} is one picture: an avatar is made from a video in which the person speaks")
+
+
+def colours_finding(path: Path) -> str | None:
+    """What is unusual about a video's colours, see `colour_finding`."""
+    with open_video(path) as container:
+        return next((colour_finding(frame) for frame in _decoded(container, path)), None)
 
 
 def frames_of(path: Path) -> Iterator[Picture]:
@@ -99,12 +106,13 @@ def upright(frame: Any, pixel: float = 1.0) -> Picture:
     Args:
         pixel: the sample aspect ratio, width of a stored pixel over its height.
     """
-    picture = frame.to_ndarray(format="bgr24")
+    picture = picture_of(frame)
     height, width = picture.shape[:2]
     scale = min(1.0, LONGEST_SIDE / max(height, width * pixel))
     if pixel != 1 or scale < 1:
         method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-        picture = cv2.resize(picture, (round(width * pixel * scale), round(height * scale)), interpolation=method)
+        size = round(width * pixel * scale), round(height * scale)
+        picture = np.asarray(cv2.resize(picture, size, interpolation=method), np.uint8)
     return even(oriented(picture, display_matrix(frame)))
 
 
