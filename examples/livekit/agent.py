@@ -14,12 +14,15 @@ import os
 import sys
 from collections.abc import AsyncIterator
 
-import numpy as np
-from livekit import rtc
-from livekit.agents import Agent, AgentServer, AgentSession, JobContext, cli
+try:
+    import numpy as np
+    from livekit import rtc
+    from livekit.agents import Agent, AgentServer, AgentSession, JobContext, cli
 
-from lipsync_client import Client, LipsyncError, read_audio
-from lipsync_client.agents.livekit import LipsyncAvatar
+    from lipsync_client import Client, LipsyncError, read_audio
+    from lipsync_client.agents.livekit import LipsyncAvatar
+except ImportError as error:
+    sys.exit(f"{error}. Install what this example needs: pip install 'lipsync-triton[livekit]'")
 
 RATE = 24_000
 SERVER = os.environ.get("LIPSYNC_SERVER", "127.0.0.1:8001")
@@ -49,7 +52,7 @@ def conversing() -> AgentSession:
 async def entrypoint(context: JobContext) -> None:
     """One room."""
     await context.connect()
-    converses = "OPENAI_API_KEY" in os.environ
+    converses = bool(os.environ.get("OPENAI_API_KEY"))
     session = conversing() if converses else AgentSession()
     avatar = LipsyncAvatar(SERVER, avatar=AVATAR, sample_rate=RATE)
     await avatar.start(session, context.room)  # before the session: it must find its sound's way out taken
@@ -66,9 +69,14 @@ def check() -> None:
     if missing:
         sys.exit(f"Set {', '.join(missing)}: the address and the keys of a LiveKit server.")
     try:
-        read_audio(SPEECH)
+        if os.environ.get("OPENAI_API_KEY"):
+            from livekit.plugins import openai  # noqa: F401
+        else:
+            read_audio(SPEECH)
         with Client(SERVER) as client:
             client.avatar(AVATAR)
+    except ImportError as error:
+        sys.exit(f"{error}. To converse, install it: pip install 'livekit-agents[openai]'")
     except LipsyncError as error:
         sys.exit(str(error))
 

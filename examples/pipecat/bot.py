@@ -12,32 +12,38 @@ Settings, all from the environment: LIPSYNC_SERVER (127.0.0.1:8001), LIPSYNC_AVA
 from __future__ import annotations
 
 import os
+import sys
 
-import numpy as np
-from pipecat.audio.vad.silero import SileroVADAnalyzer
-from pipecat.frames.frames import (
-    Frame,
-    LLMRunFrame,
-    TTSAudioRawFrame,
-    TTSSpeakFrame,
-    TTSStartedFrame,
-    TTSStoppedFrame,
-    VADUserStartedSpeakingFrame,
-    VADUserStoppedSpeakingFrame,
-)
-from pipecat.pipeline.pipeline import Pipeline
-from pipecat.pipeline.worker import PipelineParams, PipelineWorker
-from pipecat.processors.aggregators.llm_context import LLMContext
-from pipecat.processors.aggregators.llm_response_universal import LLMContextAggregatorPair, LLMUserAggregatorParams
-from pipecat.processors.audio.vad_processor import VADProcessor
-from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
-from pipecat.runner.types import RunnerArguments
-from pipecat.runner.utils import create_transport
-from pipecat.transports.base_transport import BaseTransport, TransportParams
-from pipecat.workers.runner import WorkerRunner
+INSTALL = "Install what it needs: pip install 'lipsync-triton[pipecat]' 'pipecat-ai[webrtc,runner,openai]'"
 
-from lipsync_client import AsyncClient, read_audio
-from lipsync_client.agents.pipecat import LipsyncVideoService
+try:
+    import numpy as np
+    from pipecat.audio.vad.silero import SileroVADAnalyzer
+    from pipecat.frames.frames import (
+        Frame,
+        LLMRunFrame,
+        TTSAudioRawFrame,
+        TTSSpeakFrame,
+        TTSStartedFrame,
+        TTSStoppedFrame,
+        VADUserStartedSpeakingFrame,
+        VADUserStoppedSpeakingFrame,
+    )
+    from pipecat.pipeline.pipeline import Pipeline
+    from pipecat.pipeline.worker import PipelineParams, PipelineWorker
+    from pipecat.processors.aggregators.llm_context import LLMContext
+    from pipecat.processors.aggregators.llm_response_universal import LLMContextAggregatorPair, LLMUserAggregatorParams
+    from pipecat.processors.audio.vad_processor import VADProcessor
+    from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
+    from pipecat.runner.types import RunnerArguments
+    from pipecat.runner.utils import create_transport
+    from pipecat.transports.base_transport import BaseTransport, TransportParams
+    from pipecat.workers.runner import WorkerRunner
+
+    from lipsync_client import AsyncClient, Client, LipsyncError, read_audio
+    from lipsync_client.agents.pipecat import LipsyncVideoService
+except ImportError as error:
+    sys.exit(f"{error}. {INSTALL}")
 
 RATE = 24_000
 SERVER = os.environ.get("LIPSYNC_SERVER", "127.0.0.1:8001")
@@ -137,7 +143,27 @@ async def bot(arguments: RunnerArguments) -> None:
     await runner.run()
 
 
+def check() -> None:
+    """Exit with one sentence if something is missing: later it would be an error in the log, and no face."""
+    try:
+        import aiortc  # noqa: F401
+        import pipecat.runner.run  # noqa: F401
+
+        if os.environ.get("OPENAI_API_KEY"):
+            import openai  # noqa: F401
+        else:
+            read_audio(SPEECH)
+        with Client(SERVER) as client:
+            client.avatar(AVATAR)
+    except ImportError as error:
+        sys.exit(f"{error}. {INSTALL}")
+    except LipsyncError as error:
+        sys.exit(str(error))
+
+
 if __name__ == "__main__":
+    if not {"-h", "--help"} & set(sys.argv):
+        check()
     from pipecat.runner.run import main
 
     main()

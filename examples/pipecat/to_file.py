@@ -10,24 +10,27 @@ import asyncio
 import os
 import sys
 
-import av
-import numpy as np
-from pipecat.frames.frames import (
-    EndFrame,
-    Frame,
-    OutputAudioRawFrame,
-    OutputImageRawFrame,
-    TTSAudioRawFrame,
-    TTSStartedFrame,
-    TTSStoppedFrame,
-)
-from pipecat.pipeline.pipeline import Pipeline
-from pipecat.pipeline.worker import PipelineParams, PipelineWorker
-from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
-from pipecat.workers.runner import WorkerRunner
+try:
+    import av
+    import numpy as np
+    from pipecat.frames.frames import (
+        EndFrame,
+        Frame,
+        OutputAudioRawFrame,
+        OutputImageRawFrame,
+        TTSAudioRawFrame,
+        TTSStartedFrame,
+        TTSStoppedFrame,
+    )
+    from pipecat.pipeline.pipeline import Pipeline
+    from pipecat.pipeline.worker import PipelineParams, PipelineWorker
+    from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
+    from pipecat.workers.runner import WorkerRunner
 
-from lipsync_client import AsyncClient, LipsyncError, VideoError, read_audio
-from lipsync_client.agents.pipecat import LipsyncVideoService
+    from lipsync_client import AsyncClient, LipsyncError, VideoError, read_audio
+    from lipsync_client.agents.pipecat import LipsyncVideoService
+except ImportError as error:
+    sys.exit(f"{error}. Install what this example needs: pip install 'lipsync-triton[pipecat]'")
 
 RATE = 24_000
 SILENCE = np.zeros(RATE // 25, np.int16)  # a picture's time

@@ -15,21 +15,24 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Literal, cast
 
 import numpy as np
-from livekit import rtc
-from livekit.agents import AgentSession
-from livekit.agents.voice.avatar import (
-    AudioSegmentEnd,
-    AvatarOptions,
-    AvatarRunner,
-    AvatarSession,
-    QueueAudioOutput,
-    VideoGenerator,
-)
 
 from lipsync_client import wire
 from lipsync_client.agents.face import AgentFace, rgb
 from lipsync_client.aio import AsyncClient
 from lipsync_client.errors import InvalidRequest
+from lipsync_client.extras import needs
+
+with needs("livekit"):
+    from livekit import rtc
+    from livekit.agents import AgentSession
+    from livekit.agents.voice.avatar import (
+        AudioSegmentEnd,
+        AvatarOptions,
+        AvatarRunner,
+        AvatarSession,
+        QueueAudioOutput,
+        VideoGenerator,
+    )
 
 __all__ = ["LipsyncAvatar", "LipsyncVideoGenerator"]
 

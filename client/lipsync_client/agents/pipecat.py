@@ -13,27 +13,30 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pipecat.frames.frames import (
-    CancelFrame,
-    EndFrame,
-    Frame,
-    InterruptionFrame,
-    OutputImageRawFrame,
-    StartFrame,
-    SystemFrame,
-    TTSAudioRawFrame,
-    TTSStartedFrame,
-    TTSStoppedFrame,
-)
-from pipecat.processors.frame_processor import FrameDirection, FrameProcessorSetup
-from pipecat.services.ai_service import AIService
-from pipecat.services.settings import ServiceSettings
-from pipecat.utils.errors import ErrorCategory
 
 from lipsync_client import wire
 from lipsync_client.agents.face import FPS, AgentFace, AvatarFrame, rgb
 from lipsync_client.aio import AsyncClient
+from lipsync_client.extras import needs
 from lipsync_client.live.queue import SpeechPart
+
+with needs("pipecat"):
+    from pipecat.frames.frames import (
+        CancelFrame,
+        EndFrame,
+        Frame,
+        InterruptionFrame,
+        OutputImageRawFrame,
+        StartFrame,
+        SystemFrame,
+        TTSAudioRawFrame,
+        TTSStartedFrame,
+        TTSStoppedFrame,
+    )
+    from pipecat.processors.frame_processor import FrameDirection, FrameProcessorSetup
+    from pipecat.services.ai_service import AIService
+    from pipecat.services.settings import ServiceSettings
+    from pipecat.utils.errors import ErrorCategory
 
 __all__ = ["LipsyncVideoService"]
 

@@ -13,11 +13,12 @@ from lipsync_client import wire
 from lipsync_client.avatar_file import install
 from lipsync_client.avatar_file.archive import unpack_file
 from lipsync_client.avatar_file.names import check_id, folders_of
-from lipsync_client.cli.common import LOAD_TIMEOUT, Headers, Json, Server, TokenFile, access, missing_extra, show
+from lipsync_client.cli.common import LOAD_TIMEOUT, Headers, Json, Server, TokenFile, access, show
 from lipsync_client.cli.tables import overview_table, stats_table
 from lipsync_client.console import note
 from lipsync_client.control.control import Control
 from lipsync_client.errors import AvatarNotFound, LipsyncError, ServerUnavailable
+from lipsync_client.extras import missing_extra
 
 GONE_S = 60.0  # seconds that running requests get before an avatar's files are removed
 

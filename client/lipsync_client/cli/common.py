@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from lipsync_client.errors import LipsyncError
+from lipsync_client.extras import MissingExtra, missing_extra
 
 LOAD_TIMEOUT = 600.0  # seconds; on a GPU, an engine may be built first
 
@@ -73,11 +74,6 @@ def access(token_file: Path | None, headers: Sequence[str] | None) -> Access:
     return {"token": token, "headers": {name.strip(): value.strip() for name, _, value in pairs}}
 
 
-def missing_extra(error: ModuleNotFoundError, extras: Sequence[str]) -> str:
-    """The sentence for a missing package that an extra of this distribution installs."""
-    return f"This needs {error.name}: pip install 'lipsync-triton[{','.join(extras)}]'"
-
-
 def show(data: Any, as_json: bool, *renderables: Any) -> None:
     """Print a result on standard output.
 
@@ -114,6 +110,8 @@ def failing_clearly(extras: Sequence[str] = ()) -> Iterator[None]:
     """
     try:
         yield
+    except MissingExtra as error:
+        message, status = str(error), 1
     except ModuleNotFoundError as error:
         if not extras or (error.name or "").startswith("lipsync_"):
             raise  # a fault of ours, not of the installation

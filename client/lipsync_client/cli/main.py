@@ -17,8 +17,9 @@ import typer.main
 
 from lipsync_client import wire
 from lipsync_client.cli.avatars import list_avatars
-from lipsync_client.cli.common import Headers, Json, Server, TokenFile, failing_clearly, missing_extra, problems
+from lipsync_client.cli.common import Headers, Json, Server, TokenFile, failing_clearly, problems
 from lipsync_client.console import notes
+from lipsync_client.extras import missing_extra
 
 COMMANDS = "lipsync.commands"
 ORDER = (  # in the help: first what a new user needs; other commands follow by name

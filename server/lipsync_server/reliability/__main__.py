@@ -10,8 +10,11 @@ import argparse
 from pathlib import Path
 
 from lipsync_client.console import note
+from lipsync_client.extras import program_needs
 from lipsync_server.reliability import PARTS
-from lipsync_server.reliability.run import Sizes, measure
+
+with program_needs("server"):
+    from lipsync_server.reliability.run import Sizes, measure
 
 
 def main() -> int:
