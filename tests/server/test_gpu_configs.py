@@ -19,7 +19,9 @@ def test_a_server_reads_the_gpu_configs_and_its_mouths_keep_to_38_db(repository,
     copy = tmp_path / "repository"
     shutil.copytree(repository / "lipsync", copy / "lipsync", ignore=shutil.ignore_patterns("configs"))
     write_gpu_models(copy)
-    config = ServerConfig(ports=Ports(0, 0, 0), load=("lipsync",), required=("lipsync",), gpu_configs="tensorrt")
+    config = ServerConfig(
+        ports=Ports(0, 0, 0), load=("lipsync",), required=("lipsync",), gpus="none", gpu_configs="tensorrt"
+    )
     with TritonServer(copy, config) as server, grpc.InferenceServerClient(server.grpc_url) as client:
         used = client.get_model_config("lipsync").config
         assert used.default_model_filename == "model_fp16.onnx"

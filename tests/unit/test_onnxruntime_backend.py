@@ -319,6 +319,7 @@ def test_a_network_on_a_gpu_runs_its_batch_as_one_on_the_stated_gpu(model, monke
 
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
     monkeypatch.setattr(ort, "InferenceSession", Session)
+    monkeypatch.setattr("lipsync_onnx.gpu_libraries.problem", lambda wanted: None)
     network = open_network(CONFIG, model, "GPU", 3)
     assert asked[0] == ("CUDAExecutionProvider", {"device_id": 3})
     assert network.pool is None and network.device == "ONNX Runtime, CUDAExecutionProvider 3"

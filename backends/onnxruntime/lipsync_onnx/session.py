@@ -16,6 +16,7 @@ from typing import Any
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from lipsync_onnx import gpu_libraries
 from lipsync_onnx.device_buffers import DeviceBuffers
 
 GRAPH_LEVELS = {
@@ -23,6 +24,7 @@ GRAPH_LEVELS = {
     0: ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
     1: ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
 }
+ARENA_STRATEGIES = {"0": "kNextPowerOfTwo", "1": "kSameAsRequested"}
 CUDNN_SEARCH = {"0": "EXHAUSTIVE", "1": "HEURISTIC", "2": "DEFAULT"}
 ACCELERATORS = {
     "cuda": "CUDAExecutionProvider",
@@ -118,6 +120,8 @@ def _cuda(stated: Mapping[str, str], device: int) -> Provider:
         options["cudnn_conv_algo_search"] = CUDNN_SEARCH.get(stated["cudnn_conv_algo_search"], "DEFAULT")
     if "gpu_mem_limit" in stated:
         options["gpu_mem_limit"] = number(stated, "gpu_mem_limit", 0)
+    if "arena_extend_strategy" in stated:
+        options["arena_extend_strategy"] = ARENA_STRATEGIES.get(stated["arena_extend_strategy"], "kNextPowerOfTwo")
     return ACCELERATORS["cuda"], options
 
 
@@ -177,11 +181,25 @@ def _openvino_precision(config: Mapping[str, Any], kind: str, available: Sequenc
     return "bf16" if computes_bf16() else None
 
 
+def _session(path: Path, options: ort.SessionOptions, chosen: list[Provider]) -> ort.InferenceSession:
+    """A session on the chosen providers. Raises ValueError where ONNX Runtime would leave out one that is for GPUs."""
+    wanted = [name for name, _ in chosen if name in ON_GPU]
+    if wanted and (problem := gpu_libraries.problem(wanted)):
+        raise ValueError(problem)
+    session = ort.InferenceSession(str(path), options, providers=chosen)
+    if absent := [name for name in wanted if name not in session.get_providers()]:
+        raise ValueError(
+            f"ONNX Runtime left out {absent[0]} although its libraries are here: mostly the driver is too old for them "
+            "(CUDA 13 needs 580 or newer, see `nvidia-smi`)"
+        )
+    return session
+
+
 def open_network(config: Mapping[str, Any], path: Path, kind: str, device: int) -> Network:
     """Load the network `path` for "CPU" or "GPU" number `device`, and check its inputs and outputs against the config.
 
     Raises:
-        ValueError: a file, an accelerator or a tensor is missing; the message names it.
+        ValueError: a file, an accelerator, a tensor or a GPU's library is missing; the message names it.
     """
     if not path.is_file():
         raise ValueError(f"{path.parent.parent.name}/{path.parent.name}/{path.name} is missing: run `lipsync build`")
@@ -199,7 +217,7 @@ def open_network(config: Mapping[str, Any], path: Path, kind: str, device: int) 
         return Network(run, f"OpenVINO, {precision}", pool)
 
     chosen = providers(config, kind, device, available)
-    session = ort.InferenceSession(str(path), session_options(config, threads), providers=chosen)
+    session = _session(path, session_options(config, threads), chosen)
     for field, there in (("input", session.get_inputs()), ("output", session.get_outputs())):
         names = {tensor.name for tensor in there}
         for tensor in config[field]:

@@ -75,6 +75,8 @@ def announce(supervisor: Supervisor) -> None:
     assert server is not None
     for name, reason in server.failures.items():
         note(f"{name} cannot be served: {reason}.")
+    if server.gpu_advice:
+        note(server.gpu_advice)
     if not server.key_hidden:
         note("other users of this machine can read the control key in the process list.")
     served = ", ".join(name for name in server.config.load if name not in server.failures)

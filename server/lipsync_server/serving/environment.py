@@ -12,13 +12,17 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from lipsync_client.folders import cache_folder
 from lipsync_server import home
 from lipsync_server.serving.errors import ServingError
+from lipsync_server.serving.server_settings import ServerConfig
 
+GPU_CHECK_S = 25
+NO_GPU_BUILD = "this onnxruntime has no"  # as `gpu_libraries.problem` says it
 PYTHONS = ((3, 10), (3, 11), (3, 12))
 
 
@@ -131,6 +135,45 @@ def use_gpu(gpus: str | tuple[int, ...]) -> bool:
     if not present and gpus not in ("all", "none"):
         raise ServingError(f"gpus is {list(gpus)}, but this machine shows no NVIDIA GPU: use `gpus: all` or `none`.")
     return present and gpus != "none"
+
+
+def check_gpu(config: ServerConfig, with_gpu: bool, variables: Mapping[str, str]) -> str | None:
+    """Check what the networks need on GPUs, within 30 s.
+
+    Args:
+        config: says whether GPUs are asked for.
+        with_gpu: what `use_gpu` says.
+        variables: of the server's environment.
+
+    Returns:
+        why the networks will not use a GPU that is there; None: they will, or there is none.
+
+    Raises:
+        ServingError: the settings ask for GPUs, and the networks would run on the CPU.
+    """
+    gpus, gpu_configs = config.gpus, config.gpu_configs
+    if gpus == "none":
+        return None
+    if not with_gpu:
+        if gpu_configs:
+            raise ServingError(
+                f"gpu_configs is {gpu_configs}, but this machine shows no NVIDIA GPU: leave it out, or set `gpus: none` "
+                "to compute those networks on the CPU."
+            )
+        return None
+    command = [sys.executable, "-m", "lipsync_onnx.gpu_libraries", gpu_configs or "cuda"]
+    try:
+        outcome = subprocess.run(
+            command, env=variables, capture_output=True, text=True, timeout=GPU_CHECK_S, check=False
+        )
+        reason = outcome.stdout.strip() or (outcome.stderr.strip().rpartition("\n")[2] if outcome.returncode else "")
+    except subprocess.TimeoutExpired:
+        reason = f"loading its libraries takes more than {GPU_CHECK_S} s"
+    if reason and (gpu_configs or gpus != "all" or not reason.startswith(NO_GPU_BUILD)):
+        asked = f"gpus is {list(gpus)}" if gpus != "all" else "This machine has an NVIDIA GPU"
+        asked = f"gpu_configs is {gpu_configs}" if gpu_configs else asked
+        raise ServingError(f"{asked}, but {reason}.")
+    return f"The networks run on the CPU, although this machine has an NVIDIA GPU: {reason}." if reason else None
 
 
 def _joined(first: list[Path], rest: str | None) -> str:

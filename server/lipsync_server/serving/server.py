@@ -84,6 +84,7 @@ class TritonServer:
         self._keep_log = log_path is not None
         self.failures: dict[str, str] = {}
         self.key_hidden = False
+        self.gpu_advice: str | None = None  # why a GPU that is there is not used
         self._echo = echo
         self._append = append
         self._inference_key = inference_key
@@ -173,6 +174,7 @@ class TritonServer:
         variables = environment.server_environment(wheel, self.config.gpus)
         variables.pop(self.config.control_key_env, None)  # Python stages have no use for it
         environment.check_libraries(wheel, variables)
+        self.gpu_advice = environment.check_gpu(self.config, self._with_gpu, variables)
         check_models(self.repository, self.config.load)
         self.control_key = control_key(self.config)
         leftovers.sweep_dead()
