@@ -40,7 +40,7 @@ check: .venv/.test ## formatter, linter, type checker, and who imports whom
 clean: ## remove the build output and .venv; your own avatars stay
 	rm -rf .venv build *.egg-info client/*.egg-info demo.mp4
 	rm -rf model_repository/.build* model_repository/.avatars.lock model_repository/audio_encoder_int8
-	rm -rf $(foreach model,audio_encoder lipsync lipsync_visual,model_repository/$(model)/1/*.onnx model_repository/$(model)/1/*.crops)
+	rm -rf $(foreach model,audio_encoder lipsync lipsync_visual,model_repository/$(model)/1/*.onnx model_repository/$(model)/1/*.crops model_repository/$(model)/1/*.data)
 	rm -rf model_repository/lipsync/avatar model_repository/lipsync/config.pbtxt model_repository/*/configs
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

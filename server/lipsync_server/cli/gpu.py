@@ -27,4 +27,4 @@ def gpu_models(
     names = write_gpu_models(repository)
     if not names:
         raise LipsyncError(f"{repository} holds no networks: run `lipsync build`.")
-    note(f"configs cuda and tensorrt: {', '.join(names)}")
+    note(f"configs cuda, tensorrt and plain: {', '.join(names)}")

@@ -157,8 +157,8 @@ def check_gpu(config: ServerConfig, with_gpu: bool, variables: Mapping[str, str]
     if not with_gpu:
         if gpu_configs:
             raise ServingError(
-                f"gpu_configs is {gpu_configs}, but this machine shows no NVIDIA GPU: leave it out, or set `gpus: none` "
-                "to compute those networks on the CPU."
+                f"gpu_configs is {gpu_configs}, but this machine shows no NVIDIA GPU: leave it out, or set "
+                "`gpus: none` to compute those networks on the CPU."
             )
         return None
     command = [sys.executable, "-m", "lipsync_onnx.gpu_libraries", gpu_configs or "cuda"]
