@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo serve build test test-fast benchmark reliability check clean
+.PHONY: help setup demo serve build test test-fast deploy-check benchmark reliability check clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 13
@@ -18,11 +18,14 @@ serve: .venv/.server ## build what is missing and serve until Ctrl-C (settings: 
 build: .venv/.server ## make the ONNX models and the packed demo avatar
 	@exec $(BIN)/lipsync build
 
-test: .venv/.test ## run the whole test suite
-	@exec $(BIN)/python -m pytest $(PYTEST)
+test: .venv/.test ## run the whole test suite, but for deploy/
+	@exec $(BIN)/python -m pytest -m "not deploy" $(PYTEST)
+
+deploy-check: .venv/.deploy ## check all of deploy/: images, chart, Envoy, dashboards, alerts; needs Debian's package prometheus
+	@exec $(BIN)/python -m pytest -m deploy tests/deploy $(PYTEST)
 
 test-fast: .venv/.test ## run what needs no server, browser, PyTorch or wheel: under two minutes
-	@exec $(BIN)/python -m pytest -m "not (server or browser or torch or wheel or slow)"
+	@exec $(BIN)/python -m pytest -m "not (server or browser or torch or wheel or deploy or slow)"
 
 benchmark: .venv/.test ## measure speed and memory on this machine; writes docs/benchmarks.md
 	@exec $(BIN)/python -m lipsync_studio.benchmark
@@ -55,3 +58,7 @@ clean: ## remove the build output and .venv; your own avatars stay
 .venv/.test: pyproject.toml | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[server,web,otel,pipecat,livekit,studio,test,dev]'
 	@touch $@ .venv/.server
+
+.venv/.deploy: deploy/requirements.txt .venv/.test
+	$(BIN)/python -m pip install --quiet --requirement deploy/requirements.txt
+	@touch $@

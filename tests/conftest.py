@@ -25,7 +25,12 @@ from lipsync_server.repository.source import AvatarSource
 from lipsync_server.serving import Ports, ServerConfig, TritonServer
 from live_clock import TestClock
 
-FOLDERS = {"server": "server", "browser": "browser", "wheel": "wheel"}  # of tests, and the markers they set
+FOLDERS = {
+    "server": "server",
+    "browser": "browser",
+    "wheel": "wheel",
+    "deploy": "deploy",
+}  # of tests, and the markers they set
 TYPES = {"AUDIO": np.float32, "AUDIO_END": np.bool_, "FRAME_COUNT": np.int32, "VISUAL_FRAMES": np.float32}
 
 # A shell ignores Ctrl-C for what it starts in the background, and so would every command that a test starts there.
