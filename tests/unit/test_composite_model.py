@@ -99,6 +99,17 @@ def test_without_mouth_the_footage_comes_back(repository: Path, ask: Any) -> Non
     assert response.tensors["JPEG"].tolist() == [avatar.footage_jpeg(1), avatar.footage_jpeg(2)]
 
 
+@pytest.mark.parametrize("marked", [True, False])
+def test_pictures_are_marked_unless_the_servers_setting_is_false(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, marked: bool
+) -> None:
+    monkeypatch.setenv("LIPSYNC_MARK_SYNTHETIC", str(marked).lower())
+    ask = request.getfixturevalue("ask")
+    (response,) = ask({"avatar_key": column(7), "footage_position": column(1)})
+    avatar = PackedAvatar.open(repository / "lipsync" / "avatar" / key_name(7), mark=marked)
+    assert response.tensors["JPEG"].tolist() == [avatar.footage_jpeg(1)]
+
+
 def test_frame_index_and_times_are_handed_on(ask: Any) -> None:
     now = time.monotonic_ns()
     request = {"avatar_key": column(7, 7), "footage_position": column(0, 1), "frame_index": np.array([40, 41])}

@@ -13,6 +13,7 @@ from PIL import Image
 
 from lipsync_composite.assets import write_assets
 from lipsync_composite.avatar import PackedAvatar
+from lipsync_composite.mark import XMP
 from lipsync_composite.splice import Grid, Rect, encode, segment_bounds
 
 MASK = [5, 5, 310, 305]
@@ -25,10 +26,13 @@ def picture(width: int, height: int, seed: int = 0) -> np.ndarray:
     return cv2.add(soft, rng.integers(0, 6, soft.shape, dtype=np.uint8))
 
 
-def pillow_jpeg(frame: np.ndarray, quality: int, interval: int) -> bytes:
+def pillow_jpeg(frame: np.ndarray, quality: int, interval: int, xmp: bytes | None = XMP) -> bytes:
+    """The whole frame, with the mark of synthetic pictures as Pillow writes XMP."""
     file = io.BytesIO()
     rgb = Image.fromarray(np.ascontiguousarray(frame[..., ::-1]))
-    rgb.save(file, "JPEG", quality=quality, subsampling="4:2:0", optimize=False, restart_marker_blocks=interval)
+    rgb.save(
+        file, "JPEG", quality=quality, subsampling="4:2:0", optimize=False, restart_marker_blocks=interval, xmp=xmp
+    )
     return file.getvalue()
 
 
@@ -86,7 +90,7 @@ def test_opencv_and_pillow_give_the_same_bytes() -> None:
     """OpenCV encodes; should its JPEG library ever part from Pillow's, this tells."""
     frame = picture(200, 100)
     for quality in range(1, 101):
-        assert encode(frame, quality, 3).tobytes() == pillow_jpeg(frame, quality, 3)
+        assert encode(frame, quality, 3).tobytes() == pillow_jpeg(frame, quality, 3, xmp=None)
 
 
 def test_segments_are_found_at_any_quality() -> None:

@@ -13,13 +13,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from lipsync_client import wire
 from lipsync_client.cli.common import LOAD_TIMEOUT, Headers, Json, Server, TokenFile, access, show
+from lipsync_client.cli.marks import SignCert, SignKey, SignTime, Unmarked, credentials
 from lipsync_client.cli.tables import RenderStats, render_table
 from lipsync_client.client import Client
 from lipsync_client.console import note, notes
 from lipsync_client.errors import LipsyncError
 from lipsync_client.media.audio import read_audio
 from lipsync_client.media.input_file import seekable
-from lipsync_client.media.video import video_file, write_video
+from lipsync_client.media.video import format_of, video_file, write_video
 
 Speech = Annotated[Path, typer.Argument(help="An audio or video file of any kind; - reads the standard input.")]
 AvatarName = Annotated[str, typer.Option("--avatar", help="The avatar; `lipsync avatars` lists all.")]
@@ -40,6 +41,10 @@ def render(
     first_chunk: FirstChunk = 4,
     in_flight: InFlight = 3,
     timeout: TimeOut = 30.0,
+    unmarked: Unmarked = False,
+    sign_cert: SignCert = None,
+    sign_key: SignKey = None,
+    sign_time: SignTime = None,
     as_json: Json = False,
 ) -> None:
     """Make a video of a talking face, with the sound of the speech. The output's name says the format.
@@ -49,13 +54,17 @@ def render(
     place = video_file(output)  # before the server is asked
     if place.exists() and speech.exists() and place.samefile(speech):
         raise LipsyncError(f"{output} is the speech itself: give another file with -o.")
+    signer = credentials(sign_cert, sign_key, sign_time)
+    if signer:
+        signer.check(format_of(output).container, not unmarked)
     allowed = access(token_file, headers)
     with (
         seekable(speech) as sound,
         Client(server, timeout=timeout, **allowed) as client,
         rendering(client, sound, avatar=avatar, chunk=chunk, first_chunk=first_chunk, in_flight=in_flight) as pictures,
     ):
-        write_video(output, pictures, fps=client.timeline().fps, sound=sound)
+        fps = client.timeline().fps
+        write_video(output, pictures, fps=fps, sound=sound, mark=not unmarked, credentials=signer)
         figures = pictures.figures(client.timeline().fps)
     show(figures, as_json, render_table(figures))
     note(f"Wrote {output}")

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lipsync_client.errors import LipsyncError, VideoError
+from lipsync_client.media import marking
 from lipsync_client.media.audio import channels_of, decode, to_speech
+from lipsync_client.media.credentials import Credentials
 from lipsync_client.media.input_file import ffmpeg_name, seekable
 from lipsync_client.output_file import output_file
 from lipsync_client.wire import Frame
@@ -57,6 +59,8 @@ def write_video(
     fps: int,
     sound: str | os.PathLike[str] | NDArray[np.float32],
     sound_rate: int = 16_000,
+    mark: bool = True,
+    credentials: Credentials | None = None,
 ) -> int:
     """Write frames and their sound to a file, each frame as it arrives.
 
@@ -71,6 +75,9 @@ def write_video(
         sound: an audio or video file, whose sound is resampled to 48 kHz (mono or stereo); or mono samples in
             [-1, 1], shape = (n,).
         sound_rate: samples a second of the array.
+        mark: say in the file's metadata that AI made a part of the pictures: XMP in MP4 and MOV, a tag in MKV and WebM.
+            Without it, you answer for telling viewers in another way.
+        credentials: sign the file with these, as C2PA defines it; for MP4 and MOV, and marked ones only.
 
     Returns:
         Number of frames written.
@@ -81,6 +88,8 @@ def write_video(
         AudioError: the sound cannot be read.
     """
     path, kind = video_file(path), format_of(path)
+    if credentials:
+        credentials.check(kind.container, mark)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with ExitStack() as opened:
@@ -89,9 +98,14 @@ def write_video(
             container = opened.enter_context(
                 av.open(ffmpeg_name(part), "w", format=kind.container, options=kind.options)
             )
+            container.metadata.update(marking.TAGS if mark else {})
             count = _Writer(container, kind, fps, sound, sound_rate).write(frames)
         if not count:
             raise VideoError(f"there is no frame to write to {path}")
+        if mark:
+            marking.add_xmp(part, kind.container)
+        if credentials:
+            credentials.sign(part, kind.container)
         part.replace(path)
         return count
     except LipsyncError:  # before OSError: some of them are both

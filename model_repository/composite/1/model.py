@@ -12,7 +12,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-from lipsync_composite import permit_file
+from lipsync_composite import mark, permit_file
 from lipsync_composite.frame_request import Avatars, FrameRequestError, check_count, compose
 
 
@@ -20,7 +20,7 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         parameters = json.loads(args["model_config"])["parameters"]
         self._max_frames = int(parameters["max_frames"]["string_value"])
-        self._avatars = Avatars(Path(args["model_repository"]).parent)
+        self._avatars = Avatars(Path(args["model_repository"]).parent, mark=mark.is_on())
         self._in_flight = permit_file.Finished(permit_file.server_file())
         cv2.setNumThreads(1)  # the pictures are too small for several threads; the networks need the cores
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 from lipsync_client.folders import cache_folder
+from lipsync_composite import mark
 from lipsync_server import home, rotating_file
 from lipsync_server.rotating_file import RotatingFile
 from lipsync_server.serving import environment, leftovers
@@ -173,6 +174,7 @@ class TritonServer:
         self._with_gpu = environment.use_gpu(self.config.gpus)
         variables = environment.server_environment(wheel, self.config.gpus)
         variables.pop(self.config.control_key_env, None)  # Python stages have no use for it
+        variables[mark.VARIABLE] = str(self.config.mark_synthetic).lower()  # for composite
         environment.check_libraries(wheel, variables)
         self.gpu_advice = environment.check_gpu(self.config, self._with_gpu, variables)
         check_models(self.repository, self.config.load)

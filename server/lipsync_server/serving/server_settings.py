@@ -75,6 +75,9 @@ class ServerConfig:
     gpu_configs: GpuConfigs | None = Field(default=None, description="cuda, tensorrt or null")
     control_key_env: Text = Field(default="LIPSYNC_CONTROL_KEY", description="the name of an environment variable")
     control_key_file: Text | None = Field(default=None, description="a path, or null for the user's cache folder")
+    mark_synthetic: StrictBool = Field(
+        default=True, description="true, or false: pictures do not say that AI made them"
+    )
     log: Literal["error", "warning", "info", "verbose"] = Field(
         default="warning", description="one of error, warning, info, verbose"
     )

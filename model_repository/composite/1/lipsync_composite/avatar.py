@@ -15,8 +15,11 @@ from numpy.typing import NDArray
 
 from lipsync_composite.assets import FORMAT, Facts
 from lipsync_composite.loop import footage_index
+from lipsync_composite.mark import SEGMENT
 from lipsync_composite.paste import changed_rect, paste, scratch
 from lipsync_composite.splice import Grid, Rect, splice
+
+JFIF_END = 20  # bytes: SOI, and the APP0 segment that the encoder writes
 
 Picture = NDArray[np.uint8]
 
@@ -91,13 +94,16 @@ class PackedAvatar:
 
     Args:
         folder: written by `write_assets`.
+        mark: put the mark of synthetic pictures (`mark.py`) into every JPEG. The packed files have none, so avatars
+            that were packed earlier are marked too.
 
     Raises:
         AssetsError: a file is missing, cut short or of another format. The methods raise it where the files were
             changed after they were opened.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, mark: bool = True) -> None:
+        self._mark = np.frombuffer(SEGMENT if mark else b"", np.uint8)
         self.facts = _open_facts(folder / "avatar.json")
         self._index = _load(folder / "index.npy", self.facts.crc32["index.npy"])
         self._cuts = _load(folder / "cuts.npy", self.facts.crc32["cuts.npy"])
@@ -108,9 +114,9 @@ class PackedAvatar:
         self._mask = Rect(*self.facts.mask)
 
     @classmethod
-    def open(cls, folder: Path) -> PackedAvatar:
+    def open(cls, folder: Path, *, mark: bool = True) -> PackedAvatar:
         """Open a folder. Nothing is decoded, and pixels are read only when they are needed."""
-        return cls(Path(folder))
+        return cls(Path(folder), mark=mark)
 
     def footage_jpeg(self, position: int) -> bytes:
         """The plain footage frame at a position >= 0 of the loop, as JPEG."""
@@ -119,12 +125,12 @@ class PackedAvatar:
     def render(self, position: int, mouth: Picture) -> bytes:
         """The footage frame at a position >= 0 of the loop, with a mouth (BGR, shape = (320, 320, 3)), as JPEG.
 
-        The bytes equal those of encoding the whole composited frame.
+        The bytes equal those of encoding the whole composited frame, with the mark.
         """
         number = self._number(position)
         patch, picture = self._composited(number, mouth)
         first = int(self._index[number]["cuts"])
-        cuts = self._cuts[first : first + self._grid.rows(patch)].tolist()
+        cuts = (self._cuts[first : first + self._grid.rows(patch)] + len(self._mark)).tolist()
         return splice(self._jpeg(number).data, cuts, self._grid, patch, picture, self.facts.quality)
 
     def composited(self, position: int, mouth: Picture) -> tuple[Rect, Picture]:
@@ -136,9 +142,13 @@ class PackedAvatar:
         return footage_index(position, self.facts.frames, self.facts.loop)
 
     def _jpeg(self, number: int) -> Picture:
-        record = self._index[number]
-        jpeg: Picture = np.empty(int(record["jpeg_size"]), np.uint8)
-        self._footage.read_into(number, int(record["jpeg"]), jpeg)
+        """The footage frame with the mark: after the first header segment (JFIF), which readers expect there."""
+        record, added = self._index[number], len(self._mark)
+        jpeg: Picture = np.empty(added + int(record["jpeg_size"]), np.uint8)
+        self._footage.read_into(number, int(record["jpeg"]), jpeg[added:])
+        if added:
+            jpeg[:JFIF_END] = jpeg[added : added + JFIF_END]  # a segment is longer than that: they do not overlap
+            jpeg[JFIF_END : JFIF_END + added] = self._mark
         return jpeg
 
     def _composited(self, number: int, mouth: Picture) -> tuple[Rect, Picture]:

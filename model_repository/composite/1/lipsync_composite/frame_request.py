@@ -23,10 +23,11 @@ class Avatars:
     Args:
         repository: the folder of all models; an avatar lies in `<any model>/avatar/<key>/`.
         capacity: how many to keep open. An open one costs two open files, and little memory.
+        mark: mark their pictures as synthetic.
     """
 
-    def __init__(self, repository: Path, capacity: int = 64) -> None:
-        self._repository, self._capacity = repository, capacity
+    def __init__(self, repository: Path, capacity: int = 64, *, mark: bool = True) -> None:
+        self._repository, self._capacity, self._mark = repository, capacity, mark
         self._open: OrderedDict[int, tuple[Path, PackedAvatar]] = OrderedDict()
 
     def get(self, key: int) -> PackedAvatar:
@@ -44,7 +45,7 @@ class Avatars:
                     f"avatar_key is {key}, but there is no avatar {key_name(key)} on this server; allowed: the keys "
                     "that its lipsync models give"
                 )
-            avatar = PackedAvatar.open(folder)
+            avatar = PackedAvatar.open(folder, mark=self._mark)
         self._open[key] = folder, avatar
         if len(self._open) > self._capacity:
             self._open.popitem(last=False)
