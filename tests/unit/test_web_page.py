@@ -1,17 +1,14 @@
-"""What the page's server hands out besides frames: the page, its headers; its voice, its avatars, its command."""
+"""What the page's server hands out besides frames: the page, its headers; its avatars, its command."""
 
 from __future__ import annotations
 
 import asyncio
 import re
-import shutil
 import socket
 import threading
 from pathlib import Path
 
 import grpc
-import numpy as np
-import pytest
 from client_fake import running
 from typer.testing import CliRunner
 from web_fake import WebFake, serving
@@ -21,7 +18,6 @@ from lipsync_client.cli import web as command
 from lipsync_client.cli.main import app
 from lipsync_client.control.states import AvatarState
 from lipsync_client.web.faces import Faces
-from lipsync_client.web.voice import PROGRAMS, Voice
 from live_clock import TestClock, run
 
 PAGE = Path(web.__file__).with_name("page")
@@ -81,28 +77,6 @@ def test_every_control_of_the_page_has_a_name() -> None:
         assert name in labelled, name
     for button in re.findall(r"<button[^>]*>(.*?)</button>", html, re.DOTALL):
         assert re.sub(r"<svg.*?</svg>|<[^>]+>", "", button, flags=re.DOTALL).strip()
-
-
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_a_synthesiser_speaks_text_and_takes_nothing_in_it_for_an_option(name: str, tmp_path: Path) -> None:
-    path = shutil.which(name)
-    if path is None:
-        pytest.skip(f"{name} is not installed")
-    voice = Voice(name, path)
-
-    async def main() -> None:
-        pcm, rate = await voice.say("Hello, how are you?")
-        samples = np.frombuffer(pcm, "<i2")
-        assert 8000 <= rate <= 48000 and 0.5 < len(samples) / rate < 5
-        assert np.abs(samples).max() > 3000
-        odd = f"-o {tmp_path / 'trap.wav'} $(touch {tmp_path / 'trap'})\n--version \x00 ünïcode"
-        assert len((await voice.say(odd))[0]) > 10_000
-        assert not list(tmp_path.iterdir())
-        for nothing in ("", " ... ", "\x00\n"):
-            with pytest.raises(LipsyncError, match="nothing in that text"):
-                await voice.say(nothing)
-
-    asyncio.run(main())
 
 
 def test_without_the_control_key_the_shipped_or_named_avatars_are_offered() -> None:
@@ -216,7 +190,9 @@ def test_a_port_that_is_taken_is_named_with_what_to_do(capfd) -> None:
 
 def test_other_machines_need_a_token_that_is_shown(monkeypatch) -> None:
     served = []
-    monkeypatch.setattr(command, "_serve", lambda listening, server, faces, settings, tls: served.append(settings))
+    monkeypatch.setattr(
+        command, "_serve", lambda listening, server, faces, voices, settings, tls: served.append(settings)
+    )
     result = CliRunner().invoke(app, ["web", "--host", "0.0.0.0", "--port", "0", "--server", "127.0.0.1:9"])
     assert result.exit_code == 0, result.output
     token = re.search(r"#token=(\S+)", result.output)[1]

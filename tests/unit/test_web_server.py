@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 
 import grpc
 import numpy as np
@@ -16,6 +16,8 @@ from web_fake import RATE, WAIT_S, Browser, Shown, WebFake, serving
 from websockets.exceptions import InvalidStatus
 
 from lipsync_client import LipsyncError
+from lipsync_client.voices.voice import Sound
+from lipsync_client.voices.voices import Voices
 from live_clock import run
 
 SPEECH = np.random.default_rng(1).integers(-20000, 20000, RATE * 2 + 100).astype("<i2").tobytes()
@@ -87,19 +89,32 @@ def test_after_the_answer_to_an_interruption_nothing_of_the_speech_comes(fake, c
 
 class FakeVoice:
     name = "fake"
+    languages = frozenset({"en"})
 
-    async def say(self, text: str) -> tuple[bytes, int]:
+    async def speak(self, text: str, language: str) -> AsyncGenerator[Sound, None]:
         if "?" in text:
-            raise LipsyncError("There is nothing in that text.")
-        return SPEECH, RATE
+            raise LipsyncError("That cannot be spoken.")
+        half = len(SPEECH) // 4 * 2
+        yield Sound(SPEECH[:half], RATE)
+        yield Sound(SPEECH[half:], RATE)
 
 
 def test_text_is_spoken_and_one_that_cannot_be_is_reported(fake, clock) -> None:
     async def main() -> None:
-        async with serving(fake, clock, voice=FakeVoice(), text_chars=20) as server, server.open() as browser:
-            assert (await browser.hello())["voice"] == "fake"
+        async with (
+            serving(fake, clock, voices=Voices([FakeVoice()]), text_chars=20) as server,
+            server.open() as browser,
+        ):
+            welcome = await browser.hello()
+            assert (welcome["voice"], welcome["voices"]) == ("fake", [{"name": "fake", "languages": ["en"]}])
             await browser.tell("say", text="?")
             assert "nothing in that text" in (await browser.until_told("error"))["text"]
+            await browser.tell("say", text="hello", language="de")
+            assert "(fake) speaks de" in (await browser.until_told("error"))["text"]
+            await browser.tell("say", text="hello", voice="nobody")
+            assert "no voice 'nobody'" in (await browser.until_told("error"))["text"]
+            await browser.tell("say", text="what?")
+            assert "cannot be spoken" in (await browser.until_told("error"))["text"]
             await browser.tell("say", text="a" * 21)
             assert "21 characters; 20 are allowed" in (await browser.until_told("error"))["text"]
             await browser.tell("say", text="hello")

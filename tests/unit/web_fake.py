@@ -136,11 +136,11 @@ class WebServer:
 
 @asynccontextmanager
 async def serving(
-    fake: LiveFake, clock: TestClock, *, voice: Any = None, faces: Faces | None = None, **settings: Any
+    fake: LiveFake, clock: TestClock, *, voices: Any = None, faces: Faces | None = None, **settings: Any
 ) -> AsyncIterator[WebServer]:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         limits, client = Settings(**settings), AsyncClient(fake.url, timeout=WAIT_S)
-        app = create_app(client, faces or Faces(["demo"]), voice=voice, settings=limits, clock=clock)
+        app = create_app(client, faces or Faces(["demo"]), voices=voices, settings=limits, clock=clock)
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, ws_max_size=256 << 10))
         running = asyncio.create_task(server.serve([listening]))
         try:

@@ -13,13 +13,14 @@ import typer
 from lipsync_client import wire
 from lipsync_client.aio import AsyncClient
 from lipsync_client.cli.common import Access, Headers, Server, TokenFile, access
+from lipsync_client.cli.voices import PiperVoices, VoiceModel, VoiceService, VoiceSpeaker, voices_of
 from lipsync_client.console import note
 from lipsync_client.control.control import Control, find_key
 from lipsync_client.errors import LipsyncError
 from lipsync_client.tls import check_certificate
+from lipsync_client.voices.voices import Voices
 from lipsync_client.web.faces import Faces
 from lipsync_client.web.settings import Settings
-from lipsync_client.web.voice import Voice
 
 __all__ = ["web"]
 
@@ -71,20 +72,25 @@ def web(
     idle: Annotated[float, typer.Option("--idle", min=1, help="Seconds after which an unused page is paused.")] = (
         DEFAULTS.idle_s
     ),
+    voice_service: VoiceService = None,
+    voice_model: VoiceModel = "tts-1",
+    voice_speaker: VoiceSpeaker = "alloy",
+    piper_voices: PiperVoices = None,
 ) -> None:
     """Serve a page with a talking face: talk to it by microphone, file or text, and interrupt it.
 
     Start a lip-sync server first (`lipsync serve`). Then run `lipsync web` and open the address that it prints.
-    The server loads an avatar when a page chooses it. Text needs a speech synthesiser on this machine: flite or
-    espeak-ng. For other machines, run `lipsync web --host 0.0.0.0`. Browsers give the microphone only to https pages:
-    give a certificate with --tls-cert and --tls-key, or use a proxy with TLS, or an SSH tunnel:
-    `ssh -L 8080:localhost:8080 THIS_MACHINE`.
+    The server loads an avatar when a page chooses it. Text needs a speech synthesiser on this machine
+    (espeak-ng, flite, Piper) or a speech service. For other machines, run `lipsync web --host 0.0.0.0`. Browsers give
+    the microphone only to https pages: give a certificate with --tls-cert and --tls-key, or use a proxy with TLS, or an
+    SSH tunnel: `ssh -L 8080:localhost:8080 THIS_MACHINE`.
     """
     import websockets  # noqa: F401 (needed later, by uvicorn; if it is missing, say so before anything starts)
 
     from lipsync_client.web import app  # noqa: F401
 
     tls = _tls(tls_cert, tls_key)
+    voices = voices_of(voice_service, voice_model, voice_speaker, piper_voices)
     allowed = access(token_file, headers)
     client = AsyncClient(server, timeout=ANSWER_S, **allowed)
     with _listen(host, port) as listening:
@@ -99,7 +105,7 @@ def web(
         _announce(port, settings, "https" if tls else "http")
         with Control(server, timeout=ANSWER_S, **allowed) as control:
             faces = Faces(avatar or (), control if find_key(server) else None)
-            _serve(listening, client, faces, settings, tls)
+            _serve(listening, client, faces, voices, settings, tls)
 
 
 def _tls(certificate: Path | None, key: Path | None) -> dict[str, str]:
@@ -119,13 +125,18 @@ def _announce(port: int, settings: Settings, scheme: str) -> None:
 
 
 def _serve(
-    listening: socket.socket, client: AsyncClient, faces: Faces, settings: Settings, tls: dict[str, Any]
+    listening: socket.socket,
+    client: AsyncClient,
+    faces: Faces,
+    voices: Voices | None,
+    settings: Settings,
+    tls: dict[str, Any],
 ) -> None:
     import uvicorn
 
     from lipsync_client.web.app import create_app
 
-    app = create_app(client, faces, voice=Voice.find(), settings=settings)
+    app = create_app(client, faces, voices=voices, settings=settings)
     config = uvicorn.Config(
         app,
         log_level="error",

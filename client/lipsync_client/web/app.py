@@ -18,11 +18,11 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from lipsync_client.aio import AsyncClient
 from lipsync_client.errors import LipsyncError
 from lipsync_client.live.frame import Clock, LoopClock
+from lipsync_client.voices.voices import Voices
 from lipsync_client.web.connection import Connection
 from lipsync_client.web.faces import Faces
 from lipsync_client.web.protocol import Close, Refused
 from lipsync_client.web.settings import Settings
-from lipsync_client.web.voice import Voice
 
 __all__ = ["create_app"]
 
@@ -45,7 +45,7 @@ def create_app(
     client: AsyncClient,
     faces: Faces,
     *,
-    voice: Voice | None = None,
+    voices: Voices | None = None,
     settings: Settings | None = None,
     clock: Clock | None = None,
 ) -> ASGIApp:
@@ -54,11 +54,11 @@ def create_app(
     Args:
         client: the lip-sync server, shared by all connections; closed when the application ends.
         faces: the avatars that are offered.
-        voice: speaks text; None where there is no synthesiser.
+        voices: speak text; None where there is no synthesiser.
         settings: limits; the defaults if None.
         clock: of the live sessions; the event loop's own if None.
     """
-    site = Site(client, faces, voice, settings or Settings(), clock or LoopClock())
+    site = Site(client, faces, voices, settings or Settings(), clock or LoopClock())
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -73,10 +73,10 @@ class Site:
     """What the connections of one application share."""
 
     def __init__(
-        self, client: AsyncClient, faces: Faces, voice: Voice | None, settings: Settings, clock: Clock
+        self, client: AsyncClient, faces: Faces, voices: Voices | None, settings: Settings, clock: Clock
     ) -> None:
         self.settings = settings
-        self._client, self._faces, self._voice, self._clock = client, faces, voice, clock
+        self._client, self._faces, self._voices, self._clock = client, faces, voices, clock
         self._sessions = 0
 
     async def connect(self, socket: WebSocket) -> None:
@@ -92,7 +92,7 @@ class Site:
                     raise Refused("full", text, Close.TRY_LATER)
                 self._sessions += 1
                 try:
-                    await connection.serve(hello, self._client, self._faces, self._voice)
+                    await connection.serve(hello, self._client, self._faces, self._voices)
                 finally:
                     self._sessions -= 1
             except Refused as refusal:

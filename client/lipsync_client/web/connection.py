@@ -14,6 +14,7 @@ from lipsync_client.aio import AsyncClient
 from lipsync_client.errors import LipsyncError
 from lipsync_client.live.frame import Clock
 from lipsync_client.live.session import LiveSession
+from lipsync_client.voices.voices import Voices
 from lipsync_client.web.faces import Faces
 from lipsync_client.web.protocol import (
     RATES,
@@ -30,7 +31,6 @@ from lipsync_client.web.protocol import (
 )
 from lipsync_client.web.settings import Settings
 from lipsync_client.web.speaker import Speaker
-from lipsync_client.web.voice import Voice
 
 __all__ = ["Connection"]
 
@@ -77,14 +77,14 @@ class Connection:
             )
         return hello
 
-    async def serve(self, hello: Hello, client: AsyncClient, faces: Faces, voice: Voice | None) -> None:
+    async def serve(self, hello: Hello, client: AsyncClient, faces: Faces, voices: Voices | None) -> None:
         """Serve until the browser goes away.
 
         Args:
             hello: what the browser asked for.
             client: the lip-sync server; all connections share it.
             faces: the avatars to choose from.
-            voice: speaks text; None where there is no synthesiser.
+            voices: speak text; None where there is no synthesiser.
 
         Raises:
             Refused: the browser must be sent away.
@@ -92,14 +92,14 @@ class Connection:
             LipsyncError: there is no session to be had.
         """
         # It is read from the start: a browser that goes while an avatar is loaded for it leaves its place.
-        await _first_to_end(self._read(), self._live(hello, client, faces, voice), self._send_heartbeats())
+        await _first_to_end(self._read(), self._live(hello, client, faces, voices), self._send_heartbeats())
 
     async def refuse(self, refusal: Refused) -> None:
         """Say why, and end the connection."""
         await self._tell("error", reason=refusal.reason, text=str(refusal))
         await self._socket.close(refusal.code or Close.BAD_MESSAGE, refusal.reason)
 
-    async def _live(self, hello: Hello, client: AsyncClient, faces: Faces, voice: Voice | None) -> None:
+    async def _live(self, hello: Hello, client: AsyncClient, faces: Faces, voices: Voices | None) -> None:
         names = await faces.names()
         avatar = hello.avatar if hello.avatar in names else names[0]
         session = LiveSession(
@@ -113,7 +113,7 @@ class Connection:
         await client.avatar(avatar, timeout=LOAD_S)  # a gateway loads it if necessary
         async with session:
             timeline = session.timeline
-            self._speaker = speaker = Speaker(session, voice, self._settings, self._fail)
+            self._speaker = speaker = Speaker(session, voices, self._settings, self._fail)
             await self._tell(
                 "welcome",
                 version=VERSION,
@@ -124,7 +124,8 @@ class Connection:
                 fps=timeline.fps,
                 look_ahead_s=timeline.samples_after / timeline.sample_rate,
                 rates=RATES,
-                voice=voice.name if voice else None,
+                voice=voices.name if voices else None,
+                voices=voices.offered if voices else [],
                 text_chars=self._settings.text_chars,
                 waiting_s=self._settings.waiting_s,
             )
@@ -167,7 +168,8 @@ class Connection:
         if kind == "end":
             speaker.end()
         elif kind == "say":
-            speaker.say(text_of(message, "text"))
+            choice = (text_of(message, key, "") or None for key in ("voice", "language"))
+            speaker.say(text_of(message, "text"), *choice)
         elif kind == "interrupt":
             await speaker.interrupt()
             await self._tell("interrupted")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from functools import partial
 
 from lipsync_client.errors import LipsyncError
 from lipsync_client.live.session import LiveSession
+from lipsync_client.voices.voice import Sound
+from lipsync_client.voices.voices import Voices
 from lipsync_client.web.protocol import Refused
 from lipsync_client.web.settings import Settings
-from lipsync_client.web.voice import Voice
 
 __all__ = ["Speaker"]
 
@@ -23,7 +25,7 @@ class Speaker:
 
     Args:
         session: takes the sound.
-        voice: speaks text; None where there is no synthesiser.
+        voices: speak text; None where there is no synthesiser.
         settings: limits.
         report: is told why something could not be said.
     """
@@ -31,12 +33,12 @@ class Speaker:
     def __init__(
         self,
         session: LiveSession,
-        voice: Voice | None,
+        voices: Voices | None,
         settings: Settings,
         report: Callable[[LipsyncError], Awaitable[None]],
     ) -> None:
         self._session = session
-        self._voice = voice
+        self._voices = voices
         self._settings = settings
         self._report = report
         self._queue: deque[tuple[float, Callable[[], Awaitable[object]]]] = deque()  # seconds of sound; what to do
@@ -56,15 +58,16 @@ class Speaker:
         """The speech is complete. Raises Refused."""
         self._add(0.0, self._session.end_speech)
 
-    def say(self, text: str) -> None:
-        """Say a text next, as a speech of its own. Raises Refused."""
-        if self._voice is None:
+    def say(self, text: str, voice: str | None = None, language: str | None = None) -> None:
+        """Say a text next, as a speech of its own; `voice` and `language` as in `Voices.speak`. Raises Refused."""
+        if self._voices is None:
             raise Refused(
                 "voice", "No speech synthesiser is installed on the server: install espeak-ng or flite there."
             )
         if len(text) > self._settings.text_chars:
             raise Refused("text", f"The text has {len(text)} characters; {self._settings.text_chars} are allowed.")
-        self._add(1.0, partial(self._say, self._voice, text))  # a second stands for the work that a text is
+        sounds = partial(self._voices.speak, text, voice=voice, language=language)
+        self._add(1.0, partial(self._say, sounds))  # a second stands for the work that a text is
 
     async def interrupt(self) -> None:
         """Forget what waits, and be silent."""
@@ -107,7 +110,11 @@ class Speaker:
         self._queue.append((seconds, work))
         self._wake.set()
 
-    async def _say(self, voice: Voice, text: str) -> None:
+    async def _say(self, speak: Callable[[], AsyncGenerator[Sound, None]]) -> None:
         await self._session.end_speech()
-        await self._session.push(*await voice.say(text))
-        await self._session.end_speech()
+        try:
+            async with aclosing(speak()) as sounds:
+                async for sound in sounds:
+                    await self._session.push(*sound)
+        finally:
+            await self._session.end_speech()

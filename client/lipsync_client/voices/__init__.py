@@ -1,0 +1,1 @@
+"""Text as speech: the synthesisers of this machine, and speech services over HTTP."""
