@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -11,21 +10,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import yaml
-from deployment import DEPLOY, free_ports, program, read, stage_process
+from deployment import DEPLOY, KEY, entry_point, program, read, stage_process
 
 from checkout import ROOT
 from gateway_process import gateway
 from lipsync_client import Client
 from lipsync_server.repository.gpu import write_gpu_models
-from lipsync_server.serving.environment import backend_folder, find_wheel, server_environment
 from speech import real_speech
 
 SPEECH = real_speech()[:32_000]
-KEY = "a-secret-of-this-test"
 SECONDS = 120
 
 
@@ -75,31 +70,9 @@ def test_the_install_step_of_the_image_takes_the_very_packages_that_are_tested_h
     assert [one["metadata"]["name"] for one in json.loads(report.stdout)["install"]] == ["lipsync-triton"]
 
 
-@contextlib.contextmanager
-def started_by_the_entry_point(repository: Path, folder: Path) -> Iterator[tuple[int, dict[str, int]]]:
-    """triton.sh with the embedded server in place of the image's. Yields its pid and its ports."""
-    wheel = find_wheel()
-    ports = dict(zip(("grpc", "http", "metrics"), free_ports(3), strict=True))
-    environment = {**server_environment(wheel, "none"), "LIPSYNC_CONTROL_KEY": KEY, "LIPSYNC_GPU_CONFIGS": "plain"}
-    environment |= {"LIPSYNC_REPOSITORY": str(repository)}
-    environment["PATH"] = f"{wheel.binary.parent}:{environment['PATH']}"
-    options = ["--exit-timeout-secs=2", *(f"--{name}-port={port}" for name, port in ports.items())]
-    environment["LIPSYNC_TRITON_OPTIONS"] = f"--backend-directory={backend_folder(wheel)}"
-    with (folder / "triton.log").open("w") as log:
-        process = subprocess.Popen([DEPLOY / "docker/triton.sh", *options], env=environment, stdout=log, stderr=log)
-        try:
-            yield process.pid, ports
-        finally:
-            process.send_signal(signal.SIGTERM)  # a stage of it is dead: it ends by its time-out
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(20)
-            process.kill()
-            process.wait(10)
-
-
 def test_the_entry_point_serves_before_the_gateway_and_the_probe_sees_a_dead_stage(repository, tmp_path):
     write_gpu_models(repository)  # as Dockerfile.cpu's target `models`
-    with started_by_the_entry_point(repository, tmp_path) as (pid, ports):
+    with entry_point(repository, tmp_path) as (pid, ports):
         deadline = time.monotonic() + SECONDS
         while probe("triton", f"127.0.0.1:{ports['http']}").returncode:
             assert time.monotonic() < deadline, (tmp_path / "triton.log").read_text()[-3000:]
