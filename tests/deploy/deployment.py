@@ -51,7 +51,7 @@ def stage_process(server: int, stage: str) -> int:
 
 
 @contextlib.contextmanager
-def entry_point(repository: Path, folder: Path, *more: str) -> Iterator[tuple[int, dict[str, int]]]:
+def entry_point(repository: Path | str, folder: Path, *more: str) -> Iterator[tuple[int, dict[str, int]]]:
     """triton.sh with the embedded server in place of the image's. Yields its pid and ports. `more`: options."""
     wheel = find_wheel()
     ports = dict(zip(("grpc", "http", "metrics"), free_ports(3), strict=True))

@@ -187,7 +187,7 @@ def test_one_trace_goes_from_the_caller_through_the_gateway_to_the_stages(live):
         "InferRequest",
         "lipsync_ensemble",
         "mel_preprocess",
-        "audio_encoder",
+        "audio_encoder_int8",  # the demo is in INT8
         "lipsync",
         "composite",
     }

@@ -74,7 +74,13 @@ def ask(repository: Path, triton: None) -> Any:
     spec.loader.exec_module(module)
     model = module.TritonPythonModel()
     config = {"parameters": {"max_frames": {"string_value": "32"}}}
-    model.initialize({"model_config": json.dumps(config), "model_repository": str(repository / "composite")})
+    model.initialize(
+        {
+            "model_config": json.dumps(config),
+            "model_repository": str(repository / "composite"),
+            "model_name": "composite",
+        }
+    )
     tensor = sys.modules["triton_python_backend_utils"].Tensor
 
     def call(*requests: dict[str, np.ndarray]) -> list[Response]:
@@ -237,3 +243,15 @@ def test_errors_name_the_file(repository: Path) -> None:
     (repository / "lipsync" / "avatar" / key_name(7) / "footage.bin").write_bytes(b"cut")
     with pytest.raises(AssetsError, match=r"footage\.bin is broken: 3 bytes instead of"):
         Avatars(repository).get(7)
+
+
+def test_downloaded_models_find_their_avatar_and_never_a_strangers(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Triton downloads a repository on S3 model by model, into temporary folders side by side."""
+    (repository / "lipsync").rename(repository / "fileXyZ")
+    assert Avatars.beside(repository / "fileAbC", "composite").get(7)
+    monkeypatch.setattr(os, "geteuid", lambda: 12_345)
+    with pytest.raises(FrameRequestError, match="avatar_key is 7"):
+        Avatars.beside(repository / "fileAbC", "composite").get(7)
+    assert Avatars.beside(repository / "composite", "composite").get(7)

@@ -20,7 +20,8 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         parameters = json.loads(args["model_config"])["parameters"]
         self._max_frames = int(parameters["max_frames"]["string_value"])
-        self._avatars = Avatars(Path(args["model_repository"]).parent, mark=mark.is_on())
+        folder, name = Path(args["model_repository"]), args["model_name"]
+        self._avatars = Avatars.beside(folder, name, mark=mark.is_on())
         self._in_flight = permit_file.Finished(permit_file.server_file())
         cv2.setNumThreads(1)  # the pictures are too small for several threads; the networks need the cores
 

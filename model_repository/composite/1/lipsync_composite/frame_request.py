@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,21 @@ class Avatars:
         repository: the folder of all models; an avatar lies in `<any model>/avatar/<key>/`.
         capacity: how many to keep open. An open one costs two open files, and little memory.
         mark: mark their pictures as synthetic.
+        ours_only: take only folders of this process's user; strangers may write to `repository`.
     """
 
-    def __init__(self, repository: Path, capacity: int = 64, *, mark: bool = True) -> None:
-        self._repository, self._capacity, self._mark = repository, capacity, mark
+    def __init__(self, repository: Path, capacity: int = 64, *, mark: bool = True, ours_only: bool = False) -> None:
+        self._repository, self._capacity, self._mark, self._ours_only = repository, capacity, mark, ours_only
         self._open: OrderedDict[int, tuple[Path, PackedAvatar]] = OrderedDict()
+
+    @classmethod
+    def beside(cls, model: Path, name: str, *, mark: bool = True) -> Avatars:
+        """Those of the models beside a model, whose folder is `model`.
+
+        Triton downloads a repository on S3 (gs, as) model by model, each into a temporary folder of another name than
+        the model's. They lie side by side too, but in a folder that strangers may write to.
+        """
+        return cls(model.parent, mark=mark, ours_only=model.name != name)
 
     def get(self, key: int) -> PackedAvatar:
         """The avatar of a key.
@@ -39,7 +50,7 @@ class Avatars:
         """
         folder, avatar = self._open.pop(key, (None, None))
         if folder is None or avatar is None or not folder.is_dir():  # a removed avatar must not stay alive in memory
-            folder = next(self._repository.glob(f"*/avatar/{key_name(key)}"), None)
+            folder = next(filter(self._is_ours, self._repository.glob(f"*/avatar/{key_name(key)}")), None)
             if folder is None:
                 raise FrameRequestError(
                     f"avatar_key is {key}, but there is no avatar {key_name(key)} on this server; allowed: the keys "
@@ -50,6 +61,9 @@ class Avatars:
         if len(self._open) > self._capacity:
             self._open.popitem(last=False)
         return avatar
+
+    def _is_ours(self, folder: Path) -> bool:
+        return not self._ours_only or folder.stat().st_uid == os.geteuid()
 
     def forget(self, key: int) -> None:
         """Open the avatar anew for the next request: its files were changed, and may be put right."""
