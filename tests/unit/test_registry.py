@@ -514,12 +514,45 @@ def test_each_avatar_gets_one_gpu() -> None:
     run(server, limits(gpus=(0, 1)), scenario)
 
 
+@pytest.mark.parametrize("placement", ["round_robin", "least_loaded"])
+def test_no_gpu_holds_more_than_its_limit_and_others_are_evicted(placement: str) -> None:
+    """Two GPUs with room for two avatars each; the fifth needs another's place."""
+    names = [f"avatar{number}" for number in range(5)]
+    server = FakeServer(*names)
+    server.memory_mb = dict.fromkeys(names, 500)
+
+    async def scenario(registry: Registry, clock: Clock) -> None:
+        for turn, name in enumerate(names):
+            await use(registry, server, name)
+            clock.now += 1
+            taken = [sum(500 for one in server.loaded() if server.gpus[one] == (gpu,)) for gpu in (0, 1)]
+            assert max(taken) <= 1024 and sum(taken) == 500 * min(turn + 1, 4)
+
+    run(server, limits(gpus=(0, 1), memory_gb_per_gpu=1, placement=placement), scenario)
+
+
+def test_an_avatar_that_fits_on_no_gpu_is_refused_with_the_limit() -> None:
+    server = FakeServer("anna")
+    server.memory_mb = {"anna": 2_048}
+
+    async def scenario(registry: Registry, clock: Clock) -> None:
+        await use(registry, server, "anna")  # its memory is not known before
+        await registry.unload("anna")
+        with pytest.raises(SettingsError, match=r"memory_gb_per_gpu is 1, but 'anna' needs about 2\.00"):
+            await use(registry, server, "anna")
+
+    run(server, limits(gpus=(0,), memory_gb_per_gpu=1), scenario)
+    with pytest.raises(SettingsError, match=r"registry\.gpus, which is empty"):
+        RegistrySettings.from_dict({"memory_gb_per_gpu": 1})
+
+
 def test_the_least_loaded_gpu_has_least_memory_then_fewest_avatars() -> None:
     placed = {"anna": (0, 500), "ben": (1, 200), "cleo": (1, 200)}
     assert choose_gpu((0, 1), placed, "least_loaded", 0) == 1
     assert choose_gpu((0, 1), placed | {"dora": (1, 100)}, "least_loaded", 0) == 0
     assert choose_gpu((0, 1, 2), placed, "least_loaded", 0) == 2
     assert [choose_gpu((3, 5), {}, "round_robin", turn) for turn in range(3)] == [3, 5, 3]
+    assert choose_gpu((0, 1), placed, "round_robin", 0, needed=100, limit=550) == 1
 
 
 def test_ties_are_broken_by_time_then_by_name() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -12,7 +13,7 @@ from typing import TypeVar
 from lipsync_client.control.control import Control
 from lipsync_client.control.states import AvatarOverview
 from lipsync_client.errors import AvatarNotFound, Overloaded
-from lipsync_client.registry.policy import Candidate, Counters, eviction_order
+from lipsync_client.registry.policy import Candidate, Counters, choose_gpu, eviction_order
 from lipsync_client.registry.settings import RegistrySettings, SettingsError
 
 __all__ = ["Capacity"]
@@ -123,7 +124,9 @@ class Capacity:
             unloading = {name for name in phases if phases[name] == "unloading"}
             self._check_limits(avatar, loaded & {*self._settings.keep} - {avatar})
             fits = len(loaded - {avatar}) < self._settings.max_models and self._fits_memory(avatar, loaded)
-            if fits and self._fits_memory(avatar, loaded | unloading):  # no longer counted, but still in memory
+            fits = fits and self._fits_gpu(avatar, overview, loaded)
+            both = loaded | unloading  # the latter are no longer counted, but still in memory
+            if fits and self._fits_memory(avatar, both) and self._fits_gpu(avatar, overview, both):
                 self._loading.add(avatar)
                 return
             victims = [] if fits else eviction_order(self.candidates(overview), self._settings.eviction)
@@ -150,6 +153,33 @@ class Capacity:
                 f"registry.max_memory_gb is {self._settings.max_memory_gb:g}, but {avatar!r} needs about {needed:.2f} "
                 f"beside the {taken:.2f} of the server's own avatars ({names}): set a higher limit."
             )
+
+        limit = self._settings.memory_gb_per_gpu
+        if limit is not None and self._memory(avatar) > limit * 1024:
+            raise SettingsError(
+                f"registry.memory_gb_per_gpu is {limit:g}, but {avatar!r} needs about "
+                f"{self._memory(avatar) / 1024:.2f}: set a higher limit."
+            )
+
+    def gpu_for(self, avatar: str, overview: list[AvatarOverview], turn: int) -> int:
+        """The number of the GPU for an avatar, which was just loaded. `turn`: how many were placed before."""
+        placed = {one.state.id: (one.gpus[0], one.memory_mb or 0) for one in overview if one.gpus}
+        placed.pop(avatar, None)
+        limit = self._settings.memory_gb_per_gpu or math.inf
+        policy, needed = self._settings.placement, self._memory(avatar)
+        return choose_gpu(self._settings.gpus, placed, policy, turn, needed=needed, limit=limit * 1024)
+
+    def _fits_gpu(self, avatar: str, overview: list[AvatarOverview], others: set[str]) -> bool:
+        """Whether a GPU has room for an avatar beside others. Those that are not placed yet take the emptiest ones."""
+        limit = self._settings.memory_gb_per_gpu
+        if limit is None:
+            return True
+        taken = dict.fromkeys(self._settings.gpus, 0)
+        where = {one.state.id: [gpu for gpu in one.gpus or () if gpu in taken] for one in overview}
+        for name in sorted(others - {avatar}, key=lambda name: not where.get(name)):
+            for gpu in where.get(name) or [min(taken, key=taken.__getitem__)]:
+                taken[gpu] += self._memory(name)
+        return min(taken.values()) + self._memory(avatar) <= limit * 1024
 
     async def _wait_for_change(self, seconds: float) -> None:
         async with self._changed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -56,20 +57,29 @@ class Counters:
         return self._before.get(avatar, 0) + self._seen.get(avatar, 0)
 
 
-def choose_gpu(gpus: Sequence[int], placed: Mapping[str, tuple[int, int]], policy: str, turn: int) -> int:
-    """Choose the GPU for one more avatar. Returns its number.
+def choose_gpu(
+    gpus: Sequence[int],
+    placed: Mapping[str, tuple[int, int]],
+    policy: str,
+    turn: int,
+    *,
+    needed: int = 0,
+    limit: float = math.inf,
+) -> int:
+    """Choose the GPU for one more avatar, among those with room for it if there are any. Returns its number.
 
     Args:
         gpus: numbers to choose from.
         placed: GPU and memory (any unit) of each avatar that is loaded.
         policy: "round_robin", one after the other, or "least_loaded", by memory, then by number of avatars.
         turn: how many avatars were placed so far.
+        needed: its memory.
+        limit: memory that the avatars on one GPU may take together.
     """
-    if policy == "round_robin":
-        return gpus[turn % len(gpus)]
 
     def load(gpu: int) -> tuple[int, int]:
         there = [memory for where, memory in placed.values() if where == gpu]
         return sum(there), len(there)
 
-    return min(gpus, key=load)
+    gpus = [gpu for gpu in gpus if load(gpu)[0] + needed <= limit] or gpus
+    return gpus[turn % len(gpus)] if policy == "round_robin" else min(gpus, key=load)

@@ -23,7 +23,6 @@ from lipsync_client.folders import cache_folder
 from lipsync_client.locks import locked
 from lipsync_client.registry.capacity import Capacity
 from lipsync_client.registry.failures import Failures
-from lipsync_client.registry.policy import choose_gpu
 from lipsync_client.registry.settings import RegistrySettings
 
 __all__ = ["Registry"]
@@ -276,9 +275,7 @@ class Registry:
 
     async def _choose_gpu(self, avatar: str) -> None:
         async with self._placing:
-            placed = {one.state.id: (one.gpus[0], one.memory_mb or 0) for one in await self.overview() if one.gpus}
-            placed.pop(avatar, None)
-            gpu = choose_gpu(self.settings.gpus, placed, self.settings.placement, self._placements)
+            gpu = self._capacity.gpu_for(avatar, await self.overview(), self._placements)
             self._placements += 1
             try:
                 await self._capacity.in_thread(self._control.place, avatar, gpu)

@@ -34,6 +34,7 @@ class RegistrySettings:
     eviction: Literal["lfu", "lru"] = Field(default="lfu", description="lfu or lru")
     idle_timeout: Seconds | None = Field(default=None, description="seconds from 1 up, or null for never")
     gpus: tuple[Gpu, ...] = Field(default=(), description="a list of the server's GPU numbers, such as [0, 1]")
+    memory_gb_per_gpu: Gigabytes | None = Field(default=None, description="a number above 0, or null for no limit")
     placement: Literal["round_robin", "least_loaded"] = Field(
         default="round_robin", description="round_robin or least_loaded"
     )
@@ -41,6 +42,8 @@ class RegistrySettings:
 
     @model_validator(mode="after")
     def _fits(self) -> RegistrySettings:
+        if self.memory_gb_per_gpu is not None and not self.gpus:
+            raise ValueError("registry.memory_gb_per_gpu is for the GPUs in registry.gpus, which is empty: name them.")
         if len(needed := {*self.preload, *self.keep}) > self.max_models:
             raise ValueError(
                 f"registry.max_models is {self.max_models}, but {', '.join(sorted(needed))} are to be loaded at start."
