@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -148,6 +149,27 @@ def test_help_teaches(tmp_path: Path, command: list[str]) -> None:
     assert "Usage" in stdout
 
 
+def test_say_makes_a_marked_video_of_a_text(fake: FakeServer, tmp_path: Path) -> None:
+    if not shutil.which("flite"):
+        pytest.skip("flite is not installed")
+    target = tmp_path / "hello.mp4"
+    command = start("say", "-", "-o", target, "--json", "--chunk", "8", server=fake.url, cache=tmp_path, piped=True)
+    printed, problems = command.communicate("Good morning.", timeout=WAIT_S)
+    assert command.returncode == 0, problems
+    with av.open(str(target)) as file:
+        count = len(list(file.decode(video=0)))
+    assert 15 < count < 75 and json.loads(printed)["frames"] == count
+    assert b"compositeWithTrainedAlgorithmicMedia" in target.read_bytes()
+
+
+def test_say_refuses_a_text_that_no_voice_speaks(fake: FakeServer, tmp_path: Path) -> None:
+    target = tmp_path / "hello.mp4"
+    command = start("say", "Hi", "-o", target, "--language", "xx", server=fake.url, cache=tmp_path)
+    _, problems = command.communicate(timeout=WAIT_S)
+    assert command.returncode == 1 and ("speaks xx" in problems or "no voice on this machine" in problems)
+    assert not target.exists()
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_render_leaves_no_file(
     fake: FakeServer, speech: Path, tmp_path: Path, number: signal.Signals, status: int
@@ -183,7 +205,7 @@ def test_h_is_help_everywhere(tmp_path: Path, command: list[str]) -> None:
 def test_the_help_begins_with_what_a_newcomer_needs(tmp_path: Path) -> None:
     _, stdout, _ = run("--help", server="127.0.0.1:1", cache=tmp_path)
     named = re.findall(r"^│ ([a-z]\S*) ", stdout.partition("Commands")[2], re.MULTILINE)
-    assert named[:5] == ["demo", "serve", "render", "frames", "web"] and "avatars" in named
+    assert named[:5] == ["demo", "serve", "render", "frames", "say"] and "avatars" in named
 
 
 def test_the_version_is_told(tmp_path: Path) -> None:

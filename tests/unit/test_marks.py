@@ -19,8 +19,9 @@ from PIL import Image
 from test_client_audio import tone
 from test_client_video import frames
 
-from lipsync_client import LipsyncError, VideoError, write_video
+from lipsync_client import LipsyncError, VideoError, read_audio, write_video
 from lipsync_client.media.credentials import Credentials
+from lipsync_client.media.growing import GrowingVideo
 from lipsync_composite import mark
 from lipsync_composite.assets import write_assets
 from lipsync_composite.avatar import PackedAvatar
@@ -195,3 +196,24 @@ def test_a_wrong_key_is_named(tmp_path: Path, signer: Credentials) -> None:
     for key, words in ((tmp_path / "no.key", "cannot sign"), (tmp_path / "none", "cannot be read")):
         with pytest.raises(LipsyncError, match=words):
             Credentials(signer.certificate, key).check("mp4", True)
+
+
+@pytest.mark.parametrize("kind", ["mp4", "webm"])
+def test_a_video_that_grows_is_the_finished_one_and_marked(tmp_path: Path, kind: str) -> None:
+    sound, pieces = tone(16000, 3).astype(np.float32), []
+    with GrowingVideo(kind, fps=25, sound=sound) as video:
+        pieces = [*(video.add(frame) for frame in frames(75)), video.finish()]
+    assert sum(1 for piece in pieces if piece) > 2 and any(pieces[:60])
+    growing, whole = tmp_path / f"growing.{kind}", tmp_path / f"whole.{kind}"
+    growing.write_bytes(b"".join(pieces))
+    write_video(whole, frames(75), fps=25, sound=sound)
+    with av.open(str(growing)) as file:
+        assert [round(picture.time * 25) for picture in file.decode(video=0)] == list(range(75))
+    sounds = [read_audio(path) for path in (growing, whole)]
+    length = min(map(len, sounds))
+    assert 2.9 < length / 16000 < 3.1 and np.abs(sounds[0][:length] - sounds[1][:length]).max() < 0.05
+    assert SOURCE_TYPE.encode() in b"".join(pieces[:60])
+    if kind == "mp4" and shutil.which("exiftool"):
+        found = exiftool(growing)
+        assert found["XMP-iptcExt:DigitalSourceType"] == SOURCE_TYPE
+        assert not {tag for tag in found if "Warning" in tag or "Error" in tag}

@@ -23,7 +23,7 @@ from lipsync_client.extras import missing_extra
 
 COMMANDS = "lipsync.commands"
 ORDER = (  # in the help: first what a new user needs; other commands follow by name
-    *("demo", "serve", "render", "frames", "web", "status", "avatars", "gateway", "token"),
+    *("demo", "serve", "render", "frames", "say", "web", "status", "avatars", "gateway", "token"),
     *("bench", "perf", "build", "gpu-models"),
     *("list", "load", "unload", "stats", "add", "remove", "prepare", "train", "import", "evaluate", "pack"),
 )

@@ -13,6 +13,7 @@ import typer
 from lipsync_client import wire
 from lipsync_client.aio import AsyncClient
 from lipsync_client.cli.common import Access, Headers, Server, TokenFile, access
+from lipsync_client.cli.marks import Unmarked
 from lipsync_client.cli.voices import PiperVoices, VoiceModel, VoiceService, VoiceSpeaker, voices_of
 from lipsync_client.console import note
 from lipsync_client.control.control import Control, find_key
@@ -28,6 +29,15 @@ ASK_S = 3.0
 ANSWER_S = 10.0  # seconds after which a waiting page reports that the server does not answer
 DEFAULTS = Settings()
 
+Offered = Annotated[
+    list[str] | None,
+    typer.Option("--avatar", help="An avatar to offer; repeat the option for more. [default: all]"),
+]
+Host = Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0 serves other machines too.")]
+Origins = Annotated[
+    list[str] | None,
+    typer.Option("--allow-origin", help="Another origin whose pages may connect, such as https://talk.example.org."),
+]
 PageToken = Annotated[
     str | None,
     typer.Option(
@@ -46,26 +56,16 @@ TlsKey = Annotated[Path | None, typer.Option(help="PEM file with the certificate
 
 
 def web(
-    avatar: Annotated[
-        list[str] | None,
-        typer.Option("--avatar", help="An avatar to offer; repeat the option for more. [default: all]"),
-    ] = None,
+    avatar: Offered = None,
     server: Server = wire.DEFAULT_URL,
     token_file: TokenFile = None,
     headers: Headers = None,
-    host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0 serves other machines too.")] = (
-        "127.0.0.1"
-    ),
+    host: Host = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port of the page; 0: any free port.")] = 8080,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
     token: PageToken = None,
-    allow_origin: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--allow-origin", help="Another origin whose pages may connect, such as https://talk.example.org."
-        ),
-    ] = None,
+    allow_origin: Origins = None,
     max_sessions: Annotated[
         int, typer.Option("--max-sessions", min=1, help="Pages that are served at once, at most.")
     ] = (DEFAULTS.max_sessions),
@@ -76,6 +76,7 @@ def web(
     voice_model: VoiceModel = "tts-1",
     voice_speaker: VoiceSpeaker = "alloy",
     piper_voices: PiperVoices = None,
+    unmarked: Unmarked = False,
 ) -> None:
     """Serve a page with a talking face: talk to it by microphone, file or text, and interrupt it.
 
@@ -99,7 +100,7 @@ def web(
         if token is None and not loopback:
             token = secrets.token_urlsafe(16)
         origins = tuple(allow_origin or ())
-        settings = Settings(token or None, origins, loopback, max_sessions, idle)
+        settings = Settings(token or None, origins, loopback, max_sessions, idle, mark=not unmarked)
         if trouble := _trouble_with(server, allowed):
             note(f"{trouble} The page waits for the server.")
         _announce(port, settings, "https" if tls else "http")

@@ -99,7 +99,7 @@ def write_video(
                 av.open(ffmpeg_name(part), "w", format=kind.container, options=kind.options)
             )
             container.metadata.update(marking.TAGS if mark else {})
-            count = _Writer(container, kind, fps, sound, sound_rate).write(frames)
+            count = VideoWriter(container, kind, fps, sound, sound_rate).write(frames)
         if not count:
             raise VideoError(f"there is no frame to write to {path}")
         if mark:
@@ -135,8 +135,8 @@ def video_file(path: str | os.PathLike[str]) -> Path:
     return place
 
 
-class _Writer:
-    """Interleaves pictures and sound, so that the muxer buffers little."""
+class VideoWriter:
+    """Interleaves pictures and sound, so that the muxer buffers little. `keyframes`: frames from one to the next."""
 
     def __init__(
         self,
@@ -145,6 +145,7 @@ class _Writer:
         fps: int,
         sound: str | os.PathLike[str] | NDArray[np.float32],
         sound_rate: int,
+        keyframes: int | None = None,
     ) -> None:
         if isinstance(sound, np.ndarray):
             known = av.codec.Codec(kind.audio, "w").audio_rates
@@ -159,27 +160,38 @@ class _Writer:
         self._layout = layout
         self._fps = fps
         self._container = container
-        self._samples = 0
+        self._samples = self._count = 0
+        self._size: tuple[int, int] | None = None
         self._video = container.add_stream(kind.video, rate=fps, options=ENCODER_OPTIONS[kind.video])
+        if keyframes:
+            self._video.codec_context.gop_size = keyframes
         self._audio = container.add_stream(kind.audio, rate=self._rate, layout=layout, bit_rate=128_000)
 
     def write(self, frames: Iterable[Frame]) -> int:
-        count, size = 0, None
+        """All frames, and the sound. Returns how many they were; without any, nothing is written."""
         for frame in frames:
-            picture = _even(Image.open(io.BytesIO(frame.jpeg)).convert("RGB"))
-            if size is None:
-                size = picture.size
-                self._start(*size)
-            elif picture.size != size:
-                raise VideoError(f"frame {frame.index} is {picture.size}, the first one was {size}")
-            self._put_picture(picture, count)
-            count += 1
-            self._put_sound(until=Fraction(count, self._fps))
-        if count:
-            self._put_sound(until=None)
-            for stream in (self._video, self._audio):
-                self._container.mux(stream.encode(None))
-        return count
+            self.add(frame)
+        if self._count:
+            self.finish()
+        return self._count
+
+    def add(self, frame: Frame) -> None:
+        """The next frame, and the sound up to its end. Raises VideoError, AudioError, av.FFmpegError."""
+        picture = _even(Image.open(io.BytesIO(frame.jpeg)).convert("RGB"))
+        if self._size is None:
+            self._size = picture.size
+            self._start(*picture.size)
+        elif picture.size != self._size:
+            raise VideoError(f"frame {frame.index} is {picture.size}, the first one was {self._size}")
+        self._put_picture(picture, self._count)
+        self._count += 1
+        self._put_sound(until=Fraction(self._count, self._fps))
+
+    def finish(self) -> None:
+        """The rest of the sound, and what the encoders hold back."""
+        self._put_sound(until=None)
+        for stream in (self._video, self._audio):
+            self._container.mux(stream.encode(None))
 
     def _start(self, width: int, height: int) -> None:
         context = self._video.codec_context

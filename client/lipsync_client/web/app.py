@@ -1,4 +1,4 @@
-"""The page and its WebSocket as an ASGI application."""
+"""The page, its WebSocket and the HTTP interface as an ASGI application."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from lipsync_client.aio import AsyncClient
 from lipsync_client.errors import LipsyncError
 from lipsync_client.live.frame import Clock, LoopClock
 from lipsync_client.voices.voices import Voices
+from lipsync_client.web.api import Api
 from lipsync_client.web.connection import Connection
 from lipsync_client.web.faces import Faces
 from lipsync_client.web.protocol import Close, Refused
@@ -58,14 +59,17 @@ def create_app(
         settings: limits; the defaults if None.
         clock: of the live sessions; the event loop's own if None.
     """
-    site = Site(client, faces, voices, settings or Settings(), clock or LoopClock())
+    settings = settings or Settings()
+    site = Site(client, faces, voices, settings, clock or LoopClock())
+    api = Api(client, faces, voices, settings)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with client:
             yield
 
-    routes = [WebSocketRoute("/live", site.connect), Mount("/", StaticFiles(directory=PAGE, html=True))]
+    page = Mount("/", StaticFiles(directory=PAGE, html=True))
+    routes = [WebSocketRoute("/live", site.connect), *api.routes, page]
     return Guard(Starlette(routes=routes, lifespan=lifespan), site.settings)
 
 
@@ -117,19 +121,20 @@ class Guard:
                 MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
-        refusal = self._refusal(Headers(scope=scope), scope["type"] == "websocket")
+        works = scope["type"] == "websocket" or scope.get("method") not in ("GET", "HEAD")
+        refusal = self._refusal(Headers(scope=scope), works)
         if refusal is None:
             return await self._app(scope, receive, send_with_headers)
         if scope["type"] == "websocket":  # before it is accepted: the answer is 403
             return await send({"type": "websocket.close", "code": 1008})
         return await PlainTextResponse(refusal, 403)(scope, receive, send_with_headers)
 
-    def _refusal(self, headers: Headers, socket: bool) -> str | None:
+    def _refusal(self, headers: Headers, works: bool) -> str | None:
         host, origin = headers.get("host", ""), headers.get("origin")
         if self._settings.loopback and _address(f"//{host}")[0] not in LOOPBACK:
             # Another site's name that leads to 127.0.0.1: its page would count as ours.
             return "This server answers to localhost only: open it by that name, or start it with --host.\n"
-        if socket and origin and _address(origin)[1] != host and origin not in self._settings.allow_origins:
+        if works and origin and _address(origin)[1] != host and origin not in self._settings.allow_origins:
             return "Pages of other origins may not connect.\n"
         return None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -31,6 +31,7 @@ from lipsync_client.web.protocol import (
 )
 from lipsync_client.web.settings import Settings
 from lipsync_client.web.speaker import Speaker
+from lipsync_client.web.tasks import first_to_end
 
 __all__ = ["Connection"]
 
@@ -92,7 +93,7 @@ class Connection:
             LipsyncError: there is no session to be had.
         """
         # It is read from the start: a browser that goes while an avatar is loaded for it leaves its place.
-        await _first_to_end(self._read(), self._live(hello, client, faces, voices), self._send_heartbeats())
+        await first_to_end(self._read(), self._live(hello, client, faces, voices), self._send_heartbeats())
 
     async def refuse(self, refusal: Refused) -> None:
         """Say why, and end the connection."""
@@ -129,7 +130,7 @@ class Connection:
                 text_chars=self._settings.text_chars,
                 waiting_s=self._settings.waiting_s,
             )
-            await _first_to_end(speaker.run(), self._show(session, speaker))
+            await first_to_end(speaker.run(), self._show(session, speaker))
 
     async def _send_heartbeats(self) -> None:
         while True:
@@ -231,16 +232,3 @@ class Connection:
 
     async def _fail(self, failure: LipsyncError) -> None:
         await self._tell("error", reason="failed", text=str(failure))
-
-
-async def _first_to_end(*work: Coroutine[Any, Any, None]) -> None:
-    """Run them all until the first one ends, and raise what it raised. The others are cancelled."""
-    tasks = [asyncio.create_task(some) for some in work]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -22,6 +22,12 @@ class Settings:
         window: frames on their way to a browser; a slow one slows its own session.
         messages_per_s: of one connection, not counting that frames were taken.
         text_chars: length of a text to speak.
+        max_videos: videos that are made at once.
+        video_s: seconds that a video may last.
+        upload_bytes: of a sound file.
+        upload_s: seconds that a request for a video may take to arrive and to be spoken.
+        taking_s: seconds that a caller may take for a piece of a video.
+        mark: say in the metadata of videos that AI made them; without it, you must tell viewers in another way.
         patience_s: seconds that a failing request is repeated before the page is told.
     """
 
@@ -35,4 +41,10 @@ class Settings:
     window: int = 25
     messages_per_s: int = 500
     text_chars: int = 500
+    max_videos: int = 2
+    video_s: float = 600.0
+    upload_bytes: int = 64 << 20
+    upload_s: float = 60.0
+    taking_s: float = 30.0
+    mark: bool = True
     patience_s: float = 4.0
