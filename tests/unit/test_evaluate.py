@@ -21,7 +21,7 @@ from lipsync_server.repository.package import package_avatar
 from lipsync_server.repository.source import AvatarSource
 from lipsync_studio.cli.evaluate import evaluate
 from lipsync_studio.evaluation import evaluate as evaluation
-from lipsync_studio.evaluation import metric_tables, metrics
+from lipsync_studio.evaluation import metric_tables, metrics, voice_activity
 from lipsync_studio.evaluation.contact_sheets import liveliest, mouth_sheet, write_sheets
 from lipsync_studio.evaluation.mouth_meter import MouthMeter, MouthShape
 from lipsync_studio.evaluation.patch_metrics import Footage, PatchMetrics
@@ -312,6 +312,8 @@ def test_a_recording_of_the_toy_has_every_frame_and_a_clean_patch(pipeline, foot
     assert recording.closures() == [(10, 13)] and recording.pauses() == [(3, 8)]
     rows = metric_tables.speech_rows([recording]) + metric_tables.picture_rows([recording])
     assert all(len(row.values) == 1 for row in rows)
+    assert len(recording.landmark_distances()) == len(recording.lip_openings) == 30
+    assert np.flatnonzero(np.isfinite(recording.plain_sharpness)).tolist() == [0, 5, 10, 15, 20, 25]
     write_sheets(recording, tmp_path)
     sheet = cv2.imread(str(tmp_path / "toy_mouth.png"))
     height, width = recording.mouths[0].shape[:2]
@@ -320,6 +322,7 @@ def test_a_recording_of_the_toy_has_every_frame_and_a_clean_patch(pipeline, foot
 
 def test_evaluate_prints_its_tables_and_with_json_one_document(repository, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(evaluation, "FaceMesh", TwoDots)
+    monkeypatch.setattr(voice_activity, "speech_flags", lambda speech, frames: np.arange(frames) >= 10)
     monkeypatch.setattr(evaluation, "silences", lambda: [RenderedSpeech("silence", np.zeros(640 * 5, np.float32))])
     options = {"repository": repository, "out": tmp_path, "voice": "", "seconds": 1.0}
     evaluate("toy", **options)
@@ -328,7 +331,7 @@ def test_evaluate_prints_its_tables_and_with_json_one_document(repository, tmp_p
     printed = capsys.readouterr()
     found = json.loads(printed.out)
     assert "Avatar toy, 240x160" in found["avatar"][0] and "table.md" in printed.err
-    assert [table["recordings"] for table in found["tables"]] == [["speech"], ["silence", "speech"]]
+    assert [table["recordings"] for table in found["tables"]] == [["speech"], ["speech"], ["silence", "speech"]]
     assert {"metric": "frames", "required": "", "values": ["25"]} in found["tables"][0]["rows"]
     assert "|  | must hold | speech |\n|---|---|---|\n| frames |  | 25 |\n" in (tmp_path / "table.md").read_text()
 

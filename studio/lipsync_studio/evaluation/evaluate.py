@@ -25,7 +25,8 @@ from lipsync_server.pipeline import LocalPipeline
 from lipsync_studio.corpus.sentences import sentences
 from lipsync_studio.corpus.speech_data import read_phones, read_wav, speak_with_flite
 from lipsync_studio.evaluation.contact_sheets import write_sheets
-from lipsync_studio.evaluation.metric_tables import MetricTable, as_markdown, picture_rows, speech_rows
+from lipsync_studio.evaluation.film import read_film
+from lipsync_studio.evaluation.metric_tables import MetricTable, as_markdown, picture_rows, published_rows, speech_rows
 from lipsync_studio.evaluation.mouth_meter import Box, MouthMeter
 from lipsync_studio.evaluation.patch_metrics import Footage, Picture
 from lipsync_studio.evaluation.recording import Recording, RenderedSpeech, Truth, joined
@@ -94,11 +95,37 @@ def open_session(pipeline: LocalPipeline, truth: Truth | None) -> tuple[Evaluati
     return EvaluationSession(pipeline, footage, meter, truth), notes
 
 
+def speeches_of(
+    speech: Sequence[Path], film: Sequence[Path] = (), *, voice: str = "awb", count: int = 8, seconds: float = 30.0
+) -> list[RenderedSpeech]:
+    """What is spoken.
+
+    Args:
+        speech: files; phonemes in a .json beside one are used. The project's sample if there is no file and no film.
+        film: videos of people who speak; their sound is spoken, and the avatar's mouth compared with theirs.
+        voice: flite voice with known phonemes, of which new sentences are spoken; "" for none.
+        count: sentences of that voice.
+        seconds: of each file.
+
+    Raises:
+        AudioError, SourceError: a file cannot be read.
+        DownloadError: a landmark network could not be downloaded.
+    """
+    speeches = [read_film(path, seconds) for path in film]
+    speeches += [read_speech(path, seconds) for path in speech or ([] if film else [home.SAMPLE])]
+    if voice and shutil.which("flite"):
+        speeches.append(flite_speech(voice, count))
+    elif voice:
+        note("flite is not installed, so no speech has known phonemes.")
+    return speeches
+
+
 def evaluate(
     pipeline: LocalPipeline,
     speech: Sequence[Path] = (),
     out: Path = Path("evaluation"),
     *,
+    film: Sequence[Path] = (),
     voice: str = "awb",
     count: int = 8,
     seconds: float = 30.0,
@@ -108,30 +135,24 @@ def evaluate(
 
     Args:
         pipeline: the avatar's.
-        speech: files; phonemes in a .json beside one are used. The project's sample if there is none.
+        speech, film, voice, count, seconds: see `speeches_of`.
         out: folder for the table and the pictures.
-        voice: flite voice with known phonemes; "" for none.
-        count: sentences of that voice.
-        seconds: of each speech file.
         truth: gives the picture that should have come out for a footage frame and mouth curves.
 
     Raises:
         ValueError: no face is found in the avatar's footage.
-        AudioError: a speech file cannot be read.
-        DownloadError: the landmark network could not be downloaded.
+        AudioError, SourceError: a file cannot be read.
+        DownloadError: a landmark network could not be downloaded.
     """
-    speeches = [read_speech(path, seconds) for path in speech or [home.SAMPLE]]
-    if voice and shutil.which("flite"):
-        speeches.append(flite_speech(voice, count))
+    speeches = speeches_of(speech, film, voice=voice, count=count, seconds=seconds)
     session, facts = open_session(pipeline, truth)
-    if voice and not shutil.which("flite"):
-        note("flite is not installed, so no speech has known phonemes.")
     out.mkdir(parents=True, exist_ok=True)
     spoken = [_record(session, one, out) for one in speeches]
     quiet = [_record(session, one, out) for one in silences()]
     everything = [*quiet, *spoken]
     tables = [
         MetricTable("Speech", [one.speech.name for one in spoken], speech_rows(spoken)),
+        MetricTable("Measures that other systems publish", [one.speech.name for one in spoken], published_rows(spoken)),
         MetricTable("Pictures", [one.speech.name for one in everything], picture_rows(everything)),
     ]
     (out / "table.md").write_text(as_markdown(tables, facts), encoding="utf-8")

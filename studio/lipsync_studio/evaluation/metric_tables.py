@@ -26,8 +26,57 @@ class Row(NamedTuple):
 
 def speech_rows(recordings: Sequence[Recording]) -> list[Row]:
     """The lips against phonemes and envelope. Rows without any value are left out."""
-    rows = [*_curve_rows(recordings), *_pause_rows(recordings), *_truth_rows(recordings)]
+    rows = [*_curve_rows(recordings), *_pause_rows(recordings), *_truth_rows(recordings), *_film_rows(recordings)]
     return [row for row in rows if set(row.values) != {"-"}]
+
+
+def published_rows(recordings: Sequence[Recording]) -> list[Row]:
+    """Metrics that other systems publish, see docs/evaluation.md. Rows without any value are left out."""
+
+    def row(metric: str, value: str, cell: Cell) -> Row:
+        return Row(metric, value, [cell(r) for r in recordings])
+
+    rows = [
+        row("THEval Lip-Sync", "people 0.253", lambda r: _known(r.lip_sync(), np.mean)),
+        row("the same of the filmed person", "", _film(lambda r: _known(r.lip_sync(film=True), np.mean))),
+        row("THEval Silent Lip Stability", "people 0.026", lambda r: _known(r.silent_movement(), np.median)),
+        row("the same of the filmed person", "", _film(lambda r: _known(r.silent_movement(film=True), np.median))),
+        row("LMD against the truth, % of eyes", "", lambda r: _known(r.landmark_distances(), np.mean)),
+        row("CPBD of the face (1 is sharp)", "", lambda r: _known(np.array(r.sharpness), np.mean)),
+        row("the same of the plain footage", "", lambda r: _known(np.array(r.plain_sharpness), np.mean)),
+    ]
+    return [row for row in rows if set(row.values) != {"-"}]
+
+
+def _film_rows(recordings: Sequence[Recording]) -> list[Row]:
+    def against(name: CurveName) -> Cell:
+        return _film(lambda r: _lag(r.curve(name), r.filmed(name)))
+
+    def row(metric: str, required: str, cell: Cell) -> Row:
+        return Row(metric, required, [cell(r) for r in recordings])
+
+    return [
+        row("opening / the filmed person's: r, lag", "0.85 at 0 ± 1", against("opening")),
+        row("range of the opening, % of theirs", "85", _film(_range_share)),
+        row("width / the filmed person's: r, lag", "0.6", against("width")),
+    ]
+
+
+def _film(cell: Cell) -> Cell:
+    """`cell` where the person who spoke was filmed."""
+    return lambda r: cell(r) if r.speech.film else "-"
+
+
+def _range_share(r: Recording) -> str:
+    """The openings' 95th percentile above their 5th, relative to the person's: single frames do not count."""
+    ours, theirs = (np.ptp(np.percentile(c, (5, 95))) for c in (r.curve("opening"), r.filmed("opening")))
+    return f"{100 * ours / max(theirs, 1e-9):.0f}"
+
+
+def _known(values: metrics.Curve, statistic: Callable[[NDArray[Any]], Any]) -> str:
+    """A statistic of the values that are not nan."""
+    known = values[np.isfinite(values)]
+    return f"{statistic(known):.3g}" if len(known) else "-"
 
 
 def _curve_rows(recordings: Sequence[Recording]) -> list[Row]:

@@ -64,7 +64,7 @@ class MouthMeter:
             ((r.x - x) / s, (r.y - y) / s, r.side / s, r.turn) for (_, r), (x, y, s) in zip(found, boxes, strict=True)
         ]
         self._region = np.median(regions, axis=0)
-        points = [self._points(frame, box) for frame, box in zip(frames, boxes, strict=True)]
+        points = [self.landmarks(frame, box) for frame, box in zip(frames, boxes, strict=True)]
         self.eyes = float(np.median([distance(p, EYES) for p in points]))
         openings = np.array([inner_lips(p) for p in points]) / self.eyes * 100
         calm = np.flatnonzero(openings <= np.quantile(openings, 1 / 3) + CALM)
@@ -81,7 +81,10 @@ class MouthMeter:
 
     def measure(self, frame: Picture, box: Box) -> MouthShape:
         """The mouth shape in a frame, BGR."""
-        points = self._points(frame, box)
+        return self.shape(self.landmarks(frame, box), frame, box)
+
+    def shape(self, points: Points, frame: Picture, box: Box) -> MouthShape:
+        """The mouth shape in a frame whose landmarks are known."""
         strip = self._strip(frame, box, STRIP)
         new = ~self._rest_colours[tuple((strip // BIN).reshape(-1, 3).T)]
         scale = 100 / self.eyes
@@ -91,7 +94,8 @@ class MouthMeter:
             float(new.mean()) * len(strip) * scale,
         )
 
-    def _points(self, frame: Picture, box: Box) -> Points:
+    def landmarks(self, frame: Picture, box: Box) -> Points:
+        """The face's landmarks in a frame, BGR: [468,2], pixels."""
         x, y, size = box
         dx, dy, side, turn = self._region
         return self._mesh.points(frame, Region(x + dx * size, y + dy * size, side * size, turn))[0]

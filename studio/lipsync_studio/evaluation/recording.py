@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsync_mel.timeline import SAMPLE_RATE, frame_total
+from lipsync_mel.timeline import FPS, SAMPLE_RATE, frame_total
 from lipsync_studio.corpus.mouth_curves import MOUTH, Phone, mouth_curves
-from lipsync_studio.evaluation import metrics
+from lipsync_studio.evaluation import metrics, theval, voice_activity
 from lipsync_studio.evaluation.mouth_meter import MouthShape
 from lipsync_studio.evaluation.patch_metrics import PatchMetrics, Picture
+from lipsync_studio.faces.landmarks import Points
 
 Truth = Callable[[int, NDArray[np.float32]], Picture]  # footage frame, curves [7] -> face crop, BGR [320,320,3]
 CurveName = Literal["opening", "width", "gap"]
@@ -22,12 +24,25 @@ CLOSED = 1.5  # percent of the eyes' distance: a smaller opening counts as close
 
 
 @dataclass(frozen=True)
+class Mouths:
+    """The mouth in consecutive frames. Lists have one entry for each frame."""
+
+    shapes: list[MouthShape] = field(default_factory=list)
+    lip_openings: list[float] = field(default_factory=list)  # see `theval.lip_opening`
+    landmarks: list[Points] = field(default_factory=list)  # see `theval.mouth_landmarks`
+
+
+@dataclass(frozen=True)
 class RenderedSpeech:
-    """A speech to render: FP32 samples at 16 kHz, and phonemes with their end times in seconds where they are known."""
+    """A speech to render: FP32 samples at 16 kHz, and phonemes with their end times in seconds where they are known.
+
+    `film` is the mouth of the person who was filmed with this sound, if there was one.
+    """
 
     name: str
     audio: NDArray[np.float32]
     phones: tuple[Phone, ...] = ()
+    film: Mouths | None = None
 
     @property
     def frames(self) -> int:
@@ -48,6 +63,7 @@ class Comparison:
     gmsd: float
     error: NDArray[np.float32]  # around the mouth, BGR: the frame minus the truth
     true_shape: MouthShape
+    true_landmarks: Points  # see `theval.mouth_landmarks`
     true_mouth: Picture  # from the encoded frame
 
 
@@ -58,9 +74,14 @@ class Recording:
     speech: RenderedSpeech
     patch: PatchMetrics
     shapes: list[MouthShape] = field(default_factory=list)
+    lip_openings: list[float] = field(default_factory=list)  # see `theval.lip_opening`
+    landmarks: list[Points] = field(default_factory=list)  # see `theval.mouth_landmarks`
+    sharpness: list[float] = field(default_factory=list)  # CPBD of the face; nan in frames that were left out
+    plain_sharpness: list[float] = field(default_factory=list)  # the same of the plain footage
     mouths: list[Picture] = field(default_factory=list)  # from the sent frames, full size
     overview: list[Picture] = field(default_factory=list)  # about twelve whole frames
     true_shapes: list[MouthShape] = field(default_factory=list)
+    true_landmarks: list[Points] = field(default_factory=list)
     true_mouths: list[Picture] = field(default_factory=list)
     psnr: list[float] = field(default_factory=list)
     ssim: list[float] = field(default_factory=list)
@@ -77,6 +98,7 @@ class Recording:
         self.ssim.append(comparison.ssim)
         self.gmsd.append(comparison.gmsd)
         self.true_shapes.append(comparison.true_shape)
+        self.true_landmarks.append(comparison.true_landmarks)
         self.true_mouths.append(comparison.true_mouth)
         self._errors = [*self._errors[-2:], comparison.error]
         if len(self._errors) == 3:
@@ -86,6 +108,10 @@ class Recording:
     def curve(self, name: CurveName, truth: bool = False) -> metrics.Curve:
         """One value of the mouth shape over time."""
         return np.array([getattr(shape, name) for shape in (self.true_shapes if truth else self.shapes)])
+
+    def filmed(self, name: CurveName) -> metrics.Curve:
+        """One value of the filmed person's mouth shape over time; empty if nobody was filmed."""
+        return np.array([getattr(shape, name) for shape in (self.speech.film.shapes if self.speech.film else ())])
 
     def closed(self, truth: bool = False) -> NDArray[np.bool_]:
         """Frames with closed lips: neither landmarks nor colours show an opening.
@@ -104,6 +130,26 @@ class Recording:
         """The speech envelope."""
         return metrics.envelope(self.speech.audio, len(self.shapes))
 
+    @cached_property
+    def voiced(self) -> NDArray[np.bool_]:
+        """Frames with speech, by a voice activity detector."""
+        return voice_activity.speech_flags(self.speech.audio, len(self.shapes))
+
+    def lip_sync(self, film: bool = False) -> metrics.Curve:
+        """See `theval.lip_sync`; of the filmed person instead, if asked for."""
+        openings = np.array(self.speech.film.lip_openings if film and self.speech.film else self.lip_openings)
+        return theval.lip_sync(openings, theval.loudness(self.speech.audio, len(openings)), self.voiced)
+
+    def silent_movement(self, film: bool = False) -> metrics.Curve:
+        """See `theval.silent_movement`; of the filmed person instead, if asked for."""
+        openings = np.array(self.speech.film.lip_openings if film and self.speech.film else self.lip_openings)
+        return theval.silent_movement(openings, self.voiced)
+
+    def landmark_distances(self) -> metrics.Curve:
+        """LMD of each frame against the truth: the filmed person, else the truth pictures; empty if there is none."""
+        true = self.speech.film.landmarks if self.speech.film else self.true_landmarks
+        return np.array([theval.landmark_distance(a, b) for a, b in zip(self.landmarks, true, strict=False)])
+
     def pauses(self) -> list[metrics.Span]:
         """Pauses longer than 0.3 s without their ends, from the phonemes if they are known, else from the level."""
         if not self.speech.phones:
@@ -117,6 +163,15 @@ class Recording:
     def closures(self) -> list[metrics.Span]:
         """The spans of p, b and m."""
         return metrics.phone_spans(self.speech.phones, LIPS_CLOSE, len(self.shapes))
+
+    def closure_names(self) -> list[str]:
+        """The names of the phonemes of `closures`."""
+        found, begin = [], 0.0
+        for name, end in self.speech.phones:
+            if name in LIPS_CLOSE and round(begin * FPS) < len(self.shapes):
+                found.append(name)
+            begin = end
+        return found
 
     def _in_phones(self, names: set[str]) -> NDArray[np.bool_]:
         flags = np.zeros(len(self.shapes), bool)

@@ -10,13 +10,15 @@ from lipsync_client.console import notes
 from lipsync_composite.loop import footage_index
 from lipsync_composite.splice import Rect
 from lipsync_server.pipeline import LocalPipeline
-from lipsync_studio.evaluation import metrics
+from lipsync_studio.evaluation import metrics, theval
 from lipsync_studio.evaluation.contact_sheets import SHEET_WIDTHS
 from lipsync_studio.evaluation.mouth_meter import MouthMeter
 from lipsync_studio.evaluation.patch_metrics import Footage, PatchMetrics, Picture, decode, mouth_square
 from lipsync_studio.evaluation.recording import Comparison, Recording, RenderedSpeech, Truth
+from lipsync_studio.evaluation.sharpness import cpbd
 
 OVERVIEW = 12  # whole frames that are kept of a recording
+SHARPNESS_STEP = 5  # frames: sharpness changes slowly, and takes longer than the landmarks
 
 
 class EvaluationSession:
@@ -43,7 +45,8 @@ class EvaluationSession:
             patch, picture = self._pipeline.avatar.composited(position, mouth)
             result.patch.add(position, patch, picture)
             result.beyond_patch += self._changed_beyond(patch, sent, position)
-            result.shapes.append(self._meter.measure(sent, self._footage.box(position)))
+            self._measure_mouth(result, sent, position)
+            self._measure_sharpness(result, sent, position)
             result.mouths.append(self._mouth(sent, position))
             if number % max(total // OVERVIEW, 1) == total // (2 * OVERVIEW):
                 result.overview.append(sent)
@@ -52,6 +55,23 @@ class EvaluationSession:
                 true = self._truth(footage_index(position, facts.frames, facts.loop), curves[number])
                 result.add_comparison(self._compare(position, self._pasted(position, patch, picture), true))
         return result
+
+    def _measure_mouth(self, result: Recording, sent: Picture, position: int) -> None:
+        box = self._footage.box(position)
+        points = self._meter.landmarks(sent, box)
+        result.shapes.append(self._meter.shape(points, sent, box))
+        result.lip_openings.append(theval.lip_opening(points))
+        result.landmarks.append(theval.mouth_landmarks(points))
+
+    def _measure_sharpness(self, result: Recording, sent: Picture, position: int) -> None:
+        if len(result.sharpness) % SHARPNESS_STEP:
+            values = (float("nan"), float("nan"))
+        else:
+            x, y, size = self._footage.box(position)
+            face = np.s_[max(y, 0) : y + size, max(x, 0) : x + size]
+            values = (cpbd(sent[face]), cpbd(self._footage.frame(position)[face]))
+        result.sharpness.append(values[0])
+        result.plain_sharpness.append(values[1])
 
     def _changed_beyond(self, patch: Rect, sent: Picture, position: int) -> int:
         """Pixels of a sent frame that are not in the patch and differ from the plain frame's."""
@@ -82,11 +102,13 @@ class EvaluationSession:
         square = mouth_square(box, self._meter.lips)
         a, b = square.of(pasted), square.of(self._pasted(position, *avatar.composited(position, true)))
         sent = decode(avatar.render(position, true))
+        points = self._meter.landmarks(sent, box)
         return Comparison(
             metrics.psnr(a, b),
             metrics.ssim(a, b),
             metrics.gmsd(a, b),
             a.astype(np.float32) - b,
-            self._meter.measure(sent, box),
+            self._meter.shape(points, sent, box),
+            theval.mouth_landmarks(points),
             self._mouth(sent, position),
         )
