@@ -16,21 +16,42 @@ def evaluate(
         Path | None, typer.Option(help="The model repository. [default: the one of `lipsync serve`]")
     ] = None,
     speech: Annotated[list[Path] | None, typer.Option(help="Speech file; a .json beside it gives phonemes.")] = None,
+    film: Annotated[
+        list[Path] | None, typer.Option(help="Video of a person who speaks: the mouth is compared with theirs.")
+    ] = None,
+    compare: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            metavar="A B",
+            help="Compare two avatars on one page. Each is a name, an avatar's folder, or a model repository.",
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the table and the pictures.")] = Path("evaluation"),
     voice: Annotated[str, typer.Option(help="flite's voice with known phonemes; '' for none.")] = "awb",
     count: Annotated[int, typer.Option("--sentences", help="Sentences of that voice.")] = 8,
     seconds: Annotated[float, typer.Option(help="Seconds used of each speech file.")] = 30.0,
     as_json: Json = False,
 ) -> None:
-    """Measure an avatar. Prints a table and writes OUT/table.md with contact sheets beside it."""
+    """Measure an avatar. Prints a table and writes OUT/table.md with contact sheets beside it.
+
+    With --compare, it writes one page instead, OUT/comparison.html: pictures, curves and figures of both side by side.
+    """
     from lipsync_server.pipeline import LocalPipeline
     from lipsync_studio.evaluation import evaluate as evaluation
     from lipsync_studio.evaluation.metric_tables import for_terminal
 
+    if compare:
+        from lipsync_studio.evaluation.comparison import compare as compare_avatars
+
+        speeches = evaluation.speeches_of(speech or (), film or (), voice=voice, count=count, seconds=seconds)
+        page = compare_avatars(compare, speeches, repository, avatar, out)
+        show({"page": str(page)}, as_json)
+        return
     found = evaluation.evaluate(
         LocalPipeline(repository, avatar),
         speech or (),
         out,
+        film=film or (),
         voice=voice,
         count=count,
         seconds=seconds,
