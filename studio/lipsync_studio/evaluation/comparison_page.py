@@ -104,12 +104,14 @@ def _pictures(first: Recording, second: Recording) -> list[str]:
             parts.append(f'<div><span class="side {mark}">{mark.upper()}</span>{images}</div>')
     parts.append("</div><h3>Curves over time, ten seconds a row</h3>")
     known = bool(first.speech.phones)
-    for name, label in (("opening", "Opening"), ("width", "Width")):
-        expected = first.expected()[int(name == "width")] if known else first.envelope()
-        if known or name == "opening":
-            parts.append(
-                _curves(name, label, first, second, expected, "phonemes" if known else "envelope of the sound")
-            )
+    if known:
+        opening, width = first.expected()
+        parts += [
+            _curves("opening", first, second, opening, "phonemes"),
+            _curves("width", first, second, width, "phonemes"),
+        ]
+    else:
+        parts.append(_curves("opening", first, second, first.envelope(), "envelope of the sound"))
     for mark, recording in (("A", first), ("B", second)):
         wholes = recording.overview[:: max(len(recording.overview) // 3, 1)][:3]
         parts += [f"<h3>Whole frames of {mark}</h3>", *(f"<figure>{_image(_small(p))}</figure>" for p in wholes)]
@@ -125,13 +127,13 @@ def _moment(first: Recording, second: Recording, moment: Moment) -> str:
     return f"<figure>{''.join(images)}<figcaption>{caption}</figcaption></figure>"
 
 
-def _curves(name: CurveName, label: str, a: Recording, b: Recording, expected: Curve, of: str) -> str:
+def _curves(name: CurveName, a: Recording, b: Recording, expected: Curve, of: str) -> str:
     """Both curves on one scale, and what is expected (grey) stretched to it."""
     curves = [(a.curve(name), "#1e6ec8"), (b.curve(name), "#c2410c")]
     low = min(float(curve.min()) for curve, _ in curves)
     high = max(max(float(curve.max()) for curve, _ in curves), low + 1e-6)
     grey = low + (expected - expected.min()) / max(float(np.ptp(expected)), 1e-9) * (high - low)
-    note = f"{label}: <span class=a>A</span>, <span class=b>B</span>, and grey, from the {of}, what is expected; {low:.1f} to {high:.1f} % of the eyes' distance."  # noqa: E501
+    note = f"{name.capitalize()}: <span class=a>A</span>, <span class=b>B</span>, and grey, from the {of}, what is expected; {low:.1f} to {high:.1f} % of the eyes' distance."  # noqa: E501
     rows = [f"<p class=note>{note}</p>"]
     for begin in range(0, len(curves[0][0]), ROW):
         lines = [_line(curve[begin : begin + ROW], low, high, ink) for curve, ink in ((grey, "#bbb"), *curves)]

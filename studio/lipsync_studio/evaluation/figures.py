@@ -124,7 +124,7 @@ def sudden(opening: Curve) -> NDArray[np.bool_]:
     Speech needs at least two frames for that. Wide open is the 95th percentile.
     """
     wide = max(float(np.percentile(opening, 95) - np.percentile(opening, 5)), 2.0)
-    return np.abs(np.diff(opening, prepend=opening[0])) > wide / 2
+    return np.asarray(np.abs(np.diff(opening, prepend=opening[0])) > wide / 2)
 
 
 def _difference(a: Figure, b: Figure, draws: list[NDArray[np.int64]]) -> Difference:

@@ -21,7 +21,7 @@ def cpbd(picture: Picture) -> float:
     The paper gives each vertical edge a probability that its blur is noticed, 1 - exp(-(width / just noticeable)^3.6),
     and counts the edges for which it is at most 63 %. That is the case up to the just noticeable width exactly.
     """
-    grey = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)
+    grey = np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY), np.uint8)
     widths = edge_widths(grey.astype(np.float64))
     edges = _canny(grey)
     unnoticed = total = 0
