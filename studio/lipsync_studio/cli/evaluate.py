@@ -39,11 +39,13 @@ def evaluate(
     from lipsync_server.pipeline import LocalPipeline
     from lipsync_studio.evaluation import evaluate as evaluation
     from lipsync_studio.evaluation.metric_tables import for_terminal
+    from lipsync_studio.prepare.film import read_film
 
+    films = [read_film(path, seconds) for path in film or ()]
     if compare:
         from lipsync_studio.evaluation.comparison import compare as compare_avatars
 
-        speeches = evaluation.speeches_of(speech or (), film or (), voice=voice, count=count, seconds=seconds)
+        speeches = evaluation.speeches_of(speech or (), films, voice=voice, count=count, seconds=seconds)
         page = compare_avatars(compare, speeches, repository, avatar, out)
         show({"page": str(page)}, as_json)
         return
@@ -51,7 +53,7 @@ def evaluate(
         LocalPipeline(repository, avatar),
         speech or (),
         out,
-        film=film or (),
+        films=films,
         voice=voice,
         count=count,
         seconds=seconds,

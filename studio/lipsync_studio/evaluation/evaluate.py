@@ -25,7 +25,6 @@ from lipsync_server.pipeline import LocalPipeline
 from lipsync_studio.corpus.sentences import sentences
 from lipsync_studio.corpus.speech_data import read_phones, read_wav, speak_with_flite
 from lipsync_studio.evaluation.contact_sheets import write_sheets
-from lipsync_studio.evaluation.film import read_film
 from lipsync_studio.evaluation.metric_tables import MetricTable, as_markdown, picture_rows, published_rows, speech_rows
 from lipsync_studio.evaluation.mouth_meter import Box, MouthMeter
 from lipsync_studio.evaluation.patch_metrics import Footage, Picture
@@ -96,23 +95,21 @@ def open_session(pipeline: LocalPipeline, truth: Truth | None) -> tuple[Evaluati
 
 
 def speeches_of(
-    speech: Sequence[Path], film: Sequence[Path] = (), *, voice: str = "awb", count: int = 8, seconds: float = 30.0
+    speech: Sequence[Path], films: Sequence[RenderedSpeech] = (), *, voice: str, count: int, seconds: float
 ) -> list[RenderedSpeech]:
     """What is spoken.
 
     Args:
         speech: files; phonemes in a .json beside one are used. The project's sample if there is no file and no film.
-        film: videos of people who speak; their sound is spoken, and the avatar's mouth compared with theirs.
+        films: of people who speak, see `prepare.film`; their sound is spoken, and the mouth compared with theirs.
         voice: flite voice with known phonemes, of which new sentences are spoken; "" for none.
         count: sentences of that voice.
         seconds: of each file.
 
     Raises:
-        AudioError, SourceError: a file cannot be read.
-        DownloadError: a landmark network could not be downloaded.
+        AudioError: a file cannot be read.
     """
-    speeches = [read_film(path, seconds) for path in film]
-    speeches += [read_speech(path, seconds) for path in speech or ([] if film else [home.SAMPLE])]
+    speeches = [*films, *(read_speech(path, seconds) for path in speech or ([] if films else [home.SAMPLE]))]
     if voice and shutil.which("flite"):
         speeches.append(flite_speech(voice, count))
     elif voice:
@@ -125,7 +122,7 @@ def evaluate(
     speech: Sequence[Path] = (),
     out: Path = Path("evaluation"),
     *,
-    film: Sequence[Path] = (),
+    films: Sequence[RenderedSpeech] = (),
     voice: str = "awb",
     count: int = 8,
     seconds: float = 30.0,
@@ -135,16 +132,16 @@ def evaluate(
 
     Args:
         pipeline: the avatar's.
-        speech, film, voice, count, seconds: see `speeches_of`.
+        speech, films, voice, count, seconds: see `speeches_of`.
         out: folder for the table and the pictures.
         truth: gives the picture that should have come out for a footage frame and mouth curves.
 
     Raises:
         ValueError: no face is found in the avatar's footage.
-        AudioError, SourceError: a file cannot be read.
-        DownloadError: a landmark network could not be downloaded.
+        AudioError: a speech file cannot be read.
+        DownloadError: the landmark network could not be downloaded.
     """
-    speeches = speeches_of(speech, film, voice=voice, count=count, seconds=seconds)
+    speeches = speeches_of(speech, films, voice=voice, count=count, seconds=seconds)
     session, facts = open_session(pipeline, truth)
     out.mkdir(parents=True, exist_ok=True)
     spoken = [_record(session, one, out) for one in speeches]
