@@ -47,7 +47,7 @@ def evaluate(
 
         speeches = evaluation.speeches_of(speech or (), films, voice=voice, count=count, seconds=seconds)
         page = compare_avatars(compare, speeches, repository, avatar, out)
-        show({"page": str(page)}, as_json)
+        show({"page": str(page)}, as_json, str(page))
         return
     found = evaluation.evaluate(
         LocalPipeline(repository, avatar),

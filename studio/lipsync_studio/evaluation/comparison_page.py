@@ -20,7 +20,7 @@ from lipsync_studio.evaluation.recording import CurveName, Recording
 
 ROW = 10 * FPS  # frames in a row of curves
 STRIP = 24  # consecutive mouths
-WIDE = 420  # pixels: a whole frame
+WIDE = 400  # pixels: a whole frame
 QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 90]
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; padding: 0 1.5rem; max-width: 82rem; color: #222; background: #fff }
@@ -28,7 +28,7 @@ h2 { margin-top: 3rem; border-top: 1px solid #ccc; padding-top: 1rem } h3 { marg
 table { border-collapse: collapse } th, td { padding: .15rem .8rem; text-align: right; border-bottom: 1px solid #ddd }
 th:first-child, td:first-child { text-align: left } td.better { color: #11691f; font-weight: 600 } td.worse { color: #b3261e; font-weight: 600 }
 td.other { font-weight: 600 } .a { color: #1e6ec8 } .b { color: #c2410c } figure { display: inline-block; margin: 0 .35rem .8rem 0; vertical-align: top }
-figure img { display: block; margin-bottom: 2px } figcaption { font-size: 12px; color: #555 } svg { display: block; width: 100%; margin: .3rem 0 1rem }
+figure img { display: block; margin-bottom: 2px; max-width: 400px } .moments img, .moments figcaption { width: 148px } figcaption { font-size: 12px; color: #555 } svg { display: block; width: 100%; margin: .3rem 0 1rem }
 .side { display: inline-block; width: 1.4rem; font-weight: 600 } .strip img { width: 88px; margin: 0 1px 1px 0 } .note { color: #555 }
 """  # noqa: E501
 
@@ -69,9 +69,9 @@ def _summary(found: Sequence[Sequence[Difference]]) -> str:
     judged = {way: sum(_verdict(one) == way for one in beyond) for way in ("better", "worse")}
     return (
         f"<p>{len(beyond)} of {len(every)} figures differ beyond noise: B is better in {judged['better']} and worse in "
-        f"{judged['worse']} of them, the others are neither. Those are coloured. Noise is what other seconds of the "
-        f"same speech could give: the limits enclose {SURE:g} % of the differences of blocks of one second, drawn "
-        "again and again. A figure without colour is no sign of equality in a short speech.</p>"
+        f"{judged['worse']} of them (green, red); the rest is bold. Noise is what other seconds of the same speech "
+        f"could give: the limits enclose {SURE:g} % of the differences of blocks of one second, drawn again and again. "
+        "A plain figure is no sign of equality in a short speech.</p>"
     )
 
 
@@ -82,7 +82,7 @@ def _verdict(one: Difference) -> str:
 
 
 def _table(found: Sequence[Difference]) -> str:
-    head = "<tr><th>figure<th class=a>A<th class=b>B<th>B - A<th>limits of noise around it</tr>"
+    head = "<tr><th>figure<th class=a>A<th class=b>B<th>B - A<th>limits</tr>"
     rows = [
         f"<tr><td>{_text(one.name)}<td>{one.first:.3g}<td>{one.second:.3g}"
         f'<td class="{_verdict(one)}">{one.second - one.first:+.3g}<td>{one.low:+.3g} to {one.high:+.3g}</tr>'
@@ -95,7 +95,9 @@ def _pictures(first: Recording, second: Recording) -> list[str]:
     parts = []
     for group in moments_of(first, second):
         cells = [_moment(first, second, moment) for moment in group.moments]
-        parts += [f"<h3>{_text(group.title)}</h3><p class=note>A above, B below.</p>", *cells]
+        parts.append(
+            f"<h3>{_text(group.title)}</h3><p class=note>A above, B below.</p><div class=moments>{''.join(cells)}</div>"
+        )
     begin = liveliest(first.curve("opening"), STRIP)
     parts.append(f"<h3>{STRIP} consecutive frames from {begin / FPS:.2f} s</h3><div class=strip>")
     for row in range(begin, begin + STRIP, STRIP // 2):
@@ -123,7 +125,7 @@ def _moment(first: Recording, second: Recording, moment: Moment) -> str:
     images = [_image(r.mouths[frame]) for r, frame in ((first, moment.first), (second, moment.second))]
     a, b = first.shapes[moment.first], second.shapes[moment.second]
     label = f"{moment.label} " if moment.label else ""
-    caption = f"{_text(label)}{moment.first / FPS:.2f} s, open {max(a.opening, 0):.1f} and {max(b.opening, 0):.1f} %"
+    caption = f"{_text(label)}{moment.first / FPS:.2f} s: {max(a.opening, 0):.1f} and {max(b.opening, 0):.1f} % open"
     return f"<figure>{''.join(images)}<figcaption>{caption}</figcaption></figure>"
 
 
