@@ -22,6 +22,7 @@ from lipsync_client.errors import (
 
 if TYPE_CHECKING:
     from lipsync_client.aio import AsyncClient
+    from lipsync_client.answers import Avatar, Frame, Patch, Result, Timings
     from lipsync_client.avatar_file.names import PackedError
     from lipsync_client.client import Client
     from lipsync_client.control.control import (
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from lipsync_client.registry.registry import Registry
     from lipsync_client.registry.settings import RegistrySettings, SettingsError
     from lipsync_client.timeline import Request, Timeline
-    from lipsync_client.wire import Avatar, Frame, Result, Timings
 
 __all__ = [
     "AccessDenied",
@@ -64,6 +64,7 @@ __all__ = [
     "ModelState",
     "Overloaded",
     "PackedError",
+    "Patch",
     "Registry",
     "RegistrySettings",
     "Request",
@@ -88,6 +89,7 @@ __all__ = [
 # than many programs need to run.
 _NAMES = {
     "aio": "AsyncClient",
+    "answers": "Avatar Frame Patch Result Timings",
     "avatar_file.names": "PackedError",
     "client": "Client",
     "control.control": "AvatarOverview AvatarState AvatarStats Control ModelState ServerStatus",
@@ -99,7 +101,6 @@ _NAMES = {
     "registry.registry": "Registry",
     "registry.settings": "RegistrySettings SettingsError",
     "timeline": "Request Timeline",
-    "wire": "Avatar Frame Result Timings",
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
 

@@ -13,14 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import InferInput
 from tritonclient.grpc.aio import InferenceServerClient
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 from tritonclient.utils import InferenceServerException
 
 from lipsync_client import wire
+from lipsync_client.answers import Avatar, Frame, Result
 from lipsync_client.connection import SESSION_HEADER, Connection
 from lipsync_client.errors import AvatarNotFound, InvalidRequest, LipsyncError
 from lipsync_client.retry import Attempts
 from lipsync_client.timeline import Request, Timeline
-from lipsync_client.wire import Avatar, Frame, Result
 
 __all__ = ["AsyncClient"]
 
@@ -117,9 +118,10 @@ class AsyncClient:
         first_frame: int = 0,
         frame_count: int | None = None,
         footage_start: int | None = None,
+        patches: bool = False,
     ) -> Result:
         """One request, as `Client.infer`. Cancelling the task cancels the request."""
-        request = Request(np.asarray(audio), audio_start, audio_end, first_frame, frame_count, footage_start)
+        request = Request(np.asarray(audio), audio_start, audio_end, first_frame, frame_count, footage_start, patches)
         return await self._send(request, avatar)
 
     async def close(self) -> None:
@@ -173,6 +175,11 @@ class AsyncClient:
         tensors = wire.footage_tensors(key, first, count)
         return await self._infer(wire.COMPOSITE_MODEL, tensors, avatar, timeout, session)
 
+    async def gives_patches(self, avatar: str) -> bool:
+        """Whether requests for an avatar may ask for patches; one that was packed by an older version has none."""
+        config = await self._config(wire.ensemble_of(avatar), avatar, None)
+        return any(one.name == "PATCHES" for one in config.input)
+
     async def _send(self, request: Request, avatar: str) -> Result:
         return await _repeated(lambda: self.attempt(request, avatar))
 
@@ -187,11 +194,14 @@ class AsyncClient:
         return wire.result_from(answer)
 
     async def _parameters(self, model: str, avatar: str | None, timeout: float | None = None) -> dict[str, str]:
+        return wire.parameters_of(await self._config(model, avatar, timeout))
+
+    async def _config(self, model: str, avatar: str | None, timeout: float | None) -> ModelConfig:
         try:
             answer = await self._grpc.get_model_config(model, client_timeout=timeout or self._timeout)
         except InferenceServerException as error:
             raise await self._failure(error, avatar) from None
-        return wire.parameters_of(answer.config)
+        return answer.config
 
     async def _failure(self, error: InferenceServerException, avatar: str | None) -> LipsyncError:
         """Our error for one of Triton's. If it is that the avatar is missing, the server is asked why."""

@@ -17,11 +17,11 @@ from tritonclient.grpc import InferResult
 from tritonclient.utils import InferenceServerException
 
 from lipsync_client import wire
+from lipsync_client.answers import Avatar, Frame, Result
 from lipsync_client.connection import Connection
 from lipsync_client.errors import AvatarNotFound, InvalidRequest, LipsyncError, Timeout
 from lipsync_client.retry import Attempts
 from lipsync_client.timeline import Request, Timeline
-from lipsync_client.wire import Avatar, Frame, Result
 
 __all__ = ["Client"]
 
@@ -129,11 +129,12 @@ class Client:
         first_frame: int = 0,
         frame_count: int | None = None,
         footage_start: int | None = None,
+        patches: bool = False,
     ) -> Result:
         """One request, as the server's contract has it; the fields are described at `Request`. For whole speeches use
         `render`; this is for callers who cut the speech themselves.
         """
-        request = Request(np.asarray(audio), audio_start, audio_end, first_frame, frame_count, footage_start)
+        request = Request(np.asarray(audio), audio_start, audio_end, first_frame, frame_count, footage_start, patches)
         call = _Call(self, request, avatar)
         try:
             return call.result()

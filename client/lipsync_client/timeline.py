@@ -24,6 +24,7 @@ class Request:
         first_frame: first video frame wanted.
         frame_count: how many; None for as many as the audio allows.
         footage_start: position in the avatar's footage of the first frame; None for the same as first_frame.
+        patches: ask for what the mouth changes of each footage frame, instead of whole frames.
     """
 
     audio: NDArray[np.float32]
@@ -32,6 +33,7 @@ class Request:
     first_frame: int = 0
     frame_count: int | None = None
     footage_start: int | None = None
+    patches: bool = False
 
 
 @dataclass(frozen=True)

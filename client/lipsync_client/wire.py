@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lipsync_client.answers import Avatar, Frame, Patch, Result, Timings
 from lipsync_client.avatar_facts import AvatarFacts
 from lipsync_client.errors import (
     AccessDenied,
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
     from tritonclient.utils import InferenceServerException
 
-__all__ = ["Avatar", "Frame", "Result", "Timings"]
-
 DEFAULT_URL = "127.0.0.1:8001"
 SHIPPED_AVATAR = "demo"
 TIMELINE_MODEL = "mel_preprocess"
@@ -45,61 +43,6 @@ DENIED = {  # gRPC's status, and what it means
     "UNAUTHENTICATED": "does not know the caller: give a token that it has given out and that has not expired",
     "PERMISSION_DENIED": "does not allow this",
 }
-
-
-class Timings(NamedTuple):
-    """Milliseconds that one request spent in the server's stages."""
-
-    audio: float
-    inference: float  # encoder and U-Net, with queueing
-    composite: float
-    total: float
-
-
-@dataclass(frozen=True)
-class Result:
-    """The answer to one request: JPEG files, their frame numbers, and the server's times."""
-
-    frames: tuple[bytes, ...]
-    frame_index: tuple[int, ...]
-    timings_ms: Timings
-
-
-@dataclass(frozen=True)
-class Frame:
-    """One picture of the talking face.
-
-    Attributes:
-        jpeg: a whole JPEG file.
-        index: frame number in the speech.
-        time_s: when it is shown, in seconds from the beginning of the speech.
-        timings_ms: the server's times of the request that it came with (one object for all frames of a request).
-    """
-
-    jpeg: bytes
-    index: int
-    time_s: float
-    timings_ms: Timings
-
-
-@dataclass(frozen=True)
-class Avatar:
-    """Facts of a loaded avatar.
-
-    Attributes:
-        id: its name.
-        key: hash of its packed content: another one means that the avatar was replaced.
-        frame_width, frame_height: size of its pictures.
-        footage_frames: length of its footage.
-        loop: how the footage repeats: "forward" or "pingpong".
-    """
-
-    id: str
-    key: int
-    frame_width: int
-    frame_height: int
-    footage_frames: int
-    loop: str
 
 
 def ensemble_of(avatar: str) -> str:
@@ -183,6 +126,8 @@ def tensors(request: Request) -> list[InferInput]:
         values["FRAME_COUNT"] = np.array([request.frame_count], np.int32)
     if request.footage_start is not None:
         values["FOOTAGE_START"] = np.array([request.footage_start], np.int64)
+    if request.patches:
+        values["PATCHES"] = np.array([True])
     return _inputs(values)
 
 
@@ -204,7 +149,11 @@ def _inputs(values: dict[str, NDArray[Any]]) -> list[InferInput]:
 
 def result_from(answer: InferResult) -> Result:
     """The answer of an ensemble, or of the composite stage."""
+    patches, boxes = answer.as_numpy("PATCH"), answer.as_numpy("PATCH_BOX")
+    if patches is None or boxes is None:  # of a server that knows none
+        patches, boxes = np.zeros(0, object), np.zeros((0, 4), np.int32)
     return Result(
+        patches=tuple(Patch(jpeg, tuple(box)) for jpeg, box in zip(patches.tolist(), boxes.tolist(), strict=True)),
         frames=tuple(answer.as_numpy("JPEG").tolist()),
         frame_index=tuple(answer.as_numpy("FRAME_INDEX").tolist()),
         timings_ms=Timings(*answer.as_numpy("TIMINGS_MS").tolist()),
@@ -213,13 +162,24 @@ def result_from(answer: InferResult) -> Result:
 
 def frames_of(result: Result, request: Request, timeline: Timeline) -> list[Frame]:
     """Number and time the frames of an answer. Raises ServerError if they are not the ones asked for."""
-    wanted = tuple(range(request.first_frame, request.first_frame + (request.frame_count or 0)))
-    if result.frame_index != wanted or len(result.frames) != len(wanted):
-        raise ServerError(f"the server sent frames {result.frame_index} instead of {wanted}")
+    _check_frames(result.frame_index, len(result.frames), request)
     return [
         Frame(jpeg, index, timeline.time(index), result.timings_ms)
         for jpeg, index in zip(result.frames, result.frame_index, strict=True)
     ]
+
+
+def pictures_of(result: Result, request: Request) -> tuple[bytes | Patch, ...]:
+    """The frames of an answer, or its patches where the request asked for them. Raises ServerError as `frames_of`."""
+    pictures: tuple[bytes | Patch, ...] = result.patches if request.patches else result.frames
+    _check_frames(result.frame_index, len(pictures), request)
+    return pictures
+
+
+def _check_frames(numbers: tuple[int, ...], pictures: int, request: Request) -> None:
+    wanted = tuple(range(request.first_frame, request.first_frame + (request.frame_count or 0)))
+    if numbers != wanted or pictures != len(wanted):
+        raise ServerError(f"the server sent {pictures} pictures of the frames {numbers} instead of {wanted}")
 
 
 def translate(error: InferenceServerException, *, url: str, avatar: str | None) -> LipsyncError:

@@ -24,10 +24,15 @@ class LiveFake(FakeServer):
     def __init__(self) -> None:
         super().__init__()
         self.facts = dict(AVATAR)
+        self.patches = True  # the avatar's ensemble takes PATCHES
         self.idle: list[int] = []  # footage positions, as they were asked for
         self.on_idle: Callable[[grpc.ServicerContext], None] = lambda context: None
 
     def ModelConfig(self, request, context):
+        if request.name == "lipsync_ensemble":
+            answer = service_pb2.ModelConfigResponse()
+            answer.config.input.add(name="PATCHES" if self.patches else "AUDIO")
+            return answer
         answer = super().ModelConfig(request, context)
         for name, value in self.facts.items() if request.name == "lipsync" else ():
             answer.config.parameters[name].string_value = value
@@ -44,6 +49,14 @@ class LiveFake(FakeServer):
         pictures = deserialize_bytes_tensor(answer.raw_output_contents[0])
         placed = [talking_picture(picture, start + offset) for offset, picture in enumerate(pictures)]
         answer.raw_output_contents[0] = serialize_byte_tensor(np.array(placed, dtype=object)).item()
+        if "PATCHES" in values:
+            assert self.patches
+            answer.outputs[0].name = "PATCH"
+            boxes = np.array([patch_box(start + offset) for offset in range(count)], np.int32)
+            answer.outputs.add(name="PATCH_BOX", datatype="INT32", shape=boxes.shape)
+            answer.raw_output_contents.append(boxes.tobytes())
+            answer.outputs.add(name="JPEG", datatype="BYTES", shape=[0])
+            answer.raw_output_contents.append(b"")
         return answer
 
     def _footage(self, request, context):
@@ -68,6 +81,11 @@ class LiveFake(FakeServer):
 def talking_picture(heard: bytes, position: int) -> bytes:
     """Of the samples that the frame depends on, and the footage's position."""
     return heard + b"@%d" % (position % int(AVATAR["footage_frames"]))
+
+
+def patch_box(position: int) -> tuple[int, int, int, int]:
+    """Another one for every footage frame."""
+    return position % int(AVATAR["footage_frames"]), 16, 32, 16
 
 
 def idle_picture(index: int, key: int = int(AVATAR["avatar_key"])) -> bytes:

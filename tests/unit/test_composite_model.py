@@ -18,6 +18,7 @@ import pytest
 from lipsync_composite.assets import key_name, write_assets
 from lipsync_composite.avatar import AssetsError, PackedAvatar
 from lipsync_composite.frame_request import Avatars, FrameRequestError, compose
+from lipsync_composite.segments import paste_patch
 
 STAGE = Path(__file__).parents[2] / "model_repository" / "composite"
 MOUTHS = np.random.default_rng(1).integers(0, 256, (3, 320, 320, 3), dtype=np.uint8)
@@ -97,6 +98,32 @@ def test_frames_of_two_avatars_in_one_request(repository: Path, ask: Any) -> Non
     expected = [one.render(0, MOUTHS[0]), other.render(1, MOUTHS[1]), one.render(2, MOUTHS[2])]
     assert response.tensors["JPEG"].tolist() == expected
     assert response.tensors["FRAME_INDEX"].tolist() == [0, 1, 2]
+
+
+def test_patches_come_where_a_request_asks_and_give_its_frames(repository: Path, ask: Any) -> None:
+    request = {"avatar_key": column(7, -9, 7), "footage_position": column(0, 5, 6), "mouth": MOUTHS}
+    plain = {name: request[name] for name in ("avatar_key", "footage_position")}
+    asked, refused, whole, footage = ask(
+        {**request, "patches": np.array([True])}, {**request, "patches": np.array([False])}, request, plain
+    )
+    for answer in (refused, whole):
+        assert len(answer.tensors["PATCH"]) == 0
+        assert answer.tensors["PATCH_BOX"].shape == (0, 4)
+    assert len(asked.tensors["JPEG"]) == 0
+    assert asked.tensors["PATCH_BOX"].dtype == np.int32
+    pasted = [
+        paste_patch(frame, patch, tuple(box))
+        for frame, patch, box in zip(
+            footage.tensors["JPEG"], asked.tensors["PATCH"], asked.tensors["PATCH_BOX"].tolist(), strict=True
+        )
+    ]
+    assert pasted == whole.tensors["JPEG"].tolist() == refused.tensors["JPEG"].tolist()
+
+
+def test_plain_footage_has_no_patches(ask: Any) -> None:
+    (response,) = ask({"avatar_key": column(7), "footage_position": column(0), "patches": np.array([True])})
+    assert response.error.code == "INVALID_ARG"
+    assert "mouth is missing" in response.error.message
 
 
 def test_without_mouth_the_footage_comes_back(repository: Path, ask: Any) -> None:
@@ -233,9 +260,9 @@ def test_config_declares_what_the_stage_reads_and_gives() -> None:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
 
     config = text_format.Parse((STAGE / "config.pbtxt").read_text(), ModelConfig())
-    assert [i.name for i in config.input if i.optional] == ["mouth", "frame_index", "clock"]
+    assert [i.name for i in config.input if i.optional] == ["mouth", "frame_index", "clock", "patches"]
     assert [i.name for i in config.input if not i.optional] == ["avatar_key", "footage_position"]
-    assert [o.name for o in config.output] == ["JPEG", "FRAME_INDEX", "TIMINGS_MS"]
+    assert [o.name for o in config.output] == ["JPEG", "PATCH", "PATCH_BOX", "FRAME_INDEX", "TIMINGS_MS"]
     assert int(config.parameters["max_frames"].string_value) > 0
 
 

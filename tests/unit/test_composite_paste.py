@@ -8,7 +8,7 @@ import pytest
 
 from lipsync_composite.geometry import CROP, INNER, MARGIN
 from lipsync_composite.paste import changed_rect, paste
-from lipsync_composite.splice import Rect
+from lipsync_composite.segments import Rect
 
 MASK = Rect(5, 5, 310, 305)
 INSIDE = slice(MARGIN, CROP - MARGIN)

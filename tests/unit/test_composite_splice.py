@@ -14,7 +14,8 @@ from PIL import Image
 from lipsync_composite.assets import write_assets
 from lipsync_composite.avatar import PackedAvatar
 from lipsync_composite.mark import XMP
-from lipsync_composite.splice import Grid, Rect, encode, segment_bounds
+from lipsync_composite.segments import Grid, Rect, paste_patch, segment_bounds
+from lipsync_composite.splice import encode
 
 MASK = [5, 5, 310, 305]
 
@@ -58,7 +59,12 @@ def check_avatar(folder: Path, frame: np.ndarray, boxes: list[tuple[int, int, in
         assert not np.array_equal(whole, frame)
         jpeg = avatar.render(position, mouth)
         assert jpeg == pillow_jpeg(whole, quality, interval), f"box {box}"
-        assert avatar.footage_jpeg(position) == pillow_jpeg(frame, quality, interval)
+        footage = avatar.footage_jpeg(position)
+        assert footage == pillow_jpeg(frame, quality, interval)
+        changed, part = avatar.render_patch(position, mouth)
+        assert changed == patch
+        assert part == pillow_jpeg(pixels, quality, interval)
+        assert paste_patch(footage, part, patch) == jpeg, f"box {box}"
 
 
 @pytest.mark.parametrize("blend", ["soft", "reference"])
@@ -136,3 +142,28 @@ def test_pillow_and_pyav_decode_spliced_frames(tmp_path: Path) -> None:
     grey = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY).astype(int)
     assert np.abs(grey_by_av[:, : frame.shape[1]] - grey).mean() < 2
     assert np.abs(cv2.cvtColor(by_pillow, cv2.COLOR_BGR2GRAY) - grey).mean() < 2
+
+
+@pytest.mark.parametrize(
+    ("frame", "part", "box"),
+    [
+        ((128, 64), (64, 32), (0, 0, 64, 48)),  # another size than the box's
+        ((128, 64), (64, 32), (8, 0, 64, 32)),  # not on segments
+        ((128, 64), (64, 32), (64, 48, 64, 32)),  # over the border
+        ((128, 64), (64, 32), (-128, 0, 64, 32)),
+        ((112, 64), (56, 32), (0, 0, 56, 32)),  # of a frame with another restart interval
+    ],
+)
+def test_a_patch_of_another_frame_is_refused(frame, part, box) -> None:
+    whole = encode(picture(*frame), 75, Grid.for_frame(*frame).interval).tobytes()
+    patch = encode(picture(*part), 75, 4 if frame[0] == 128 else 2).tobytes()
+    with pytest.raises(ValueError, match=r"does not fit|restart"):
+        paste_patch(whole, patch, box)
+
+
+@pytest.mark.parametrize("broken", [b"", b"\xff\xd8", b"\xff\xd8\xff\xd9", b"no picture", b"\xff\xd8\xff\xc0\x00"])
+def test_pasting_what_is_no_jpeg_is_refused(broken: bytes) -> None:
+    whole = encode(picture(128, 64), 75, 8).tobytes()
+    for pair in ((whole, broken), (broken, whole)):
+        with pytest.raises(ValueError, match="JPEG"):
+            paste_patch(*pair, (0, 0, 128, 64))

@@ -13,7 +13,7 @@ import pytest
 from test_package_avatar import hearing_repository, write_source
 
 import speech
-from lipsync_composite.splice import Rect
+from lipsync_composite.segments import Rect
 from lipsync_mel import mel, timeline
 from lipsync_server import home
 from lipsync_server.pipeline import LocalPipeline

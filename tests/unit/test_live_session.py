@@ -6,17 +6,28 @@ import asyncio
 import itertools
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import grpc
 import numpy as np
 import pytest
-from client_fake import TIMELINE, WAIT_S, running
-from live_fake import FRAME, LiveFake, check_speech, check_steady, idle_picture, positions_asked
+from client_fake import TIMELINE, WAIT_S, picture, running
+from live_fake import (
+    FRAME,
+    LiveFake,
+    check_speech,
+    check_steady,
+    idle_picture,
+    patch_box,
+    positions_asked,
+    talking_picture,
+)
 
 from lipsync_client import (
     AsyncClient,
     InvalidRequest,
     LipsyncError,
+    LiveFrame,
     LiveSession,
     ServerError,
     ServerUnavailable,
@@ -53,6 +64,45 @@ def test_pushed_in_any_pieces_equals_whole(fake: LiveFake, clock: TestClock, pie
         check_speech(frames, SPEECH)
         check_steady(frames)
         assert [frame.state for frame in frames[:3] + frames[-3:]] == ["idle"] * 6
+
+    run(main, clock)
+
+
+def test_with_patches_talking_frames_are_footage_and_a_patch(fake: LiveFake, clock: TestClock) -> None:
+    speech = np.concatenate([SPEECH, np.zeros(RATE, np.float32), SPEECH])
+
+    async def main() -> None:
+        async with LiveSession(fake.url, clock=clock, pictures="patches", **OPTIONS) as session:
+            for _ in range(2):  # the second time, its silence is not rendered again
+                await say(session, speech)
+                frames = await until_last(session)
+                check_patches([frame for frame in frames if frame.speech_frame is not None], speech)
+                check_steady([replace(frame, patch=None) for frame in frames if frame.speech_frame is None][:1])
+                assert all(frame.patch is None for frame in frames if frame.speech_frame is None)
+        assert len(positions_asked(fake.seen)) < 2 * TIMELINE.frame_count(len(speech))
+
+    run(main, clock)
+
+
+def check_patches(talking: list[LiveFrame], speech: np.ndarray) -> None:
+    assert [frame.speech_frame for frame in talking] == list(range(TIMELINE.frame_count(len(speech))))
+    for frame in talking:
+        at = frame.footage_position
+        assert frame.jpeg == idle_picture(at % 10)
+        assert frame.patch is not None
+        assert frame.patch.jpeg == talking_picture(picture(speech, frame.speech_frame), at)
+        assert frame.patch.box == patch_box(at)
+
+
+def test_an_avatar_without_patches_gives_whole_frames(fake: LiveFake, clock: TestClock) -> None:
+    fake.patches = False
+
+    async def main() -> None:
+        async with LiveSession(fake.url, clock=clock, pictures="patches", **OPTIONS) as session:
+            await say(session, SPEECH)
+            frames = await until_last(session)
+        check_speech(frames, SPEECH)
+        assert not any(frame.patch for frame in frames)
 
     run(main, clock)
 

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lipsync_client import AudioError, SpeechPart, Timeline, to_speech
+from lipsync_client.answers import Avatar
 from lipsync_client.live.footage import IdleWalk, looped
 from lipsync_client.live.queue import SpeechQueue
 from lipsync_client.live.speech import Resampler, Speech
-from lipsync_client.wire import Avatar
 from lipsync_composite.loop import footage_index
 
 LINE = Timeline(16_000, 25, 6_321, 7_240, 32, 28_800_000)

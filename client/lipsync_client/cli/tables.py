@@ -11,8 +11,8 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
+from lipsync_client.answers import Frame, Timings
 from lipsync_client.control.states import AvatarOverview, AvatarState, AvatarStats, ModelState
-from lipsync_client.wire import Frame, Timings
 
 __all__ = ["RenderStats", "avatars_table", "models_table", "overview_table", "render_table", "stats_table"]
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Hashable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Generic, TypeVar
 
+from lipsync_client.answers import Avatar, Patch
 from lipsync_client.errors import InvalidRequest, LipsyncError
 from lipsync_client.live.servers import Servers
-from lipsync_client.wire import Avatar
 from lipsync_composite.loop import footage_index
 
 __all__ = ["Footage", "IdleWalk", "looped"]
 
 AHEAD = 50  # frames fetched before they are needed: 2 s
 BATCH = 10  # frames of one fetch
+P = TypeVar("P", bound="bytes | Patch")
 FAILED_S = 1.0  # pause after a fetch that was given up
 
 
@@ -24,8 +25,8 @@ def looped(position: int, avatar: Avatar) -> int:
     return footage_index(position, avatar.footage_frames, avatar.loop)
 
 
-class Pictures:
-    """JPEGs by footage frame, within a bound: those not asked for longest go first.
+class Pictures(Generic[P]):
+    """JPEGs or patches by footage frame, within a bound: those not asked for longest go first.
 
     Args:
         max_bytes: of them all.
@@ -34,21 +35,21 @@ class Pictures:
 
     def __init__(self, max_bytes: int, least: int) -> None:
         self._max_bytes, self._least = max_bytes, least
-        self._kept: dict[int, bytes] = {}
+        self._kept: dict[Hashable, P] = {}
         self._bytes = 0
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def get(self, index: int) -> bytes | None:
-        jpeg = self._kept.pop(index, None)
-        if jpeg is not None:
-            self._kept[index] = jpeg  # the last to go
-        return jpeg
+    def get(self, index: Hashable) -> P | None:
+        picture = self._kept.pop(index, None)
+        if picture is not None:
+            self._kept[index] = picture  # the last to go
+        return picture
 
-    def keep(self, index: int, jpeg: bytes) -> None:
-        self._bytes += len(jpeg) - len(self._kept.pop(index, b""))
-        self._kept[index] = jpeg
+    def keep(self, index: Hashable, picture: P) -> None:
+        self._bytes += len(picture) - len(self._kept.pop(index, b""))
+        self._kept[index] = picture
         while self._bytes > self._max_bytes and len(self._kept) > self._least:
             self._bytes -= len(self._kept.pop(next(iter(self._kept))))
 
@@ -73,22 +74,22 @@ class Footage:
         self.avatar = avatar
         self._failure: Exception | None = None  # of the last fetch
         self._servers = servers
-        self._plain = Pictures(max_bytes, AHEAD + 2 * BATCH)
-        self._silent = Pictures(max_bytes, 0)
+        self._plain: Pictures[bytes] = Pictures(max_bytes, AHEAD + 2 * BATCH)
+        self._silent: Pictures[bytes | Patch] = Pictures(max_bytes, 0)
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def get(self, position: int) -> bytes | None:
         """The plain frame at a position of the loop, if it is here."""
         return self._plain.get(looped(position, self.avatar))
 
-    def silent(self, position: int) -> bytes | None:
+    def silent(self, position: int) -> bytes | Patch | None:
         """The talking frame of silence at a position of the loop, if it is here."""
         return self._silent.get(looped(position, self.avatar))
 
-    def keep_silent(self, avatar: Avatar, position: int, jpeg: bytes) -> None:
+    def keep_silent(self, avatar: Avatar, position: int, picture: bytes | Patch) -> None:
         """Keep a talking frame of silence, unless the avatar that it was asked of was replaced meanwhile."""
         if avatar == self.avatar:
-            self._silent.keep(looped(position, avatar), jpeg)
+            self._silent.keep(looped(position, avatar), picture)
 
     def prefetch(self, position: int) -> None:
         """See to it that the frames from a position on are here in time. Returns at once."""

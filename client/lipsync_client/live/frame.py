@@ -9,6 +9,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from lipsync_client.answers import Patch
+
 __all__ = ["Clock", "LiveFrame", "LoopClock"]
 
 
@@ -37,7 +39,7 @@ class LiveFrame:
     """One picture of a live session, with the sound that belongs to it.
 
     Attributes:
-        jpeg: a whole JPEG file.
+        jpeg: a whole JPEG file. Where there is a `patch`, of the plain footage, and `whole` gives the picture.
         index: number of the frame in the session: 0, 1, 2, ..
         time_s: when it is shown on the session's clock, in seconds: index / fps.
         state: "speaking" from the first to the last frame of a speech, also while it waits for more audio in between.
@@ -50,6 +52,7 @@ class LiveFrame:
         last: the speech ends with this frame.
         footage_position: position in the avatar's footage, not looped; from frame to frame it changes by 1 at most.
         tag: what `push` was given with the frame's first sample; None where there is no sound.
+        patch: what the mouth changes of `jpeg`, in a session with patches; None where that is nothing.
         marks: values of the marks that are reached: all sound before them has been shown with this frame.
     """
 
@@ -63,5 +66,10 @@ class LiveFrame:
     audio_span: tuple[int, int] | None
     last: bool
     footage_position: int
+    patch: Patch | None = None
     tag: Any = None
     marks: tuple[Any, ...] = ()
+
+    def whole(self) -> bytes:
+        """The picture as one JPEG file; with and without patches the same bytes."""
+        return self.patch.paste(self.jpeg) if self.patch else self.jpeg

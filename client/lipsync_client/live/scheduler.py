@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lipsync_client import wire
+from lipsync_client.answers import Patch
 from lipsync_client.errors import InvalidRequest
 from lipsync_client.live.footage import Footage
 from lipsync_client.live.frame import Clock
@@ -50,7 +51,7 @@ class Slot:
     speech: Speech
     frame: int
     position: int
-    jpeg: bytes | None = None
+    picture: bytes | Patch | None = None
 
 
 class FrameScheduler:
@@ -62,12 +63,14 @@ class FrameScheduler:
         drops: how often everything was dropped.
     """
 
-    def __init__(self, servers: Servers, footage: Footage, timeline: Timeline, clock: Clock, pace: Pace) -> None:
+    def __init__(
+        self, servers: Servers, footage: Footage, timeline: Timeline, clock: Clock, pace: Pace, *, patches: bool
+    ) -> None:
         self.position = -1
         self.failure: Exception | None = None
         self.drops = 0
         self._servers, self._footage = servers, footage
-        self._timeline, self._clock, self._pace = timeline, clock, pace
+        self._timeline, self._clock, self._pace, self._patches = timeline, clock, pace, patches
         self._limit = max(pace.chunk, round(pace.ahead_s * timeline.fps))  # frames ahead, in flight included
         self._speeches: deque[Speech] = deque()  # in the order of showing; only the last may still grow
         self._slots: deque[Slot] = deque()  # in the order of showing
@@ -104,7 +107,7 @@ class FrameScheduler:
         It must be here, and when it was late, so must some of those behind it. A server that is too slow then makes few
         long pauses instead of many short ones.
         """
-        here = next((number for number, slot in enumerate(self._slots) if slot.jpeg is None), len(self._slots))
+        here = next((number for number, slot in enumerate(self._slots) if slot.picture is None), len(self._slots))
         if here:
             return not self._stalled or here >= self._reserve or not self._calls
         head = self.head
@@ -186,10 +189,10 @@ class FrameScheduler:
         if not (speech.available and speech.silent(speech.requested) and len(self._slots) < self._limit):
             return False
         position = self._slots[-1].position + 1 if self._slots else self.position + 1
-        jpeg = self._footage.silent(position)
-        if jpeg is None:
+        picture = self._footage.silent(position)
+        if picture is None:
             return False
-        self._slots.append(Slot(speech, speech.requested, position, jpeg))
+        self._slots.append(Slot(speech, speech.requested, position, picture))
         speech.requested += 1
         return True
 
@@ -206,22 +209,23 @@ class FrameScheduler:
                 break
         slots = [Slot(speech, first + offset, position + offset) for offset in range(count)]
         self._slots.extend(slots)
-        self._calls.add(asyncio.create_task(self._fetch(slots, speech.request(count, position), begins)))
+        request = replace(speech.request(count, position), patches=self._patches)
+        self._calls.add(asyncio.create_task(self._fetch(slots, request, begins)))
 
     async def _fetch(self, slots: list[Slot], request: Request, begins: bool) -> None:
         call = asyncio.current_task()
         assert call is not None
         sent, avatar = self._clock.now(), self._footage.avatar
         try:
-            frames = wire.frames_of(await self._servers.render(request), request, self._timeline)
+            pictures = wire.pictures_of(await self._servers.render(request), request)
         except Exception as failure:  # whatever it is, the consumer must learn of it
             self._calls.discard(call)
             self.drop(failure)
             return
-        for slot, frame in zip(slots, frames, strict=True):
-            slot.jpeg = frame.jpeg
+        for slot, picture in zip(slots, pictures, strict=True):
+            slot.picture = picture
             if slot.speech.silent(slot.frame):
-                self._footage.keep_silent(avatar, slot.position, frame.jpeg)
+                self._footage.keep_silent(avatar, slot.position, picture)
         if begins:
             self._latencies.append(self._clock.now() - sent)
         self._calls.discard(call)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from lipsync_client.answers import Patch
 from lipsync_client.live.footage import Footage, IdleWalk
 from lipsync_client.live.frame import LiveFrame
 from lipsync_client.live.queue import SpeechQueue
@@ -35,7 +36,7 @@ class FrameSelector:
         self._timeline, self._sound_size = timeline, sound_rate // timeline.fps
         self._walk = IdleWalk()
         self._speaking: Speech | None = None  # the speech whose first frame was shown and whose last was not
-        self._shown = b""
+        self._shown: tuple[bytes, Patch | None] = (b"", None)
 
     def next(self) -> LiveFrame:
         """The next talking frame or an idle one. No waiting: an interruption cannot come in between.
@@ -47,25 +48,31 @@ class FrameSelector:
         ready = self._talk.ready()
         position = self._walk.next(self._talk.position, head.position if head else None, ready)
         jpeg = self._footage.get(position)
-        if head and head.jpeg and ready and (position == head.position or jpeg is None):
-            return self._talking(self._talk.take(), head.jpeg)
+        whole = patch = None
+        if head and ready:
+            patch = head.picture if isinstance(head.picture, Patch) else None
+            whole = self._footage.get(head.position) if isinstance(head.picture, Patch) else head.picture
+        if head and whole and (position == head.position or jpeg is None):
+            return self._talking(self._talk.take(), whole, patch)
         if jpeg is None:  # not here yet: stand still
             self._footage.report()
-            jpeg, position = self._shown, self._talk.position
-        return self._frame(jpeg, position)
+            (jpeg, patch), position = self._shown, self._talk.position
+        else:
+            patch = None
+        return self._frame(jpeg, position, patch=patch)
 
     def stop_speaking(self) -> None:
         """The speech that is shown was dropped."""
         self._speaking = None
 
-    def _talking(self, slot: Slot, jpeg: bytes) -> LiveFrame:
+    def _talking(self, slot: Slot, jpeg: bytes, patch: Patch | None) -> LiveFrame:
         self._speaking = slot.speech
-        frame = self._frame(jpeg, slot.position, slot)
+        frame = self._frame(jpeg, slot.position, slot, patch)
         if frame.last:
             self._speaking = None
         return frame
 
-    def _frame(self, jpeg: bytes, position: int, slot: Slot | None = None) -> LiveFrame:
+    def _frame(self, jpeg: bytes, position: int, slot: Slot | None = None, patch: Patch | None = None) -> LiveFrame:
         speech = self._speaking
         last = bool(slot and slot.speech.finished)
         taken = (
@@ -82,9 +89,10 @@ class FrameSelector:
             audio_span=slot.speech.span(slot.frame) if slot else None,
             last=last,
             footage_position=position,
+            patch=patch,
             tag=taken.tag if slot else None,
             marks=taken.marks,
         )
-        self.index, self._shown, self._talk.position = self.index + 1, jpeg, position
+        self.index, self._shown, self._talk.position = self.index + 1, (jpeg, patch), position
         self._footage.prefetch(position + 1)
         return frame

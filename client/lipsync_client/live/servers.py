@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
 from lipsync_client.aio import AsyncClient
+from lipsync_client.answers import Avatar, Result
 from lipsync_client.errors import InvalidRequest, LipsyncError
 from lipsync_client.live.frame import Clock
 from lipsync_client.retry import Attempts
 from lipsync_client.timeline import Request, Timeline
-from lipsync_client.wire import Avatar, Result
 
 __all__ = ["Servers"]
 
@@ -80,6 +80,10 @@ class Servers:
         return await self._anywhere(
             lambda client: client.footage(key, first, count, self._avatar, timeout=self._timeout, session=self._session)
         )
+
+    async def gives_patches(self) -> bool:
+        """As `AsyncClient.gives_patches`."""
+        return await self._anywhere(lambda client: client.gives_patches(self._avatar))
 
     async def pause(self, seconds: float) -> None:
         """Wait, on the session's clock."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from lipsync_client import wire
 from lipsync_client.aio import AsyncClient
-from lipsync_client.errors import LipsyncError
+from lipsync_client.answers import Avatar
+from lipsync_client.errors import InvalidRequest, LipsyncError
 from lipsync_client.live.footage import Footage
 from lipsync_client.live.frame import Clock, LiveFrame, LoopClock
 from lipsync_client.live.queue import Mark, SpeechPart, SpeechQueue
@@ -18,7 +19,6 @@ from lipsync_client.live.selector import FrameSelector
 from lipsync_client.live.servers import Servers
 from lipsync_client.live.speech import Pcm, Speech, checked_sound_rate
 from lipsync_client.timeline import Timeline
-from lipsync_client.wire import Avatar
 
 __all__ = ["LiveSession"]
 
@@ -40,6 +40,8 @@ class LiveSession:
         servers: the server's address, as for `Client`, or several, tried in turn; or an `AsyncClient`, which many
             sessions may share and which stays open.
         avatar: whose face.
+        pictures: "frames" gives whole frames; "patches" gives talking frames as plain footage and a patch, about a
+            tenth of the bytes from the server. Of avatars that were packed by an older version come whole frames.
         sound_rate: samples a second of the frames' `audio`, a multiple of the 25 frames a second; the timeline's rate
             (16 kHz) by default. With the rate that is pushed, the very samples that were pushed come out.
         first_chunk: frames of the first request of a speech: few, to show it soon. More, up to half of `chunk`, for a
@@ -60,6 +62,7 @@ class LiveSession:
         servers: str | Sequence[str] | AsyncClient = wire.DEFAULT_URL,
         *,
         avatar: str = wire.SHIPPED_AVATAR,
+        pictures: Literal["frames", "patches"] = "frames",
         sound_rate: int | None = None,
         first_chunk: int = 4,
         chunk: int = 16,
@@ -78,6 +81,9 @@ class LiveSession:
             servers, avatar, timeout=timeout, patience=patience, clock=self._clock, token=token, headers=headers
         )
         self._pace = Pace(first_chunk, chunk, in_flight, ahead_s, buffer_s)
+        if pictures not in ("frames", "patches"):
+            raise InvalidRequest(f"pictures is {pictures!r}; allowed: 'frames', 'patches'")
+        self._pictures = pictures
         self._asked_sound_rate = sound_rate
         self._idle_bytes = idle_bytes
         self._queue = SpeechQueue()
@@ -99,7 +105,10 @@ class LiveSession:
             self._sound_rate = checked_sound_rate(self._asked_sound_rate, self._timeline)
             self._footage = Footage(self._servers, await self._servers.avatar(), self._idle_bytes)
             await self._footage.fetch(0)
-            self._talk = FrameScheduler(self._servers, self._footage, self._timeline, self._clock, self._pace)
+            patches = self._pictures == "patches" and await self._servers.gives_patches()
+            self._talk = FrameScheduler(
+                self._servers, self._footage, self._timeline, self._clock, self._pace, patches=patches
+            )
             self._frames = FrameSelector(self._talk, self._footage, self._queue, self._timeline, self._sound_rate)
             self._start = self._clock.now()
 

@@ -16,13 +16,13 @@ from av.container import OutputContainer
 from numpy.typing import NDArray
 from PIL import Image
 
+from lipsync_client.answers import Frame
 from lipsync_client.errors import LipsyncError, VideoError
 from lipsync_client.media import marking
 from lipsync_client.media.audio import channels_of, decode, to_speech
 from lipsync_client.media.credentials import Credentials
 from lipsync_client.media.input_file import ffmpeg_name, seekable
 from lipsync_client.output_file import output_file
-from lipsync_client.wire import Frame
 
 __all__ = ["write_video"]
 

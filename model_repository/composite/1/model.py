@@ -13,7 +13,7 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 from lipsync_composite import mark, permit_file
-from lipsync_composite.frame_request import Avatars, FrameRequestError, check_count, compose
+from lipsync_composite.frame_request import Avatars, FrameRequestError, Patch, check_count, compose, compose_patches
 
 
 class TritonPythonModel:
@@ -56,14 +56,27 @@ class TritonPythonModel:
         keys, positions = _need(request, "avatar_key"), _need(request, "footage_position")
         numbers = _read(request, "frame_index")
         check_count("frame_index", numbers, len(positions))
-        jpegs = compose(self._avatars, keys, positions, _read(request, "mouth"), self._max_frames)
+        asked = _read(request, "patches")
+        make = compose_patches if asked is not None and asked.any() else compose
+        made = make(self._avatars, keys, positions, _read(request, "mouth"), self._max_frames)
         if numbers is None:
-            numbers = np.arange(len(jpegs), dtype=np.int64)
+            numbers = np.arange(len(made), dtype=np.int64)
         return [
-            pb_utils.Tensor("JPEG", np.array(jpegs, dtype=object)),
+            *_pictures(made),
             pb_utils.Tensor("FRAME_INDEX", numbers),
             pb_utils.Tensor("TIMINGS_MS", _timings(clock, start, time.monotonic_ns())),
         ]
+
+
+def _pictures(made: list[bytes] | list[Patch]) -> list[pb_utils.Tensor]:
+    """Frames or patches; the outputs of the other kind are empty, because an ensemble must get all."""
+    patches = [one for one in made if isinstance(one, Patch)]
+    frames = [one for one in made if not isinstance(one, Patch)]
+    return [
+        pb_utils.Tensor("JPEG", np.array(frames, dtype=object)),
+        pb_utils.Tensor("PATCH", np.array([patch.jpeg for patch in patches], dtype=object)),
+        pb_utils.Tensor("PATCH_BOX", np.array([patch.box for patch in patches], np.int32).reshape(-1, 4)),
+    ]
 
 
 def _read(request: pb_utils.InferenceRequest, name: str) -> NDArray[Any] | None:

@@ -45,13 +45,14 @@ def _plain(field: Any, value: Any) -> Any:
 
 
 def frames_in(answer: bytes) -> int:
-    """The number of JPEG frames in the bytes of a ModelInferResponse; 0 for other answers."""
+    """The number of frames, whole or as patches, in the bytes of a ModelInferResponse; 0 for other answers."""
+    frames = 0
     for number, start, stop in _fields(answer):
         if number == OUTPUTS:
             output = ModelInferResponse.InferOutputTensor.FromString(answer[start:stop])
-            if output.name == "JPEG":
-                return int(output.shape[0]) if output.shape else 0
-    return 0
+            if output.name in ("JPEG", "PATCH") and output.shape:
+                frames = max(frames, int(output.shape[0]))  # the other one is empty
+    return frames
 
 
 def streamed(answer: bytes) -> bytes:

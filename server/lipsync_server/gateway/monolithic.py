@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc.service_pb2 import ModelInferRequest
 
 from lipsync_client import wire
+from lipsync_client.answers import Timings
 from lipsync_client.errors import AudioError, LipsyncError
 from lipsync_client.media.audio import to_speech
 from lipsync_client.timeline import Request
@@ -91,7 +92,7 @@ class _Service:
             piece = self._runs.request(context.peer(), avatar, audio, asked.batch_size, asked.start_frame_idx)
             answer = await self._gateway.infer_message(_as_triton(piece, wire.ensemble_of(avatar)), call)
         outputs = outputs_of(answer.data)
-        times = wire.Timings(*outputs["TIMINGS_MS"].tolist())
+        times = Timings(*outputs["TIMINGS_MS"].tolist())
         return message("CompositeBatchResponse")(
             composited_frames=outputs["JPEG"].tolist(),
             inference_time_ms=times.inference,

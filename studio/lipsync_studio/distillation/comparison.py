@@ -12,7 +12,7 @@ from rich.progress import track
 
 from lipsync_client.console import notes
 from lipsync_composite.loop import footage_index
-from lipsync_composite.splice import Rect
+from lipsync_composite.segments import Rect
 from lipsync_mel.timeline import MAX_FRAMES
 from lipsync_server.pipeline import SILENCE_AFTER, LocalPipeline
 from lipsync_studio.distillation.teacher import Shown, Teacher

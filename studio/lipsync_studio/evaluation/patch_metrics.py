@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from lipsync_composite.avatar import PackedAvatar
 from lipsync_composite.geometry import CROP, MARGIN
 from lipsync_composite.loop import footage_index
-from lipsync_composite.splice import Rect
+from lipsync_composite.segments import Rect
 
 Picture = NDArray[np.uint8]
 Change = NDArray[np.float32]

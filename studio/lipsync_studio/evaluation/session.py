@@ -8,7 +8,7 @@ from rich.progress import track
 
 from lipsync_client.console import notes
 from lipsync_composite.loop import footage_index
-from lipsync_composite.splice import Rect
+from lipsync_composite.segments import Rect
 from lipsync_server.pipeline import LocalPipeline
 from lipsync_studio.evaluation import metrics, theval
 from lipsync_studio.evaluation.contact_sheets import SHEET_WIDTHS

@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 from lipsync_composite.geometry import INNER
 from lipsync_composite.loop import LOOPS
 from lipsync_composite.paste import BLENDS, changed_rect
-from lipsync_composite.splice import Grid, Rect, encode, row_cuts, segment_bounds
+from lipsync_composite.segments import Grid, Rect, row_cuts, segment_bounds
+from lipsync_composite.splice import encode
 
 FORMAT = 2
 SMALLEST = 32  # pixels: smallest side of a box and of a mask; a smaller face is not visible

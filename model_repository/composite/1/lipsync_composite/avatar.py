@@ -17,7 +17,8 @@ from lipsync_composite.assets import FORMAT, Facts
 from lipsync_composite.loop import footage_index
 from lipsync_composite.mark import SEGMENT
 from lipsync_composite.paste import changed_rect, paste, scratch
-from lipsync_composite.splice import Grid, Rect, splice
+from lipsync_composite.segments import Grid, Rect
+from lipsync_composite.splice import encode, splice
 
 JFIF_END = 20  # bytes: SOI, and the APP0 segment that the encoder writes
 
@@ -132,6 +133,11 @@ class PackedAvatar:
         first = int(self._index[number]["cuts"])
         cuts = (self._cuts[first : first + self._grid.rows(patch)] + len(self._mark)).tolist()
         return splice(self._jpeg(number).data, cuts, self._grid, patch, picture, self.facts.quality)
+
+    def render_patch(self, position: int, mouth: Picture) -> tuple[Rect, bytes]:
+        """What `render` puts into the footage frame: where, and the JPEG of it. `paste_patch` puts it there."""
+        patch, picture = self._composited(self._number(position), mouth)
+        return patch, encode(picture, self.facts.quality, self._grid.interval).tobytes()
 
     def composited(self, position: int, mouth: Picture) -> tuple[Rect, Picture]:
         """What `render` encodes: the patch, and its BGR pixels with the mouth, shape = (height, width, 3)."""

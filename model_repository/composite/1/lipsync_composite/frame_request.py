@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lipsync_composite.assets import key_name
 from lipsync_composite.avatar import AssetsError, PackedAvatar
+from lipsync_composite.segments import Rect
 
 
 class FrameRequestError(Exception):
@@ -70,6 +73,13 @@ class Avatars:
         self._open.pop(key, None)
 
 
+class Patch(NamedTuple):
+    """What a mouth changes of a footage frame: where, in pixels, and the JPEG of it."""
+
+    box: Rect
+    jpeg: bytes
+
+
 def compose(
     avatars: Avatars,
     keys: NDArray[np.int64],
@@ -93,6 +103,38 @@ def compose(
         FrameRequestError: a value is not allowed.
         AssetsError: the avatar's files are broken.
     """
+    with _opened(avatars, keys, positions, mouths, max_frames) as places:
+        if mouths is None:
+            return [avatar.footage_jpeg(position) for avatar, position in places]
+        return [avatar.render(position, mouth) for (avatar, position), mouth in zip(places, mouths, strict=True)]
+
+
+def compose_patches(
+    avatars: Avatars,
+    keys: NDArray[np.int64],
+    positions: NDArray[np.int64],
+    mouths: NDArray[np.uint8] | None,
+    max_frames: int,
+) -> list[Patch]:
+    """Make N patches: what frames have and their footage has not. Args, Raises: as `compose`; `mouths` is needed."""
+    if mouths is None:
+        raise FrameRequestError("patches is true, but mouth is missing: plain footage has no patches")
+    with _opened(avatars, keys, positions, mouths, max_frames) as places:
+        return [
+            Patch(*avatar.render_patch(position, mouth))
+            for (avatar, position), mouth in zip(places, mouths, strict=True)
+        ]
+
+
+@contextmanager
+def _opened(
+    avatars: Avatars,
+    keys: NDArray[np.int64],
+    positions: NDArray[np.int64],
+    mouths: NDArray[np.uint8] | None,
+    max_frames: int,
+) -> Iterator[list[tuple[PackedAvatar, int]]]:
+    """Each frame's avatar and position. Those whose files are found broken meanwhile are forgotten."""
     count = len(positions)
     if not 1 <= count <= max_frames:
         raise FrameRequestError(f"footage_position has {count} frames; allowed: 1 to {max_frames}")
@@ -103,9 +145,7 @@ def compose(
     opened = {key: avatars.get(key) for key in dict.fromkeys(keys.ravel().tolist())}
     order = zip(keys.ravel().tolist(), positions.ravel().tolist(), strict=True)
     try:
-        if mouths is None:
-            return [opened[key].footage_jpeg(position) for key, position in order]
-        return [opened[key].render(position, mouth) for (key, position), mouth in zip(order, mouths, strict=True)]
+        yield [(opened[key], position) for key, position in order]
     except AssetsError:
         for key in opened:
             avatars.forget(key)

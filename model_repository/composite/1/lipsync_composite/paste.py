@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipsync_composite.geometry import CROP, MARGIN
-from lipsync_composite.splice import Rect
+from lipsync_composite.segments import Rect
 
 EDGE = 0.09  # width of the soft edge as a part of the mask's width or height
 BLENDS = ("soft", "reference")
