@@ -10,10 +10,10 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from lipsync_client.answers import Frame
 from lipsync_client.errors import VideoError
 from lipsync_client.media import marking
 from lipsync_client.media.video import FORMATS, VideoWriter
-from lipsync_client.wire import Frame
 
 __all__ = ["GROWING", "GrowingVideo"]
 
