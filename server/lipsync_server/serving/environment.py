@@ -112,6 +112,8 @@ def server_environment(wheel: Wheel, gpus: str | tuple[int, ...]) -> dict[str, s
     the environment through the first `python3` on PATH, as Python itself does.
     """
     env = dict(os.environ)
+    # Each thread of gRPC may get an arena of its own, and keeps what large requests left in it.
+    env.setdefault("MALLOC_ARENA_MAX", "2")
     libraries = [wheel.libraries]
     own = Path(sysconfig.get_config_var("LIBDIR") or "")
     if (own / f"libpython{sys.version_info[0]}.{sys.version_info[1]}.so.1.0").exists():
