@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from client_fake import running as serving
 from google.protobuf import descriptor_pb2
+from test_gateway_tokens import Triton, frames, gateway, get
 
 from lipsync_client.settings import SettingsError
 from lipsync_server.cli.gateway import _aliases, _settings
@@ -90,3 +93,19 @@ def test_aliases_are_pairs() -> None:
     for wrong in ("sanders", "=demo", "sanders="):
         with pytest.raises(SettingsError, match="allowed is NAME=AVATAR"):
             _aliases([wrong])
+
+
+@pytest.mark.parametrize(("fps", "slow"), [(1e-9, 0.0), (1e9, 4.0)])
+def test_frames_that_come_later_than_they_are_shown_are_counted(tmp_path, monkeypatch, fps, slow) -> None:
+    """Shown for ages, no frame is late; shown for a nanosecond, each is."""
+    monkeypatch.setattr("lipsync_server.gateway.gateway.FPS", fps)
+
+    async def main(triton: Triton) -> str:
+        async with gateway(triton, tmp_path / "tokens.yaml") as at:
+            assert await frames(at.grpc, None) == 4
+            return (await get(f"http://{at.http}/metrics"))[2]
+
+    with serving(Triton()) as triton:
+        text = asyncio.run(main(triton))
+    assert f"lipsync_gateway_slow_frames_total {slow}" in text
+    assert "lipsync_gateway_frames_total 4.0" in text

@@ -16,6 +16,7 @@ from tritonclient.grpc.service_pb2 import ModelConfigRequest, ModelConfigRespons
 from lipsync_client.errors import LipsyncError, LoadFailed, Overloaded
 from lipsync_client.registry.settings import RegistrySettings, SettingsError
 from lipsync_client.wire import COMPOSITE_MODEL
+from lipsync_mel.timeline import FPS
 from lipsync_server.gateway import checks
 from lipsync_server.gateway.avatars import Avatars
 from lipsync_server.gateway.callers import Callers
@@ -215,7 +216,10 @@ class Gateway:
             self.metrics.frames.inc(frames)
             observed(frames=frames)
             self.tokens.spent(frames)
-            self.metrics.first_frame.observe(self.now() - began)
+            seconds = self.now() - began
+            self.metrics.first_frame.observe(seconds)
+            if seconds > frames / FPS:
+                self.metrics.slow_frames.inc(frames)
         return Answer(answer, load_s)
 
     async def _checked(self, request: ModelInferRequest, data: bytes, call: Call) -> bytes:

@@ -24,6 +24,11 @@ class Metrics:
             "lipsync_gateway_refusals", "Requests that got no frames, by reason.", ["reason"], registry=self._registry
         )
         self.frames = Counter("lipsync_gateway_frames", "Frames that were sent.", registry=self._registry)
+        self.slow_frames = Counter(
+            "lipsync_gateway_slow_frames",
+            "Frames whose request took longer than they are shown: a live session that has no others is late.",
+            registry=self._registry,
+        )
         self.first_frame = Histogram(
             "lipsync_gateway_first_frame_seconds",
             "From a request's arrival to its frames.",
