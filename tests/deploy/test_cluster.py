@@ -155,7 +155,7 @@ def test_replicas_are_killed_drained_and_replaced_and_no_frame_is_lost_or_wrong(
             replica.start()
             replica.wait()
             eventually(lambda: len(front.healthy()) == len(replicas), "Envoy to take it back", 60)
-            load.wait_for_more()
+        load.wait_for_more()
     finally:
         load.stop.set()
         for thread in callers:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -52,7 +52,9 @@ def test_every_image_and_package_has_a_fixed_version():
 
 def test_the_install_step_of_the_image_finds_all_it_needs_in_fixed_versions(tmp_path):
     """The command of Dockerfile.cpu, as far as it goes without installing anything."""
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, ROOT]
+    unwanted = shutil.ignore_patterns(".*", "build", "*.egg-info", "__pycache__", "*.crops", "*.data", "*.bin")
+    shutil.copytree(ROOT, tmp_path / "checkout", symlinks=True, ignore=unwanted)
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, tmp_path / "checkout"]
     subprocess.run(build, check=True, capture_output=True, timeout=SECONDS)
     (wheel,) = tmp_path.glob("*.whl")
     text = (DEPLOY / "docker/Dockerfile.cpu").read_text()
@@ -142,4 +144,4 @@ def test_the_settings_in_the_images_are_valid(tmp_path):
     text = (DEPLOY / "docker/Dockerfile.cpu").read_text()
     (command,) = re.findall(r"^CMD (\[.*\])", text, re.MULTILINE)
     assert yaml.safe_load(command)[:2] == ["serve", "--config"]
-    assert "/etc/lipsync/server.yaml" in text and shlex.split("serve --config")
+    assert "/etc/lipsync/server.yaml" in text
