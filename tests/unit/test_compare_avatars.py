@@ -12,10 +12,10 @@ from test_package_avatar import write_source
 
 from lipsync_studio.cli.evaluate import evaluate
 from lipsync_studio.evaluation import evaluate as evaluation
-from lipsync_studio.evaluation import voice_activity
+from lipsync_studio.evaluation import metrics, voice_activity
 from lipsync_studio.evaluation.comparison import opened
 from lipsync_studio.evaluation.comparison_page import Side, comparison_page
-from lipsync_studio.evaluation.figures import differences, figures, sudden
+from lipsync_studio.evaluation.figures import differences, figures
 from lipsync_studio.evaluation.moments import moments_of, peaks
 from lipsync_studio.evaluation.mouth_meter import MouthShape
 from lipsync_studio.evaluation.recording import Mouths, Recording, RenderedSpeech
@@ -37,6 +37,7 @@ def recording(opening: np.ndarray, phones=(), film=None) -> Recording:
     patch = SimpleNamespace(movement=[], flicker=[])
     result = Recording(RenderedSpeech("talk", sound.astype(np.float32), phones, film), patch)
     result.shapes = [MouthShape(float(o), 40.0, 0.0) for o in opening]
+    result.teeth = [20.0] * len(opening)
     result.lip_openings = (opening / 100).tolist()
     result.landmarks = [np.stack([np.zeros(20), np.full(20, o)], 1) for o in opening]
     result.mouths = [np.full((30, 40, 3), round(10 * float(o)) % 250, np.uint8) for o in opening]
@@ -77,7 +78,7 @@ def test_a_worse_mouth_is_found_worse_against_the_filmed_person():
 
 def test_steps_from_shut_to_wide_are_counted():
     opening = np.array([0.0, 0, 10, 10, 5, 0, 3, 6, 9, 10] * 4)
-    assert np.flatnonzero(sudden(opening)).tolist() == [2, 10, 12, 20, 22, 30, 32]
+    assert np.flatnonzero(metrics.sudden(opening)).tolist() == [2, 10, 12, 20, 22, 30, 32]
 
 
 def test_closed_lips_count_once_for_each_p_b_m():

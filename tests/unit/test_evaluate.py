@@ -331,7 +331,7 @@ def test_evaluate_prints_its_tables_and_with_json_one_document(repository, tmp_p
     printed = capsys.readouterr()
     found = json.loads(printed.out)
     assert "Avatar toy, 240x160" in found["avatar"][0] and "table.md" in printed.err
-    assert [table["recordings"] for table in found["tables"]] == [["speech"], ["speech"], ["silence", "speech"]]
+    assert [table["recordings"] for table in found["tables"]] == [["speech"]] * 3 + [["silence", "speech"]]
     assert {"metric": "frames", "required": "", "values": ["25"]} in found["tables"][0]["rows"]
     assert "|  | must hold | speech |\n|---|---|---|\n| frames |  | 25 |\n" in (tmp_path / "table.md").read_text()
 
@@ -345,6 +345,7 @@ def test_the_sheet_shows_the_liveliest_moment():
 def test_a_sound_without_speech_is_measured_by_its_closed_frames_alone():
     recording = Recording(RenderedSpeech("x", np.full(640 * 40, 0.1, np.float32), (("pau", 1.6),)), None)
     recording.shapes = [MouthShape(2.0 * (i % 4 == 0), 50.0, 0.0) for i in range(40)]
+    recording.teeth = [float("nan")] * 40
     values = {row.metric: row.values for row in metric_tables.speech_rows([recording])}
     assert values["all frames with closed lips, %"] == ["75"]
     assert not [metric for metric in values if "phonemes" in metric or "p, b, m" in metric]

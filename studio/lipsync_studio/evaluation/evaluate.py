@@ -25,7 +25,14 @@ from lipsync_server.pipeline import LocalPipeline
 from lipsync_studio.corpus.sentences import sentences
 from lipsync_studio.corpus.speech_data import read_phones, read_wav, speak_with_flite
 from lipsync_studio.evaluation.contact_sheets import write_sheets
-from lipsync_studio.evaluation.metric_tables import MetricTable, as_markdown, picture_rows, published_rows, speech_rows
+from lipsync_studio.evaluation.metric_tables import (
+    MetricTable,
+    as_markdown,
+    phoneme_rows,
+    picture_rows,
+    published_rows,
+    speech_rows,
+)
 from lipsync_studio.evaluation.mouth_meter import Box, MouthMeter
 from lipsync_studio.evaluation.patch_metrics import Footage, Picture
 from lipsync_studio.evaluation.recording import Recording, RenderedSpeech, Truth, joined
@@ -149,6 +156,7 @@ def evaluate(
     everything = [*quiet, *spoken]
     tables = [
         MetricTable("Speech", [one.speech.name for one in spoken], speech_rows(spoken)),
+        MetricTable("Round and wide sounds", [one.speech.name for one in spoken], phoneme_rows(spoken)),
         MetricTable("Measures that other systems publish", [one.speech.name for one in spoken], published_rows(spoken)),
         MetricTable("Pictures", [one.speech.name for one in everything], picture_rows(everything)),
     ]

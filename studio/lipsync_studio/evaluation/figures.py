@@ -95,7 +95,8 @@ def figures(r: Recording) -> list[Figure]:
     add("opening by landmarks / envelope, r", "", correlation, *_aligned(r, "opening", r.envelope()))
     add("pauses with closed lips, % of frames", "higher", mean, _inside(100.0 * r.closed(), r.pauses()))
     add("mean opening, % of eyes", "", mean, r.curve("opening"))
-    add("opened or closed at once, % of frames", "lower", mean, 100.0 * sudden(r.curve("opening")))
+    add("opened or closed at once, % of frames", "lower", mean, 100.0 * metrics.sudden(r.curve("opening")))
+    add("contrast between the lips while closing", "higher", mean, r.closing_contrast())
     add("THEval Lip-Sync (people 0.253)", "", mean, r.lip_sync())
     add("THEval Silent Lip Stability (people 0.026)", "", median, r.silent_movement())
     add("LMD against the truth, % of eyes", "lower", mean, r.landmark_distances())
@@ -116,15 +117,6 @@ def differences(first: Recording, second: Recording) -> list[Difference]:
     pairs = [(a, others[a.name]) for a in figures(first) if a.name in others]
     draws = _draws(min(len(first.shapes), len(second.shapes)))
     return [_difference(a, b, draws) for a, b in pairs]
-
-
-def sudden(opening: Curve) -> NDArray[np.bool_]:
-    """Frames that go more than half of the way between shut and wide open in a single step, [frames].
-
-    Speech needs at least two frames for that. Wide open is the 95th percentile.
-    """
-    wide = max(float(np.percentile(opening, 95) - np.percentile(opening, 5)), 2.0)
-    return np.asarray(np.abs(np.diff(opening, prepend=opening[0])) > wide / 2)
 
 
 def _difference(a: Figure, b: Figure, draws: list[NDArray[np.int64]]) -> Difference:

@@ -14,6 +14,18 @@ from lipsync_studio.evaluation.recording import CurveName, Recording
 
 Cell = Callable[[Recording], str]
 Values = Sequence[float] | NDArray[Any]
+WIDTHS = {  # from round to wide; by flite's names of the phonemes
+    "uw": "uw (oo)",
+    "w": "w",
+    "ow": "ow",
+    "ao": "ao",
+    "r": "r",
+    "pau": "pauses",
+    "aa": "aa",
+    "ae": "ae",
+    "ey": "ey",
+    "iy": "iy (ee)",
+}
 
 
 class Row(NamedTuple):
@@ -28,6 +40,25 @@ def speech_rows(recordings: Sequence[Recording]) -> list[Row]:
     """The lips against phonemes and envelope. Rows without any value are left out."""
     rows = [*_curve_rows(recordings), *_pause_rows(recordings), *_truth_rows(recordings), *_film_rows(recordings)]
     return [row for row in rows if set(row.values) != {"-"}]
+
+
+def phoneme_rows(recordings: Sequence[Recording]) -> list[Row]:
+    """The mouth's width in rounded and in spread sounds, and at rest. Rows without any value are left out."""
+    rows = []
+    for name, label in WIDTHS.items():
+        for truth in (False, True):
+            cell = _width_in(name, truth)
+            metric = "the same of the truth pictures" if truth else f"width in {label}, % of eyes (number)"
+            rows.append(Row(metric, "", [(_truth(cell) if truth else cell)(r) for r in recordings]))
+    return [row for row in rows if set(row.values) != {"-"}]
+
+
+def _width_in(name: str, truth: bool) -> Cell:
+    def cell(r: Recording) -> str:
+        widths = r.width_in(name, truth)
+        return f"{widths.mean():.1f} ({len(widths)})" if len(widths) else "-"
+
+    return cell
 
 
 def published_rows(recordings: Sequence[Recording]) -> list[Row]:
@@ -98,6 +129,10 @@ def _curve_rows(recordings: Sequence[Recording]) -> list[Row]:
         row("the same of the truth pictures", "", _truth(_against("width", 1, True))),
         row("p, b, m with closed lips, %", "90", _phonemes(_closures)),
         row("the same of the truth pictures", "", _truth(lambda r: _closures(r, True))),
+        row("opened or closed at once, % of frames", "", lambda r: _sudden(r.curve("opening"))),
+        row("the same of the truth pictures", "", _truth(lambda r: _sudden(r.curve("opening", True)))),
+        row("contrast between the lips: closing, opening", "", lambda r: _contrast(r)),
+        row("the same of the truth pictures", "", _truth(lambda r: _contrast(r, True))),
         row("all frames with closed lips, %", "", lambda r: f"{100 * r.closed().mean():.0f}"),
         row("opening / envelope: r, lag", "0.6 at 0 ± 1", lambda r: _lag(r.curve("opening"), r.envelope())),
         row("phonemes' opening / envelope: r, lag", "", _phonemes(lambda r: _lag(r.expected()[0], r.envelope()))),
@@ -175,6 +210,15 @@ def _against(name: CurveName, column: int, truth: bool = False) -> Cell:
 def _closures(r: Recording, truth: bool = False) -> str:
     spans = r.closures()
     return f"{100 * metrics.share_reached(r.closed(truth), spans):.0f} of {len(spans)}" if spans else "-"
+
+
+def _sudden(opening: metrics.Curve) -> str:
+    return f"{100 * metrics.sudden(opening).mean():.1f}"
+
+
+def _contrast(r: Recording, truth: bool = False) -> str:
+    closing, opening = r.closing_contrast(truth), r.opening_contrast(truth)
+    return f"{_known(closing, np.mean)}, {_known(opening, np.mean)}" if np.isfinite(closing).any() else "-"
 
 
 def _lag(measured: metrics.Curve, expected: metrics.Curve) -> str:

@@ -102,6 +102,15 @@ def share_reached(flags: NDArray[np.bool_], spans: Sequence[Span]) -> float:
     return float(np.mean([bool(flags[a:b].any()) for a, b in spans])) if spans else float("nan")
 
 
+def sudden(opening: Curve) -> NDArray[np.bool_]:
+    """Frames that go more than half of the way between shut and wide open in a single step, [frames].
+
+    Speech needs at least two frames for that. Wide open is the 95th percentile.
+    """
+    wide = max(float(np.percentile(opening, 95) - np.percentile(opening, 5)), 2.0)
+    return np.asarray(np.abs(np.diff(opening, prepend=opening[0])) > wide / 2)
+
+
 def psnr(a: Picture, b: Picture) -> float:
     """Peak signal to noise ratio of two pictures, dB."""
     error = float(np.square(a.astype(np.float64) - b).mean())

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lipsync_mel.timeline import FPS, SAMPLE_RATE, frame_total
 from lipsync_studio.corpus.mouth_curves import MOUTH, Phone, mouth_curves
-from lipsync_studio.evaluation import metrics, theval, voice_activity
+from lipsync_studio.evaluation import metrics, teeth, theval, voice_activity
 from lipsync_studio.evaluation.mouth_meter import MouthShape
 from lipsync_studio.evaluation.patch_metrics import PatchMetrics, Picture
 from lipsync_studio.faces.landmarks import Points
@@ -63,6 +63,7 @@ class Comparison:
     gmsd: float
     error: NDArray[np.float32]  # around the mouth, BGR: the frame minus the truth
     true_shape: MouthShape
+    true_teeth: float  # see `teeth.teeth_contrast`
     true_landmarks: Points  # see `theval.mouth_landmarks`
     true_mouth: Picture  # from the encoded frame
 
@@ -76,12 +77,14 @@ class Recording:
     shapes: list[MouthShape] = field(default_factory=list)
     lip_openings: list[float] = field(default_factory=list)  # see `theval.lip_opening`
     landmarks: list[Points] = field(default_factory=list)  # see `theval.mouth_landmarks`
+    teeth: list[float] = field(default_factory=list)  # see `teeth.teeth_contrast`
     sharpness: list[float] = field(default_factory=list)  # CPBD of the face; nan in frames that were left out
     plain_sharpness: list[float] = field(default_factory=list)  # the same of the plain footage
     mouths: list[Picture] = field(default_factory=list)  # from the sent frames, full size
     overview: list[Picture] = field(default_factory=list)  # about twelve whole frames
     true_shapes: list[MouthShape] = field(default_factory=list)
     true_landmarks: list[Points] = field(default_factory=list)
+    true_teeth: list[float] = field(default_factory=list)
     true_mouths: list[Picture] = field(default_factory=list)
     psnr: list[float] = field(default_factory=list)
     ssim: list[float] = field(default_factory=list)
@@ -99,6 +102,7 @@ class Recording:
         self.gmsd.append(comparison.gmsd)
         self.true_shapes.append(comparison.true_shape)
         self.true_landmarks.append(comparison.true_landmarks)
+        self.true_teeth.append(comparison.true_teeth)
         self.true_mouths.append(comparison.true_mouth)
         self._errors = [*self._errors[-2:], comparison.error]
         if len(self._errors) == 3:
@@ -144,6 +148,19 @@ class Recording:
         """See `theval.silent_movement`; of the filmed person instead, if asked for."""
         openings = np.array(self.speech.film.lip_openings if film and self.speech.film else self.lip_openings)
         return theval.silent_movement(openings, self.voiced)
+
+    def closing_contrast(self, truth: bool = False) -> metrics.Curve:
+        """See `teeth.while_closing`."""
+        return teeth.while_closing(np.array(self.true_teeth if truth else self.teeth), self.curve("opening", truth))
+
+    def opening_contrast(self, truth: bool = False) -> metrics.Curve:
+        """See `teeth.while_opening`."""
+        return teeth.while_opening(np.array(self.true_teeth if truth else self.teeth), self.curve("opening", truth))
+
+    def width_in(self, name: str, truth: bool = False) -> metrics.Curve:
+        """The width in the middle frame of each phoneme of a name, percent of the eyes' distance."""
+        spans = metrics.phone_spans(self.speech.phones, {name}, len(self.shapes))
+        return self.curve("width", truth)[[(first + stop - 1) // 2 for first, stop in spans]]
 
     def landmark_distances(self) -> metrics.Curve:
         """LMD of each frame against the truth: the filmed person, else the truth pictures; empty if there is none."""

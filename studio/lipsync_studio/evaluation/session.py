@@ -16,6 +16,7 @@ from lipsync_studio.evaluation.mouth_meter import MouthMeter
 from lipsync_studio.evaluation.patch_metrics import Footage, PatchMetrics, Picture, decode, mouth_square
 from lipsync_studio.evaluation.recording import Comparison, Recording, RenderedSpeech, Truth
 from lipsync_studio.evaluation.sharpness import cpbd
+from lipsync_studio.evaluation.teeth import teeth_contrast
 
 OVERVIEW = 12  # whole frames that are kept of a recording
 SHARPNESS_STEP = 5  # frames: sharpness changes slowly, and takes longer than the landmarks
@@ -62,6 +63,7 @@ class EvaluationSession:
         result.shapes.append(self._meter.shape(points, sent, box))
         result.lip_openings.append(theval.lip_opening(points))
         result.landmarks.append(theval.mouth_landmarks(points))
+        result.teeth.append(teeth_contrast(sent, points))
 
     def _measure_sharpness(self, result: Recording, sent: Picture, position: int) -> None:
         if len(result.sharpness) % SHARPNESS_STEP:
@@ -109,6 +111,7 @@ class EvaluationSession:
             metrics.gmsd(a, b),
             a.astype(np.float32) - b,
             self._meter.shape(points, sent, box),
+            teeth_contrast(sent, points),
             theval.mouth_landmarks(points),
             self._mouth(sent, position),
         )
