@@ -139,6 +139,7 @@ def test_music_noise_and_breath_are_examples_of_a_mouth_at_rest():
         count=10,
     )
     assert batch.windows.shape == (3, 25, 1, 80, 16) and batch.speech.tolist() == [True, False, False]
+    assert not batch.real.any()
     assert batch.curves[1:, :, MOUTH.index("open")].max() == 0 and batch.curves[0, :, 0].max() > 0.5
     silence = encoder_rows(BANK, np.zeros(RATE, np.float32))[0]
     assert torch.equal(batch.clean[1, 10:12], torch.from_numpy(silence[10:12]))
@@ -150,14 +151,16 @@ def test_a_talkative_reader_and_a_large_collection_do_not_dominate():
     ]
     real += [Speech("emodb01_0", tone(0.1), ())]
     sampler, rng = encoder_examples.SpeechSampler([Speech("slt_0", tone(0.1), ())], real, 0.6), np.random.default_rng(0)
-    picked = [sampler.pick(rng).name.split("_")[0] for _ in range(8000)]
+    drawn = [sampler.pick(rng) for _ in range(8000)]
+    picked = [speech.name.split("_")[0] for speech, _ in drawn]
+    assert [real for _, real in drawn] == [voice != "slt" for voice in picked]
     shares = {voice: picked.count(voice) / len(picked) for voice in ("slt", "libri1", "libri2", "emodb01")}
     assert shares["slt"] == pytest.approx(0.4, abs=0.03)
     assert shares["libri1"] / shares["libri2"] == pytest.approx(3, rel=0.25)  # nine times as many speeches
     assert (shares["libri1"] + shares["libri2"]) / shares["emodb01"] == pytest.approx(10, rel=0.3)  # a hundred times
 
 
-def evaluation_sounds_that_test_are_always_the_same_and_not_silent():
+def test_sounds_of_the_evaluation_are_always_the_same_and_not_silent():
     for name in evaluation_sounds.SOUNDS:
         audio = evaluation_sounds.sound(name)
         assert np.array_equal(audio, evaluation_sounds.sound(name)) and np.isfinite(audio).all()

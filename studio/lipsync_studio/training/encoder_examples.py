@@ -36,6 +36,7 @@ class Batch:
     curves: Tensor  # FP32 [B,F,7], see `mouth_curves.MOUTH`
     kinds: Tensor  # INT64 [B,F], mouth classes
     speech: Tensor  # BOOL [B], false for music, noise and breath
+    real: Tensor  # BOOL [B], speech of real people
 
 
 class SpeechSampler:
@@ -51,7 +52,7 @@ class SpeechSampler:
     """
 
     def __init__(self, synthetic: Sequence[Speech], real: Sequence[Speech], share: float) -> None:
-        self._speeches = [*synthetic, *real]
+        self._speeches, self._synthetic = [*synthetic, *real], len(synthetic)
         voices = [speech.name.split("_")[0] for speech in real]
         size, seconds, weight = Counter(voices), Counter[str](), Counter[str]()
         for voice, speech in zip(voices, real, strict=True):
@@ -65,9 +66,10 @@ class SpeechSampler:
         others = (1 - share if real else 1.0) / max(1, len(synthetic))
         self._until = np.cumsum([others] * len(synthetic) + each)
 
-    def pick(self, rng: np.random.Generator) -> Speech:
-        """A random speech."""
-        return self._speeches[int(np.searchsorted(self._until, rng.random() * self._until[-1], side="right"))]
+    def pick(self, rng: np.random.Generator) -> tuple[Speech, bool]:
+        """A random speech, and whether a real person speaks."""
+        number = int(np.searchsorted(self._until, rng.random() * self._until[-1], side="right"))
+        return self._speeches[number], number >= self._synthetic
 
 
 def lips_meet(curves: Tensor) -> Tensor:
@@ -133,7 +135,9 @@ def batch_of(
     filterbank: csr_matrix, sampler: SpeechSampler, rng: np.random.Generator, *, speeches: int, resting: int, count: int
 ) -> Batch:
     """A random batch: so many stretches of speech, then so many without it, of `count` frames each."""
-    examples = [speech_example(filterbank, sampler.pick(rng), count, rng) for _ in range(speeches)]
+    picked = [sampler.pick(rng) for _ in range(speeches)]
+    examples = [speech_example(filterbank, speech, count, rng) for speech, _ in picked]
     examples += [resting_example(filterbank, count, rng) for _ in range(resting)]
     windows, clean, inside, curves, kinds = (torch.from_numpy(np.stack(part)) for part in zip(*examples, strict=True))
-    return Batch(windows, clean, inside, curves, kinds, torch.arange(speeches + resting) < speeches)
+    real = torch.tensor([real for _, real in picked] + [False] * resting)
+    return Batch(windows, clean, inside, curves, kinds, torch.arange(speeches + resting) < speeches, real)

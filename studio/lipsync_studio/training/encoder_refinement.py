@@ -49,7 +49,8 @@ WARM_UP = 100  # steps
 EVERY, VALIDATE = 100, 500  # steps between checkpoints, and between validations
 TESTS, TEST_FRAMES = 6, 150  # speeches of each group that validate, frames of each
 HEAD_SPEECHES, HEAD_STEPS = 150, 400
-ANCHOR_SPEECH, ANCHOR_REST = 0.03, 0.5  # weights of staying near the shipped features, relative to their variance
+# Weights of staying near the shipped features, relative to their variance: most where these are right already.
+ANCHOR_REAL, ANCHOR_SYNTHETIC, ANCHOR_REST = 0.03, 0.1, 0.5
 
 
 class EncoderRefinement:
@@ -101,7 +102,8 @@ class EncoderRefinement:
         weights = CURVE_WEIGHTS * (1 + 2 * lips_meet(curves)[..., None])
         predicted, understood = self.listeners.predicted(rows), self.listeners.understood(rows[::EVERY_FRAME])
         away = (features[near] - known).square().mean((1, 2)) / known.var().clamp_min(1e-3)
-        anchor = torch.where(batch.speech[near], ANCHOR_SPEECH, ANCHOR_REST)
+        spoken = torch.where(batch.real[near], ANCHOR_REAL, ANCHOR_SYNTHETIC)
+        anchor = torch.where(batch.speech[near], spoken, ANCHOR_REST)
         return {
             "probe": ((predicted - curves).square() * weights).mean(),
             "branch": ((understood - curves[::EVERY_FRAME]).square() * weights[::EVERY_FRAME]).mean(),
