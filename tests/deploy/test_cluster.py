@@ -17,7 +17,7 @@ from cluster import Envoy, Replica, envoy, eventually
 from deployment import free_ports
 
 from conftest import infer
-from lipsync_client import AsyncClient, Client, LiveSession
+from lipsync_client import AsyncClient, Client, LiveSession, to_speech
 from speech import real_speech
 
 SPEECH = real_speech()[:25_600]  # 1.6 s
@@ -106,7 +106,8 @@ def live(address: str) -> Callable[[], str | None]:
     """A live session that says SPEECH as it would be spoken. Each frame is there once, and is the right one."""
 
     async def session() -> str | None:
-        sound = (SPEECH * 32767).astype(np.int16).tobytes()
+        samples = (SPEECH * 32767).astype(np.int16)
+        sound = samples.tobytes()
         spoken = []
         async with LiveSession(address, timeout=20.0) as talk:
 
@@ -128,7 +129,8 @@ def live(address: str) -> Callable[[], str | None]:
             return f"frames {numbers}"
         for start, group in itertools.groupby(spoken, lambda frame: frame.footage_position - frame.speech_frame):
             async with AsyncClient(address, timeout=SECONDS) as client:  # on the footage that the session showed
-                whole = [one.jpeg async for one in client.render(SPEECH, chunk=16, footage_start=start)]
+                heard = to_speech(samples, 16_000)  # 16 bits a sample
+                whole = [one.jpeg async for one in client.render(heard, chunk=16, footage_start=start)]
             if any(frame.jpeg != whole[frame.speech_frame] for frame in group):
                 return "other frames than a rendering's"
         return None
