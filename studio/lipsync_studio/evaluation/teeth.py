@@ -30,7 +30,7 @@ def teeth_contrast(frame: Picture, points: Points) -> float:
     right, bottom = np.ceil(outline.max(0)).astype(int) + 1
     part = np.ascontiguousarray(frame[max(top, 0) : bottom, max(left, 0) : right])
     inside = np.zeros(part.shape[:2], np.uint8)
-    cv2.fillPoly(inside, [np.rint(outline - (max(left, 0), max(top, 0))).astype(np.int32)], 1)
+    cv2.fillPoly(inside, [np.rint(outline - (max(left, 0), max(top, 0))).astype(np.int32)], (1,))
     light = cv2.cvtColor(part, cv2.COLOR_BGR2LAB)[..., 0]
     return float(light[inside > 0].std()) if inside.any() else float("nan")
 
