@@ -56,7 +56,7 @@ clean: ## remove the build output and .venv; your own avatars stay
 	@touch $@
 
 .venv/.test: pyproject.toml | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[server,web,otel,c2pa,pipecat,livekit,studio,test,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[server,webrtc,otel,c2pa,pipecat,livekit,studio,test,dev]'
 	@touch $@ .venv/.server
 
 .venv/.deploy: deploy/requirements.txt .venv/.test

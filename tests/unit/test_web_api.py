@@ -57,7 +57,7 @@ class PictureFake(WebFake):
 
     def ModelInfer(self, request, context):
         values = {one.name: raw for one, raw in zip(request.inputs, request.raw_input_contents, strict=True)}
-        first = int(np.frombuffer(values["FIRST_FRAME"], np.int64)[0])
+        first = int(np.frombuffer(values.get("FIRST_FRAME", bytes(8)), np.int64)[0])
         if self.fails_from is not None and first >= self.fails_from:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, "this frame is not to be had")
         return super().ModelInfer(request, context)

@@ -38,6 +38,16 @@ Origins = Annotated[
     list[str] | None,
     typer.Option("--allow-origin", help="Another origin whose pages may connect, such as https://talk.example.org."),
 ]
+MaxViewers = Annotated[
+    int,
+    typer.Option("--max-viewers", min=0, help="Viewers over WebRTC (/whep) at once, at most. Needs the extra webrtc."),
+]
+IceServers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--ice-server", help="STUN server for such viewers, as stun:host:port. May be repeated. [default: none]"
+    ),
+]
 PageToken = Annotated[
     str | None,
     typer.Option(
@@ -72,6 +82,8 @@ def web(
     idle: Annotated[float, typer.Option("--idle", min=1, help="Seconds after which an unused page is paused.")] = (
         DEFAULTS.idle_s
     ),
+    max_viewers: MaxViewers = DEFAULTS.max_viewers,
+    ice_server: IceServers = None,
     voice_service: VoiceService = None,
     voice_model: VoiceModel = "tts-1",
     voice_speaker: VoiceSpeaker = "alloy",
@@ -99,8 +111,9 @@ def web(
         loopback = ipaddress.ip_address(address).is_loopback
         if token is None and not loopback:
             token = secrets.token_urlsafe(16)
-        origins = tuple(allow_origin or ())
-        settings = Settings(token or None, origins, loopback, max_sessions, idle, mark=not unmarked)
+        limits: dict[str, Any] = {"max_sessions": max_sessions, "max_viewers": max_viewers, "idle_s": idle}
+        origins, ice_servers = tuple(allow_origin or ()), tuple(ice_server or ())
+        settings = Settings(token or None, origins, loopback, ice_servers=ice_servers, mark=not unmarked, **limits)
         if trouble := _trouble_with(server, allowed):
             note(f"{trouble} The page waits for the server.")
         _announce(port, settings, "https" if tls else "http")

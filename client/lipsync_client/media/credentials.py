@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lipsync_client.errors import LipsyncError, VideoError
+from lipsync_client.extras import needs
 from lipsync_composite.mark import SOURCE_TYPE
 
 __all__ = ["Credentials"]
@@ -62,10 +63,8 @@ class Credentials:
             signed.unlink(missing_ok=True)
 
     def _signer(self) -> Any:  # a c2pa.Signer; an import up here would need the extra
-        try:
+        with needs("c2pa"):
             import c2pa
-        except ImportError:
-            raise LipsyncError("Signing needs the extra c2pa: pip install 'lipsync-triton[c2pa]'.") from None
         try:
             certificate, key = self.certificate.read_bytes(), self.key.read_bytes()
         except OSError as error:

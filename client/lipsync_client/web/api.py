@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
-import json
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import asdict
-from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -18,51 +15,24 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from lipsync_client.aio import AsyncClient
-from lipsync_client.errors import AvatarNotFound, LipsyncError, Overloaded, ServerUnavailable, Timeout
+from lipsync_client.errors import LipsyncError
 from lipsync_client.media.growing import GROWING
 from lipsync_client.voices.voices import Voices
+from lipsync_client.web.answers import Guarded, Refusal, body_of, guarded, json_object
 from lipsync_client.web.faces import Faces
 from lipsync_client.web.openapi import describe
 from lipsync_client.web.settings import Settings
 from lipsync_client.web.tasks import first_to_end
-from lipsync_client.web.videos import Busy, Speech, Videos, temporary_file
+from lipsync_client.web.videos import Speech, Videos, temporary_file
 
 __all__ = ["Api"]
 
 SOUND = ("audio/", "video/", "application/octet-stream", "application/ogg")
 FIELDS = {"text", "avatar", "format", "voice", "language"}
-RETRY = {"Retry-After": "5"}
 JSON_BYTES = 64 << 10
-Endpoint = Callable[["Api", Request], Awaitable[Response]]
 
 
-class Refusal(Exception):
-    """An answer other than 200."""
-
-    def __init__(self, status: int, reason: str, text: str, headers: dict[str, str] | None = None) -> None:
-        super().__init__(text)
-        self.status, self.reason, self.headers = status, reason, headers
-
-
-def guarded(endpoint: Endpoint) -> Endpoint:
-    """Ask for the token, and turn what went wrong into an answer."""
-
-    @wraps(endpoint)
-    async def answer(api: Api, request: Request) -> Response:
-        try:
-            api.check_token(request)
-            return await endpoint(api, request)
-        except Exception as error:
-            refusal = _refusal_of(error)
-            if refusal is None:
-                raise
-            body = {"reason": refusal.reason, "text": str(refusal)}
-            return JSONResponse(body, refusal.status, headers=refusal.headers)
-
-    return answer
-
-
-class Api:
+class Api(Guarded):
     """The endpoints of one application.
 
     Args:
@@ -70,7 +40,8 @@ class Api:
     """
 
     def __init__(self, client: AsyncClient, faces: Faces, voices: Voices | None, settings: Settings) -> None:
-        self._faces, self._voices, self._settings = faces, voices, settings
+        super().__init__(settings)
+        self._faces, self._voices = faces, voices
         self._videos = Videos(client, voices, settings)
 
     @property
@@ -83,18 +54,6 @@ class Api:
             Route("/v1/videos/{name}", self.progress),
             Route("/v1/openapi.json", self.description),
         ]
-
-    def check_token(self, request: Request) -> None:
-        """Raises Refusal."""
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        wanted = self._settings.token
-        if wanted is None:
-            return
-        if scheme.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), wanted.encode()):
-            text = (
-                "The token is missing or wrong: send the one that `lipsync web` shows, as `Authorization: Bearer ..`."
-            )
-            raise Refusal(401, "token", text, {"WWW-Authenticate": "Bearer"})
 
     async def description(self, request: Request) -> Response:
         """Everybody may read it."""
@@ -133,12 +92,7 @@ class Api:
     async def _speech(self, request: Request, spoken: bool) -> AsyncGenerator[tuple[Speech, str, str], None]:
         """What the request's body says, its avatar and its format; until it is closed, an upload lies in a file."""
         if spoken:
-            body = bytearray()
-            async for piece in request.stream():
-                body += piece
-                if len(body) > JSON_BYTES:
-                    raise Refusal(413, "too_much", f"The JSON has more than {JSON_BYTES} bytes.")
-            values = _json(bytes(body))
+            values = json_object(await body_of(request, JSON_BYTES))
             avatar, form = await self._options(values)
             text = values.get("text", "")
             if len(text) > self._settings.text_chars:
@@ -233,30 +187,3 @@ async def _gone(receive: Receive) -> None:
     """Return when the caller has gone."""
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-def _json(body: bytes) -> dict[str, Any]:
-    try:
-        values = json.loads(body)
-    except (ValueError, RecursionError):
-        raise Refusal(400, "bad_request", "The body is not valid JSON.") from None
-    if not isinstance(values, dict):
-        raise Refusal(400, "bad_request", "The body must be a JSON object with a `text`.")
-    return values
-
-
-def _refusal_of(error: Exception) -> Refusal | None:
-    """The answer to an error that is expected."""
-    if isinstance(error, Refusal):
-        return error
-    if isinstance(error, ClientDisconnect):
-        return Refusal(400, "gone", "The caller has gone.")
-    if isinstance(error, (Busy, Overloaded)):
-        return Refusal(503, "full", str(error), RETRY)
-    if isinstance(error, (ServerUnavailable, Timeout)):
-        return Refusal(503, "failed", str(error), RETRY)
-    if isinstance(error, AvatarNotFound):
-        return Refusal(404, "not_found", str(error))
-    if isinstance(error, LipsyncError):
-        return Refusal(422, "failed", str(error))
-    return None

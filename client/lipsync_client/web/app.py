@@ -24,6 +24,7 @@ from lipsync_client.web.connection import Connection
 from lipsync_client.web.faces import Faces
 from lipsync_client.web.protocol import Close, Refused
 from lipsync_client.web.settings import Settings
+from lipsync_client.web.whep import Whep
 
 __all__ = ["create_app"]
 
@@ -62,14 +63,18 @@ def create_app(
     settings = settings or Settings()
     site = Site(client, faces, voices, settings, clock or LoopClock())
     api = Api(client, faces, voices, settings)
+    whep = Whep(client, faces, voices, settings, clock or LoopClock())
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with client:
-            yield
+            try:
+                yield
+            finally:
+                await whep.close()
 
     page = Mount("/", StaticFiles(directory=PAGE, html=True))
-    routes = [WebSocketRoute("/live", site.connect), *api.routes, page]
+    routes = [WebSocketRoute("/live", site.connect), *api.routes, *whep.routes, page]
     return Guard(Starlette(routes=routes, lifespan=lifespan), site.settings)
 
 

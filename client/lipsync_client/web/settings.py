@@ -22,6 +22,8 @@ class Settings:
         window: frames on their way to a browser; a slow one slows its own session.
         messages_per_s: of one connection, not counting that frames were taken.
         text_chars: length of a text to speak.
+        max_viewers: viewers over WebRTC at once; each has a session and an encoder of its own.
+        ice_servers: STUN and TURN servers for them, such as "stun:stun.example.org:3478".
         max_videos: videos that are made at once.
         video_s: seconds that a video may last.
         upload_bytes: of a sound file.
@@ -41,6 +43,8 @@ class Settings:
     window: int = 25
     messages_per_s: int = 500
     text_chars: int = 500
+    max_viewers: int = 4
+    ice_servers: tuple[str, ...] = ()
     max_videos: int = 2
     video_s: float = 600.0
     upload_bytes: int = 64 << 20
