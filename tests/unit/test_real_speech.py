@@ -28,13 +28,14 @@ from lipsync_studio.corpus.speech_data import Speech, encoder_rows, load_corpus 
 from lipsync_studio.evaluation import evaluation_sounds  # noqa: E402
 from lipsync_studio.evaluation.recording import RenderedSpeech  # noqa: E402
 from lipsync_studio.export import export_unet  # noqa: E402
-from lipsync_studio.networks import AudioBranch, UNet, load_encoder_checkpoint  # noqa: E402
+from lipsync_studio.networks import CheckpointError, UNet, load_encoder_checkpoint  # noqa: E402
 from lipsync_studio.training import encoder_examples  # noqa: E402
 from lipsync_studio.training.articulation_probe import load_probe, rows_of_frames  # noqa: E402
 from lipsync_studio.training.encoder_evaluation import as_markdown, measure  # noqa: E402
 from lipsync_studio.training.encoder_refinement import EncoderRefinement  # noqa: E402
-from lipsync_studio.training.frozen_listeners import FrozenListeners, read_audio_branch  # noqa: E402
+from lipsync_studio.training.frozen_listeners import FrozenListeners  # noqa: E402
 from lipsync_studio.training.shipped_encoder import read_encoder, read_probe  # noqa: E402
+from lipsync_studio.training.shipped_unet import read_unet  # noqa: E402
 
 SAMPLE_TEXT = """And Mr. John Dashwood had then leisure to consider how much there might be prudently in his power to do
 for them."""  # of home.SAMPLE
@@ -179,7 +180,7 @@ def test_training_sounds_without_speech_are_finite_and_of_all_kinds():
     assert min(levels) == 0 and max(levels) < 1
 
 
-def test_the_audio_branch_of_an_exported_u_net_reads_back(tmp_path):
+def test_an_exported_u_net_reads_back(tmp_path):
     import onnx
 
     torch.manual_seed(0)
@@ -189,18 +190,25 @@ def test_the_audio_branch_of_an_exported_u_net_reads_back(tmp_path):
             module.running_mean.uniform_(-1, 1)
             module.running_var.uniform_(0.5, 2)
     onnx.save(export_unet(network), tmp_path / "unet.onnx")
-    branch, audio = read_audio_branch(tmp_path / "unet.onnx"), torch.rand(2, 32, 16, 16)
-    assert isinstance(branch, AudioBranch)
+    read, picture, audio = read_unet(tmp_path / "unet.onnx"), torch.rand(1, 6, 320, 320), torch.rand(1, 32, 16, 16)
     with torch.no_grad():
-        expected = network.eval().audio_model(audio)
-        torch.testing.assert_close(branch(audio), expected, atol=1e-4, rtol=1e-3)
+        expected = network.eval()(picture, audio)
+        torch.testing.assert_close(read(picture, audio), expected, atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(read.audio_model(audio), network.audio_model(audio), atol=1e-4, rtol=1e-3)
     assert expected.std() > 1e-3
+    onnx.save(export_unet(read), tmp_path / "again.onnx")
+    torch.testing.assert_close(read_unet(tmp_path / "again.onnx").state_dict(), read.state_dict())
+
+
+def test_another_network_is_no_u_net(tmp_path):
+    with pytest.raises(CheckpointError, match="a U-Net has 93"):
+        read_unet(home.AVATARS / "audio_encoder" / "encoder.onnx")
 
 
 @pytest.fixture(scope="module")
 def refinement():
     torch.manual_seed(0)
-    branch = read_audio_branch(home.AVATARS / "demo" / "unet.onnx")
+    branch = read_unet(home.AVATARS / "demo" / "unet.onnx").audio_model
     return EncoderRefinement(FrozenListeners(read_probe(), branch))
 
 
@@ -245,7 +253,7 @@ def test_a_perfect_encoder_is_measured_as_perfect():
 def test_the_probe_reads_what_the_listeners_read():
     audio = tone(1)
     rows = torch.from_numpy(encode(read_encoder(), BANK, audio))
-    listeners = FrozenListeners(read_probe(), read_audio_branch(home.AVATARS / "demo" / "unet.onnx"))
+    listeners = FrozenListeners(read_probe(), read_unet(home.AVATARS / "demo" / "unet.onnx").audio_model)
     with torch.no_grad():
         frames = rows_of_frames(rows)
         assert torch.equal(listeners.predicted(frames), read_probe()(frames))

@@ -28,7 +28,7 @@ from lipsync_studio.networks import AudioEncoder
 from lipsync_studio.training.articulation_probe import STATE_KEY, rows_of_frames
 from lipsync_studio.training.encoder_examples import CURVE_WEIGHTS, Batch, SpeechSampler, batch_of, lips_meet
 from lipsync_studio.training.encoder_validation import refinement_summary
-from lipsync_studio.training.frozen_listeners import FrozenListeners, drop_batch_norms, read_audio_branch
+from lipsync_studio.training.frozen_listeners import FrozenListeners
 from lipsync_studio.training.runs import (
     Stop,
     learning_rate,
@@ -38,6 +38,7 @@ from lipsync_studio.training.runs import (
     steps_with_progress,
 )
 from lipsync_studio.training.shipped_encoder import read_encoder, read_probe
+from lipsync_studio.training.shipped_unet import drop_batch_norms, read_unet
 
 TEST_VOICE = "awb"
 SPEECHES, RESTING, STRETCH = 6, 1, 20  # in a step: stretches with and without speech, frames of each
@@ -126,7 +127,7 @@ def listeners_of(encoder: AudioEncoder, synthetic: list[Speech], learn: bool) ->
         encoder: the shipped one.
         learn: train the head now; false if a checkpoint has it.
     """
-    listeners = FrozenListeners(read_probe(), read_audio_branch(home.AVATARS / "demo" / "unet.onnx"))
+    listeners = FrozenListeners(read_probe(), read_unet(home.AVATARS / "demo" / "unet.onnx").audio_model)
     if learn:
         frames = spoken_frames(synthetic, encoder, mel.load_filterbank(), HEAD_SPEECHES, seed=1)
         listeners.learn_head(frames, HEAD_STEPS)

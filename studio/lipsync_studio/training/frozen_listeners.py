@@ -6,59 +6,18 @@ learns to predict the probe's curves from the shipped features, so it says which
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
-import onnx
 import torch
-from onnx import numpy_helper
 from torch import Tensor, nn
 
 from lipsync_client.console import notes
 from lipsync_mel.timeline import ROWS_PER_FRAME
 from lipsync_studio.corpus.features import SpokenFrames
 from lipsync_studio.corpus.mouth_curves import MOUTH
-from lipsync_studio.networks import AUDIO_CHANNELS, AudioBranch, CheckpointError
+from lipsync_studio.networks import AUDIO_CHANNELS, AudioBranch
 from lipsync_studio.training.runs import learning_rate, optimize
 
 BATCH, PEAK = 64, 2e-3
-
-
-@torch.no_grad()
-def read_audio_branch(path: Path) -> AudioBranch:
-    """The audio branch of an exported U-Net, ready for inference.
-
-    Raises:
-        CheckpointError: the file is not a U-Net that `lipsync_studio.export` wrote.
-    """
-    model = onnx.load(path)
-    weights = {i.name.removesuffix(".half"): numpy_helper.to_array(i) for i in model.graph.initializer}
-    heard, stored = {"audio"}, []
-    for node in model.graph.node:  # what depends on the sound alone, in the order of computation
-        if node.op_type == "Concat" or not heard.intersection(node.input):
-            continue
-        heard.update(node.output)
-        if node.op_type == "Conv":
-            stored.append(node.input[1:])
-    if len(stored) != 17:
-        raise CheckpointError(f"{path}: {len(stored)} convolutions hear the sound, a U-Net has 17: give its export")
-    widths = [len(weights[weight]) for weight, _ in stored]
-    branch = AudioBranch([0, widths[2], widths[5], widths[6], widths[10]]).eval()
-    convs = [m for m in branch.modules() if isinstance(m, nn.Conv2d)]
-    for names, conv in zip(stored, convs, strict=True):
-        weight, bias = (torch.from_numpy(weights[name].astype(np.float32)) for name in names)
-        conv.weight, conv.bias = nn.Parameter(weight), nn.Parameter(bias)
-    drop_batch_norms(branch)
-    branch.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return branch
-
-
-def drop_batch_norms(network: nn.Module) -> None:
-    """Remove the batch norms of a network whose convolutions have them folded in: a fifth of the time of a step."""
-    for module in list(network.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, nn.BatchNorm2d):
-                setattr(module, name, nn.Identity())
 
 
 class FrozenListeners(nn.Module):
