@@ -86,6 +86,7 @@ class Avatar:
         frame_width, frame_height: size of its pictures.
         footage_frames: length of its footage.
         loop: how the footage repeats: "forward" or "pingpong".
+        preset: quality and speed: turbo, low, medium, high or exact; "" if the server does not say.
     """
 
     id: str
@@ -94,3 +95,4 @@ class Avatar:
     frame_height: int
     footage_frames: int
     loop: str
+    preset: str = ""

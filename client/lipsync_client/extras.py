@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from lipsync_client.errors import LipsyncError
 
-__all__ = ["MissingExtra", "missing_extra", "needs", "program_needs"]
+__all__ = ["MissingExtra", "missing_extra", "needs"]
 
 
 class MissingExtra(LipsyncError, ModuleNotFoundError):
@@ -28,13 +28,3 @@ def needs(*extras: str) -> Iterator[None]:
         if isinstance(error, MissingExtra) or (error.name or "").startswith("lipsync_"):
             raise  # said already, or a fault of ours
         raise MissingExtra(missing_extra(error, extras), name=error.name) from None
-
-
-@contextmanager
-def program_needs(*extras: str) -> Iterator[None]:
-    """Around the imports of a program: it exits with that sentence."""
-    try:
-        with needs(*extras):
-            yield
-    except MissingExtra as error:
-        raise SystemExit(str(error)) from None

@@ -75,6 +75,7 @@ def avatar_from_parameters(parameters: dict[str, str]) -> Avatar:
         frame_height=facts.frame_height,
         footage_frames=facts.footage_frames,
         loop=facts.loop,
+        preset=facts.preset,
     )
 
 

@@ -142,7 +142,7 @@ def test_the_page_comes_back_by_itself_after_its_server_did(server, quick, conte
         page = opened(context, web.url)
         assert web.stop() == 130  # Ctrl-C
     page.wait_for_selector("#notice:not([hidden])")
-    assert "lipsync web" in page.inner_text("#notice-text") and page.is_disabled("#microphone")
+    assert "does not answer" in page.inner_text("#notice-text") and page.is_disabled("#microphone")
     with LipsyncWeb("--server", server.grpc_url, "--avatar", quick, port=web.port):
         page.wait_for_selector("#link[data-kind=good]")
         page.evaluate(WATCH)

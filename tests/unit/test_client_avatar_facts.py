@@ -33,7 +33,7 @@ def test_the_parameters_are_those_of_the_published_contract() -> None:
 
 def test_written_facts_are_read_back() -> None:
     assert AvatarFacts.from_parameters(PARAMETERS | {"max_frames": "32"}) == ANNA
-    assert avatar_from_parameters(PARAMETERS) == Avatar("anna", 77, 640, 480, 250, "pingpong")
+    assert avatar_from_parameters(PARAMETERS) == Avatar("anna", 77, 640, 480, 250, "pingpong", PARAMETERS["preset"])
 
 
 def test_a_packed_avatar_may_hold_these_facts_and_no_other() -> None:

@@ -19,7 +19,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from lipsync_client.avatar_file import install
 from lipsync_client.avatar_file.archive import unpack_file
 from lipsync_client.avatar_file.install import draft_in, installed, remove
-from lipsync_client.avatar_file.names import PackedError
+from lipsync_client.avatar_file.names import PackedError, check_id
 from lipsync_composite.assets import key_name
 from lipsync_server.repository.package import package_avatar
 from lipsync_server.repository.source import AvatarSource
@@ -213,8 +213,10 @@ def test_a_file_that_is_more_than_an_avatar_is_refused_and_changes_nothing(tmp_p
     "bad", ["demo", "lipsync", "composite", "audio_encoder_int8", "a/b", "..", "x_lipsync", "Anna", ""]
 )
 def test_an_id_that_is_reserved_or_a_path_is_refused(repository, bad):
-    with pytest.raises(PackedError, match="cannot be used"):
+    with pytest.raises(PackedError):
         remove(bad, repository)
+    with pytest.raises(PackedError, match="cannot be used"):
+        check_id(bad)
 
 
 def test_what_is_no_packed_avatar_is_said_so(tmp_path, repository):

@@ -130,7 +130,7 @@ def test_without_a_synthesiser_text_is_refused_and_the_connection_goes_on(fake, 
             assert (await browser.hello())["voice"] is None
             await browser.tell("say", text="hello")
             error = await browser.until_told("error")
-            assert error["reason"] == "voice" and "install espeak-ng" in error["text"]
+            assert error["reason"] == "voice" and "cannot speak text" in error["text"]
             await speak(browser)
             await browser.until_frame(lambda frame: frame.last)
 
@@ -314,7 +314,7 @@ def test_without_a_lip_sync_server_the_page_learns_why(fake, clock) -> None:
         async with serving(fake, clock) as server, server.open() as browser:
             await browser.tell("hello", version=1, sound_rate=RATE)
             code, why = await browser.until_closed()
-            assert code == 1013 and "127.0.0.1:9" in why
+            assert code == 1013 and "not available" in why and "127.0.0.1" not in why
 
     run(main, clock)
 
@@ -333,7 +333,7 @@ def test_a_failing_server_is_reported_and_the_next_speech_is_spoken(fake, clock)
         async with serving(fake, clock) as server, server.page() as browser:
             await speak(browser)
             error = await browser.until_told("error")
-            assert error["reason"] == "failed" and "too tired" in error["text"]
+            assert error["reason"] == "failed" and "too tired" not in error["text"]
             broken.clear()
             await browser.tell("interrupt")  # as the page does: what is left of that speech is not wanted
             await browser.until_told("interrupted")

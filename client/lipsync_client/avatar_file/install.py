@@ -13,7 +13,7 @@ from pathlib import Path
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from lipsync_client.avatar_file.names import NETWORK, SHIPPED_MODELS, PackedError, check_id, folders_of
+from lipsync_client.avatar_file.names import NETWORK, SHIPPED_MODELS, PackedError, check_id, check_removable, folders_of
 from lipsync_client.locks import locked, shared
 
 __all__ = ["draft_in", "encoder_mismatch", "installed", "remove"]
@@ -85,7 +85,7 @@ def encoder_mismatch(folder: Path, avatar: str, repository: Path) -> str:
 
 def remove(avatar: str, repository: Path) -> None:
     """Remove an avatar from a repository. A server must have unloaded it. Raises PackedError if it is not there."""
-    check_id(avatar)
+    check_removable(avatar)
     with draft_in(repository) as draft, locked(repository / ".avatars.lock"):
         if not any((repository / name).exists() for name in folders_of(avatar)):
             raise PackedError(f"There is no avatar {avatar!r} in {repository}.")

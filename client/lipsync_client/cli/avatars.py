@@ -12,7 +12,7 @@ import typer
 from lipsync_client import wire
 from lipsync_client.avatar_file import install
 from lipsync_client.avatar_file.archive import unpack_file
-from lipsync_client.avatar_file.names import check_id, folders_of
+from lipsync_client.avatar_file.names import check_removable, folders_of
 from lipsync_client.cli.common import LOAD_TIMEOUT, Headers, Json, Server, TokenFile, access, show
 from lipsync_client.cli.tables import overview_table, stats_table
 from lipsync_client.console import note
@@ -130,7 +130,7 @@ def remove(
     """Unload an avatar and take it out of the server's repository. Its source folder is not touched."""
     repository = repository or default_repository()
     with Control(server, **access(token_file, headers)) as control:
-        check_id(avatar)
+        check_removable(avatar)
         if (repository / folders_of(avatar)[1]).is_dir():
             with suppress(AvatarNotFound, ServerUnavailable):
                 control.unload(avatar)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from lipsync_client import wire
 from lipsync_client.cli.common import LOAD_TIMEOUT, Headers, Json, Server, TokenFile, access, show
 from lipsync_client.cli.marks import SignCert, SignKey, SignTime, Unmarked, credentials
-from lipsync_client.cli.tables import RenderStats, render_table
+from lipsync_client.cli.tables import RenderStats, render_table, slow_advice
 from lipsync_client.client import Client
 from lipsync_client.console import note, notes
 from lipsync_client.errors import LipsyncError
@@ -68,6 +68,7 @@ def render(
         figures = pictures.figures(client.timeline().fps)
     show(figures, as_json, render_table(figures))
     note(f"Wrote {output}")
+    _say_if_slow(figures, pictures.preset)
 
 
 def frames(
@@ -101,6 +102,7 @@ def frames(
         figures = pictures.figures(client.timeline().fps)
     show(figures, as_json, render_table(figures))
     note(f"Wrote {pictures.count} pictures to {output}")
+    _say_if_slow(figures, pictures.preset)
 
 
 @contextmanager
@@ -109,10 +111,15 @@ def rendering(
 ) -> Iterator[RenderStats]:
     """Render a file with a progress bar, and measure it. At the end, requests in flight are cancelled."""
     timeline = client.timeline()
-    client.avatar(avatar, timeout=LOAD_TIMEOUT)  # a gateway loads it if necessary
+    facts = client.avatar(avatar, timeout=LOAD_TIMEOUT)  # a gateway loads it if necessary
     samples = read_audio(speech, rate=timeline.sample_rate, notice=note)
     columns = (TextColumn("frames"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     frames = client.render(samples, avatar=avatar, chunk=chunk, first_chunk=first_chunk, in_flight=in_flight)
     with closing(frames), Progress(*columns, console=notes) as bar:
         task = bar.add_task("", total=timeline.frame_count(len(samples)))
-        yield RenderStats(frames, lambda: bar.advance(task))
+        yield RenderStats(frames, lambda: bar.advance(task), facts.preset)
+
+
+def _say_if_slow(figures: dict[str, Any], preset: str) -> None:
+    if advice := slow_advice(figures, preset):
+        note(advice)

@@ -38,6 +38,9 @@ def status(
             note(f"No list of models: {error}")
     avatars = None if models is None else avatars_in(models)
     line = Text(f"{server}: {f'ready, Triton {state.version}' if state.ready else 'not ready'}")
+    if state.ready and avatars and not any(one.loaded for one in avatars):
+        line.append("; no avatar is loaded")
+        note(f"To load one: lipsync avatars load {avatars[0].id}")
     tables = []
     if gateway:
         line.append(f"; {gateway_line(gateway)}")

@@ -14,7 +14,15 @@ from rich.table import Table
 from lipsync_client.answers import Frame, Timings
 from lipsync_client.control.states import AvatarOverview, AvatarState, AvatarStats, ModelState
 
-__all__ = ["RenderStats", "avatars_table", "models_table", "overview_table", "render_table", "stats_table"]
+__all__ = [
+    "RenderStats",
+    "avatars_table",
+    "models_table",
+    "overview_table",
+    "render_table",
+    "slow_advice",
+    "stats_table",
+]
 
 
 class RenderStats:
@@ -23,10 +31,12 @@ class RenderStats:
     Args:
         frames: the frames; the clock starts when this object is made.
         each: called once for each frame.
+        preset: of the avatar.
     """
 
-    def __init__(self, frames: Iterable[Frame], each: Callable[[], None]) -> None:
+    def __init__(self, frames: Iterable[Frame], each: Callable[[], None], preset: str = "") -> None:
         self._frames = frames
+        self.preset = preset
         self._each = each
         self._started = time.perf_counter()
         self.count = 0
@@ -77,6 +87,29 @@ def render_table(figures: dict[str, Any]) -> Table:
     for name, times in figures["server_ms"].items():
         table.add_row(f"server: {name}", f"p50 {times['p50']:.1f} ms, p95 {times['p95']:.1f} ms a request")
     return table
+
+
+def slow_advice(figures: dict[str, Any], preset: str) -> str:
+    """Why a rendering was slower than real time and what to do; "" if it was not.
+
+    Args:
+        figures: see `RenderStats.figures`.
+        preset: of the avatar.
+    """
+    if figures["times_real_time"] >= 1:
+        return ""
+    stages = {name: times["p50"] for name, times in figures["server_ms"].items() if name != "total"}
+    slowest = max(stages, key=lambda name: stages[name])
+    faster = (
+        "its preset turbo is the fastest: end other programs, or use a machine with more cores or a GPU"
+        if preset == "turbo"
+        else f"its preset is {preset or 'unknown'}, and turbo is the fastest: `lipsync avatars distil` makes it"
+    )
+    return (
+        f"That was slower than real time: the server made {figures['frames_per_s']:.0f} frames/s, mostly waiting for "
+        f"{slowest}. The video is complete, but live speech would stutter. Of this avatar, {faster}. "
+        "`lipsync bench --quick` says what a machine carries."
+    )
 
 
 def models_table(models: list[ModelState]) -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import secrets
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,9 +16,10 @@ from lipsync_client.aio import AsyncClient
 from lipsync_client.cli.common import Access, Headers, Server, TokenFile, access
 from lipsync_client.cli.marks import Unmarked
 from lipsync_client.cli.voices import PiperVoices, VoiceModel, VoiceService, VoiceSpeaker, voices_of
+from lipsync_client.client import Client
 from lipsync_client.console import note
 from lipsync_client.control.control import Control, find_key
-from lipsync_client.errors import LipsyncError
+from lipsync_client.errors import AvatarNotFound, LipsyncError
 from lipsync_client.tls import check_certificate
 from lipsync_client.voices.voices import Voices
 from lipsync_client.web.faces import Faces
@@ -114,8 +116,10 @@ def web(
         limits: dict[str, Any] = {"max_sessions": max_sessions, "max_viewers": max_viewers, "idle_s": idle}
         origins, ice_servers = tuple(allow_origin or ()), tuple(ice_server or ())
         settings = Settings(token or None, origins, loopback, ice_servers=ice_servers, mark=not unmarked, **limits)
-        if trouble := _trouble_with(server, allowed):
+        if trouble := _trouble_with(server, allowed, avatar or ()):
             note(f"{trouble} The page waits for the server.")
+        if voices is None:
+            note("The page cannot speak text: install flite or espeak-ng, and start this again.")
         _announce(port, settings, "https" if tls else "http")
         with Control(server, timeout=ANSWER_S, **allowed) as control:
             faces = Faces(avatar or (), control if find_key(server) else None)
@@ -174,10 +178,21 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from None
 
 
-def _trouble_with(server: str, allowed: Access) -> str | None:
+def _trouble_with(server: str, allowed: Access, offered: Sequence[str]) -> str | None:
+    """Why the server cannot be used yet. Raises AvatarNotFound: it has no avatar of an offered name."""
     try:
         with Control(server, timeout=ASK_S, **allowed) as control:
             control.status()
+            known = [one.id for one in control.avatars()] if find_key(server) else None
+        if known is None:
+            with Client(server, timeout=ASK_S, **allowed) as client:
+                for name in offered:
+                    client.avatar(name)
+    except AvatarNotFound:
+        raise
     except LipsyncError as error:
         return str(error)
+    for name in offered:
+        if known is not None and name not in known:
+            raise AvatarNotFound(f"There is no avatar {name!r}: the server has {', '.join(known) or 'none'}.")
     return None

@@ -25,6 +25,7 @@ from lipsync_client.web.faces import Faces
 from lipsync_client.web.protocol import Close, Refused
 from lipsync_client.web.settings import Settings
 from lipsync_client.web.whep import Whep
+from lipsync_client.web.words import for_visitors
 
 __all__ = ["create_app"]
 
@@ -107,7 +108,7 @@ class Site:
             except Refused as refusal:
                 await connection.refuse(refusal)
             except LipsyncError as failure:
-                await connection.refuse(Refused("failed", str(failure), Close.TRY_LATER))
+                await connection.refuse(Refused("failed", for_visitors(failure), Close.TRY_LATER))
 
 
 class Guard:

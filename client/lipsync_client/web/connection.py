@@ -32,6 +32,7 @@ from lipsync_client.web.protocol import (
 from lipsync_client.web.settings import Settings
 from lipsync_client.web.speaker import Speaker
 from lipsync_client.web.tasks import first_to_end
+from lipsync_client.web.words import for_visitors
 
 __all__ = ["Connection"]
 
@@ -73,9 +74,7 @@ class Connection:
         hello = parse_hello(message)
         wanted, token = self._settings.token, hello.token.encode("utf-8", "surrogatepass")  # JSON may hold half a sign
         if wanted is not None and not hmac.compare_digest(token, wanted.encode()):
-            raise Refused(
-                "token", "The token is missing or wrong: it is the one that `lipsync web` shows.", Close.TOKEN
-            )
+            raise Refused("token", "The token is missing or wrong.", Close.TOKEN)
         return hello
 
     async def serve(self, hello: Hello, client: AsyncClient, faces: Faces, voices: Voices | None) -> None:
@@ -231,4 +230,4 @@ class Connection:
             await self._socket.send_text(json.dumps({"type": kind, **values}, allow_nan=False))
 
     async def _fail(self, failure: LipsyncError) -> None:
-        await self._tell("error", reason="failed", text=str(failure))
+        await self._tell("error", reason="failed", text=for_visitors(failure))

@@ -14,6 +14,7 @@ from lipsync_client.voices.voice import Sound
 from lipsync_client.voices.voices import Voices
 from lipsync_client.web.protocol import Refused
 from lipsync_client.web.settings import Settings
+from lipsync_client.web.words import VoiceError
 
 __all__ = ["Speaker"]
 
@@ -61,9 +62,7 @@ class Speaker:
     def say(self, text: str, voice: str | None = None, language: str | None = None) -> None:
         """Say a text next, as a speech of its own; `voice` and `language` as in `Voices.speak`. Raises Refused."""
         if self._voices is None:
-            raise Refused(
-                "voice", "No speech synthesiser is installed on the server: install espeak-ng or flite there."
-            )
+            raise Refused("voice", "This page cannot speak text.")
         if len(text) > self._settings.text_chars:
             raise Refused("text", f"The text has {len(text)} characters; {self._settings.text_chars} are allowed.")
         sounds = partial(self._voices.speak, text, voice=voice, language=language)
@@ -113,8 +112,18 @@ class Speaker:
     async def _say(self, speak: Callable[[], AsyncGenerator[Sound, None]]) -> None:
         await self._session.end_speech()
         try:
-            async with aclosing(speak()) as sounds:
+            async with aclosing(_told(speak())) as sounds:
                 async for sound in sounds:
                     await self._session.push(*sound)
         finally:
             await self._session.end_speech()
+
+
+async def _told(sounds: AsyncGenerator[Sound, None]) -> AsyncGenerator[Sound, None]:
+    """The sounds of a text; why it cannot be spoken is told to whoever wrote it."""
+    try:
+        async with aclosing(sounds):
+            async for sound in sounds:
+                yield sound
+    except LipsyncError as error:
+        raise VoiceError(str(error)) from None

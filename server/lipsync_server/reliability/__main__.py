@@ -10,11 +10,14 @@ import argparse
 from pathlib import Path
 
 from lipsync_client.console import note
-from lipsync_client.extras import program_needs
+from lipsync_client.extras import MissingExtra, needs
 from lipsync_server.reliability import PARTS
 
-with program_needs("server"):
-    from lipsync_server.reliability.run import Sizes, measure
+try:
+    with needs("server"):
+        from lipsync_server.reliability.run import Sizes, measure
+except MissingExtra as error:
+    raise SystemExit(str(error)) from None
 
 
 def main() -> int:

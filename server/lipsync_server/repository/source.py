@@ -60,7 +60,12 @@ class AvatarSource:
         if missing != ["folder"]:
             raise SourceError(f"{path} lacks {', '.join(missing[1:])}")
         source = cls(folder=folder, **stated | {"mask": tuple(stated.get("mask", cls.mask))})
-        for name in (source.footage, source.boxes, source.unet, source.encoder, source.head):
+        if not (folder / source.unet).is_file():
+            raise SourceError(
+                f"{folder} has no network {source.unet} yet: train it (`lipsync avatars train work/{source.id}`, with "
+                "the folder that `prepare` named)"
+            )
+        for name in (source.footage, source.boxes, source.encoder, source.head):
             if name and not (folder / name).is_file():
                 raise SourceError(f"{folder / name} is missing: {path.name} names it")
         return source
@@ -98,7 +103,7 @@ def read_facts(path: Path) -> dict[str, Any]:
     try:
         stated = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise SourceError(f"{path} is missing: an avatar's source folder needs one") from None
+        raise SourceError(_without_facts(path)) from None
     except yaml.YAMLError as error:
         raise SourceError(f"{path} is not YAML: {error}") from None
     known = {field.name for field in fields(AvatarSource)} - {"folder"}
@@ -108,6 +113,16 @@ def read_facts(path: Path) -> dict[str, Any]:
     for key, value in stated.items():
         _check_kind(path, key, value)
     return stated
+
+
+def _without_facts(path: Path) -> str:
+    """Why a folder without avatar.yaml is no avatar's source folder."""
+    folder = path.parent
+    if (folder / "prepared.yaml").is_file():
+        return f"{folder} is a training folder: give the avatar's own, such as avatars/{folder.name}"
+    if found := sorted(one.parent.name for one in folder.glob("*/avatar.yaml")):
+        return f"{folder} holds several folders: give one of them, such as {folder / found[0]}"
+    return f"{path} is missing: an avatar's source folder needs one"
 
 
 def _check_kind(path: Path, key: str, value: object) -> None:

@@ -6,19 +6,22 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from lipsync_client.extras import program_needs
+from lipsync_client.extras import MissingExtra, needs
 
-with program_needs("studio"):
-    import onnx
-    import torch
+try:
+    with needs("studio"):
+        import onnx
+        import torch
 
-    from lipsync_server.benchmark import PARTS, PRESETS
-    from lipsync_server.benchmark.packed import FULL_WIDTH
-    from lipsync_server.benchmark.run import measure
-    from lipsync_studio.benchmark.plot import plot_streams
-    from lipsync_studio.benchmark.reference import Reference
-    from lipsync_studio.export import export_unet
-    from lipsync_studio.networks import UNet
+        from lipsync_server.benchmark import PARTS, PRESETS
+        from lipsync_server.benchmark.packed import FULL_WIDTH
+        from lipsync_server.benchmark.run import measure
+        from lipsync_studio.benchmark.plot import plot_streams
+        from lipsync_studio.benchmark.reference import Reference
+        from lipsync_studio.export import export_unet
+        from lipsync_studio.networks import UNet
+except MissingExtra as error:
+    raise SystemExit(str(error)) from None
 
 
 def full_width(path: Path) -> None:

@@ -3,9 +3,9 @@
 const $ = (id) => document.getElementById(id);
 const PATIENCE_MS = 700; // a connection that is back by then is not worth a word
 
-const NO_ANSWER = ["No answer", "The server of this page does not answer. Is “lipsync web” still running, and the network up?"];
+const NO_ANSWER = ["No answer", "The server of this page does not answer. Is the network up?"];
 const NOTICES = {
-  token: ["A token is needed", "Enter the token that “lipsync web” was given, or open the address that it has printed."],
+  token: ["A token is needed", "Enter the token, or open the whole address that you were given: the token is its end."],
   full: ["All places are taken", ""],
   idle: ["Paused", "Nobody has used this page for a while."],
   failed: ["The face is not available", ""],
