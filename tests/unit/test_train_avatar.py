@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -22,7 +23,8 @@ from lipsync_studio.prepare.avatar_folder import write_boxes, write_facts, write
 from lipsync_studio.prepare.crop_boxes import LEFT, RIGHT  # noqa: E402
 from lipsync_studio.prepare.training_folder import Frames, crop_file, write_frames, write_sound  # noqa: E402
 from lipsync_studio.training import avatar as training  # noqa: E402
-from lipsync_studio.training.runs import steps_with_progress  # noqa: E402
+from lipsync_studio.training import runs  # noqa: E402
+from lipsync_studio.training.stages import stages_of  # noqa: E402
 from lipsync_studio.training.unet_examples import batch_of  # noqa: E402
 from lipsync_studio.training.video_source import APART, CHIN, VideoSource  # noqa: E402
 
@@ -168,24 +170,70 @@ def test_held_out_frames_are_not_the_other_frame_of_trained_ones(source):
     assert len(others) > 25 and max(others) < 2 * COUNT - 25
 
 
-def test_ctrl_c_in_the_pretraining_ends_it_and_says_it_is_not_saved(prepared, source, tmp_path, monkeypatch):
-    def pretrain(branch, spoken, steps, stop) -> None:
-        for step in steps_with_progress(0, steps, {"curves": 0.0}, stop):
-            if step == 1:
-                signal.getsignal(signal.SIGINT)(signal.SIGINT, None)
+def coarse(network, pictures, audio) -> torch.Tensor:
+    """In place of `low_resolution_features`, which takes seconds on a busy machine."""
+    small = torch.nn.functional.avg_pool2d(pictures, 4)
+    return network.inc(small).repeat_interleave(len(audio) // len(pictures), 0) + network.audio_model(audio).mean()
 
-    shown, handler = Console(file=StringIO(), width=100), signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr(training, "pretrain_audio_branch", pretrain)
-    monkeypatch.setattr(training, "AUDIO_PRETRAINING", 300)
-    monkeypatch.setattr(training, "pretrain_low_resolution", lambda *_: pytest.fail("went on"))
-    for module in ("lipsync_studio.training.avatar", "lipsync_studio.training.runs"):
-        monkeypatch.setattr(f"{module}.notes", shown)
+
+@pytest.mark.parametrize("stops", [(1,), (3,), (4,), (1, 2, 3, 4), (2, 4)])
+def test_ctrl_c_again_and_again_loses_nothing_of_the_pretraining(source, tmp_path, monkeypatch, stops):
+    """Stopped after those of its 5 steps (3 for the sound, 2 with small pictures), it ends as if it never was."""
+    monkeypatch.setattr("lipsync_studio.training.audio_branch_pretraining.BATCH", 4)
+    monkeypatch.setattr("lipsync_studio.training.low_resolution_pretraining.FACES", 1)
+    monkeypatch.setattr("lipsync_studio.training.low_resolution_pretraining.low_resolution_features", coarse)
+    monkeypatch.setattr(training, "AUDIO_PRETRAINING", 3)
+    monkeypatch.setattr(training, "LOW_RESOLUTION_PRETRAINING", 2)
+    ended = []
+    monkeypatch.setattr(training, "train", lambda network, *_, **__: ended.append(network.state_dict()))
+    device, done, handler = torch.device("cpu"), [], signal.getsignal(signal.SIGINT)
+    shown = Console(file=StringIO(), width=300)
+    monkeypatch.setattr("lipsync_studio.training.avatar.notes", shown)
+    optimize = runs.optimize
+
+    def counting(*arguments) -> None:
+        optimize(*arguments)
+        done.append(1)
+        if len(done) in stops:
+            signal.getsignal(signal.SIGINT)(signal.SIGINT, None)
+
+    for module in ("audio_branch_pretraining", "low_resolution_pretraining"):
+        monkeypatch.setattr(f"lipsync_studio.training.{module}.optimize", counting)
+    for _ in range(len(stops) + 1):
+        torch.manual_seed(0)
+        with training.Stop() as stop:
+            training.train_network(source, "half", 8, tmp_path / "stopped", device, stop)
+        assert signal.getsignal(signal.SIGINT) is handler  # so that Ctrl-C ends what comes after the training
+    assert len(done) == 5 and shown.file.getvalue().count("The same command continues.") == len(stops)
+    torch.manual_seed(0)
     with training.Stop() as stop:
-        assert training.train_network(source, "half", 8, tmp_path, torch.device("cpu"), stop) is None
-    assert signal.getsignal(signal.SIGINT) is handler  # so that Ctrl-C ends what comes after the training
-    said = shown.file.getvalue()
-    assert "stopped at step 2 of 300" in said and "continues" not in said
-    assert "The pretraining is not saved. The same command begins again." in said and not list(tmp_path.iterdir())
+        training.train_network(source, "half", 8, tmp_path / "whole", device, stop)
+    assert len(done) == 10
+    continued, whole = ended
+    assert all(torch.equal(continued[name], value) for name, value in whole.items())
+
+
+def test_pretraining_of_another_width_is_not_continued(source, tmp_path):
+    half, full = (training.UNet(width).audio_model for width in ("half", "full"))
+    stage, _ = stages_of(tmp_path, 1, 1)
+    stage.save(1, {"branch": half}, now=True)
+    with pytest.raises(SourceError, match="give the other --width"):
+        stage.restore(3, {"branch": full})
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "later", "says"),
+    [
+        (0, 10, 0, "left -:--:--"),
+        (5, 10, 0, "left 0:00:10"),
+        (5, 10, 100, "left about 0:03:30"),
+        (10, 10, 1800, "left about 1:00:00"),
+        (10, 10, 0, "left 0:00:00"),
+    ],
+)
+def test_the_time_left_is_for_all_stages(done, total, later, says):
+    task = SimpleNamespace(completed=done, total=total, speed=0.5 if done else None, finished_speed=None)
+    assert runs.TimeLeft(later).render(task).plain == says
 
 
 def test_a_folder_that_was_not_prepared_is_refused(tmp_path):

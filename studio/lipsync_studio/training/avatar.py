@@ -2,7 +2,7 @@
 
     lipsync avatars train work/anna [--width half] [--samples 60000] [--device cuda]
 
-The same command continues an interrupted training. Ctrl-C saves first; only the pretraining stages are not saved.
+The same command continues an interrupted training. Ctrl-C saves first.
 WORK/sheet_*.png shows held-out frames: the video above, the network's pictures below. To end early, give --samples the
 number that is done. The training completes the folder avatars/anna, and leaves WORK/evaluation/ (docs/evaluation.md).
 All steps from a video to a served avatar: docs/your-avatar.md.
@@ -40,6 +40,7 @@ from lipsync_studio.training.low_resolution_pretraining import pretrain_low_reso
 from lipsync_studio.training.runs import Stop, load_checkpoint
 from lipsync_studio.training.shipped_encoder import FOLDER as ENCODER
 from lipsync_studio.training.shipped_encoder import read_encoder
+from lipsync_studio.training.stages import PRETRAINING, stages_of
 from lipsync_studio.training.unet_training import AUDIO_PRETRAINING, LOW_RESOLUTION_PRETRAINING, train
 from lipsync_studio.training.video_source import VideoSource
 
@@ -87,11 +88,12 @@ def train_network(
     if state and state["state_dict"]["outc.conv.weight"].shape != network.outc.conv.weight.shape:
         raise SourceError(f"{work / 'unet.pt'} does not have {width} width: give the other --width, or remove the file")
     if not state:
-        pretrain_audio_branch(network.audio_model, source.spoken, AUDIO_PRETRAINING, stop)
+        sound, small = stages_of(work, LOW_RESOLUTION_PRETRAINING, samples // FACES[device.type])
+        pretrain_audio_branch(network.audio_model, source.spoken, AUDIO_PRETRAINING, stop, sound)
         if not stop:
-            pretrain_low_resolution(network, source, LOW_RESOLUTION_PRETRAINING, stop)
+            pretrain_low_resolution(network, source, LOW_RESOLUTION_PRETRAINING, stop, small)
         if stop:
-            notes.print("The pretraining is not saved. The same command begins again.")
+            notes.print(f"Saved in {sound.path}. The same command continues.")
             return None
     rng = np.random.default_rng(0)
     chosen = (
@@ -99,6 +101,7 @@ def train_network(
     )
     sheet = [source.example_of(int(frame), rng) for frame in chosen]
     train(network, source, samples, work, stop, faces=FACES[device.type], sheet=sheet)
+    (work / PRETRAINING).unlink(missing_ok=True)  # unet.pt holds more
     if stop:
         notes.print(f"Saved in {work / 'unet.pt'}. The same command continues.")
         return None

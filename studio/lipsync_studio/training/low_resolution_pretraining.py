@@ -22,6 +22,7 @@ from lipsync_studio.training.runs import (
     optimize,
     steps_with_progress,
 )
+from lipsync_studio.training.stages import Stage, Stateful
 from lipsync_studio.training.unet_examples import Source, batch_of, picture_loss
 
 FACES, PEAK = 6, 2e-3
@@ -40,8 +41,9 @@ def low_resolution_features(network: UNet, pictures: Tensor, audio: Tensor) -> T
     return x
 
 
-def pretrain_low_resolution(network: UNet, source: Source, steps: int, stop: Stop) -> None:
-    """Train all but the last two stages for some steps, in place."""
+def pretrain_low_resolution(network: UNet, source: Source, steps: int, stop: Stop, stage: Stage | None = None) -> None:
+    """Train all but the last two stages for some steps, in place, or continue from the stage's checkpoint."""
+    stage = stage or Stage("low-resolution pretraining")
     device = device_of(network)
     head = nn.Conv2d(network.widths[1] // 2, 3, 1).to(device)
     branch = [*network.audio_model.parameters()]
@@ -49,8 +51,10 @@ def pretrain_low_resolution(network: UNet, source: Source, steps: int, stop: Sto
     optimizer = torch.optim.AdamW([{"params": others}, {"params": branch}], weight_decay=0.01)
     weights = functional.avg_pool2d(source.regions.weights()[None], 4)[0].to(device)
     network.train()
-    shown = {"low resolution": 0.0}
-    for step in steps_with_progress(0, steps, shown, stop):
+    parts: dict[str, Stateful] = {"network": network, "head": head, "optimizer": optimizer}
+    shown, first = {"error": 0.0}, stage.restore(steps, parts)
+    done = first
+    for step in steps_with_progress(first, steps, shown, stop, stage.title, stage.later):
         rng = np.random.default_rng([2, step])
         pictures, audio, target = batch_of([source.example(rng) for _ in range(FACES)], source.regions.mask, device)
         with mixed_precision(device):
@@ -59,6 +63,10 @@ def pretrain_low_resolution(network: UNet, source: Source, steps: int, stop: Sto
         rate = learning_rate(step, steps, PEAK)
         optimize(optimizer, loss, [rate, BRANCH_SHARE * rate])
         value = loss.item()
-        shown["low resolution"] = shown["low resolution"] * 0.95 + value * 0.05 if step else value
+        shown["error"] = shown["error"] * 0.95 + value * 0.05 if step > first else value
+        done = step + 1
+        stage.save(done, parts)
         if step % 50 == 49:
-            notes.print(f"low-resolution pretraining, step {step + 1} of {steps}: loss {shown['low resolution']:.4f}")
+            notes.print(f"low-resolution pretraining, step {step + 1} of {steps}: loss {shown['error']:.4f}")
+    if done > first:
+        stage.save(done, parts, now=True)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 import signal
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.table import Column
+from rich.text import Text
 from torch import Tensor, nn
 
 from lipsync_client.console import notes
@@ -18,8 +21,8 @@ from lipsync_client.console import notes
 class Stop:
     """Becomes true after Ctrl-C or a terminate signal; the training loop then ends after its step.
 
-    A second signal raises KeyboardInterrupt at once. The end of its `with` block restores the earlier
-    signal handlers.
+    A second signal raises KeyboardInterrupt at once; the last checkpoint is kept. The end of its `with` block restores
+    the earlier signal handlers.
     """
 
     def __init__(self) -> None:
@@ -37,6 +40,7 @@ class Stop:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
+        notes.print("Stopping after this step, which is saved. Ctrl-C again ends at once, without saving.")
 
     def __bool__(self) -> bool:
         return self.asked
@@ -56,17 +60,18 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
 
 
 def steps_with_progress(
-    first: int, total: int, shown: Mapping[str, float], stop: Stop, what: str = "training"
+    first: int, total: int, shown: Mapping[str, float], stop: Stop, what: str = "training", later: float = 0.0
 ) -> Iterator[int]:
     """The step numbers from `first`, with a progress bar.
 
     Args:
         shown: named values beside the bar. The caller updates them while it iterates.
         stop: ends the iteration after the current step.
-        what: the bar's title, until values are shown.
+        what: the bar's title.
+        later: steps of this kind that the stages after this one cost; the time left is for them too.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=notes) as bar:
+    with Progress(*columns, TimeLeft(later), console=notes) as bar:
         task = bar.add_task(what, total=total, completed=first)
         for step in range(first, total):
             if stop:
@@ -75,7 +80,23 @@ def steps_with_progress(
                 return
             yield step
             values = " ".join(f"{name} {value:.4f}" for name, value in shown.items())
-            bar.update(task, advance=1, description=values or what)
+            bar.update(task, advance=1, description=f"{what}: {values}" if values else what)
+
+
+class TimeLeft(ProgressColumn):
+    """The time left for this stage and those after it."""
+
+    def __init__(self, later: float) -> None:
+        super().__init__(Column(no_wrap=True))
+        self._later = later
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        if not speed or task.total is None:
+            return Text("left -:--:--")
+        seconds = max(0.0, task.total - task.completed + self._later) / speed
+        about = "about " if self._later else ""
+        return Text(f"left {about}{timedelta(seconds=round(seconds))}")
 
 
 def device_of(network: nn.Module) -> torch.device:

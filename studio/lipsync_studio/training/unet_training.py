@@ -9,6 +9,7 @@ progress: target pictures above, the network's pictures below.
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -36,6 +37,7 @@ from lipsync_studio.training.runs import (
     save_checkpoint,
     steps_with_progress,
 )
+from lipsync_studio.training.stages import EVERY_S, LAST_STAGE, stages_of
 from lipsync_studio.training.unet_examples import (
     WHOLE,
     Example,
@@ -50,7 +52,7 @@ FACES = 2
 PEAK = 1.5e-3
 AUDIO_PRETRAINING = 600  # steps
 LOW_RESOLUTION_PRETRAINING = 300  # steps
-EVERY = 100  # steps between checkpoints
+EVERY = 100  # steps between contact sheets
 REFINING = 0.75  # the last part of the run, see `freeze_face`
 FINE_TUNING = 0.5  # of the rate, for a network that knows the face already
 
@@ -134,7 +136,7 @@ class UNetTraining:
     def __init__(self, network: UNet, work: Path, trained: bool) -> None:
         self.network, self.trained, self.step = network, trained, 0
         self.device = device_of(network)
-        self._path = work / "unet.pt"
+        self._path, self._saved = work / "unet.pt", time.monotonic()
         self._optimizer = torch.optim.AdamW(network.parameters(), lr=PEAK, weight_decay=0.01)
         if state := load_checkpoint(self._path):
             network.load_state_dict(state["state_dict"])
@@ -144,6 +146,12 @@ class UNetTraining:
     def save(self) -> None:
         state = {"state_dict": self.network.state_dict(), "optimizer": self._optimizer.state_dict(), "step": self.step}
         save_checkpoint(self._path, state)
+        self._saved = time.monotonic()
+
+    def save_if_due(self) -> None:
+        """Save every `EVERY` steps, and every minute: a step may take seconds."""
+        if self.step % EVERY == 0 or time.monotonic() - self._saved >= EVERY_S:
+            self.save()
 
     def train_step(
         self, examples: Sequence[Example], regions: FaceRegions, window: Window, weights: Tensor, steps: int
@@ -186,13 +194,13 @@ def train(
     regions, weights = source.regions, source.regions.weights().to(training.device)
     first, shown = training.step, {"loss": 0.0}
     network.train()
-    for step in steps_with_progress(first, steps, shown, stop):
+    for step in steps_with_progress(first, steps, shown, stop, LAST_STAGE):
         rng = np.random.default_rng([3, step])
         examples = [source.example(rng) for _ in range(faces)]
         loss = training.train_step(examples, regions, regions.schedule[step % len(regions.schedule)], weights, steps)
         shown["loss"] = shown["loss"] * 0.97 + loss * 0.03 if step > first else loss
+        training.save_if_due()
         if training.step % EVERY == 0:
-            training.save()
             quality = contact_sheet(network, sheet, regions, work / f"sheet_{training.step:05d}.png")
             notes.print(f"step {training.step} of {steps}: loss {shown['loss']:.4f}, mouth {quality:.1f} dB")
     training.save()
@@ -233,9 +241,10 @@ def run(options: argparse.Namespace, source_of: Callable[[SpokenFrames], Source]
     if not (options.work / "unet.pt").exists():
         if options.begin:
             network.load_state_dict(torch.load(options.begin, map_location="cpu", weights_only=True)["state_dict"])
-        pretrain_audio_branch(network.audio_model, frames, AUDIO_PRETRAINING, stop)
-        if not options.begin:
-            pretrain_low_resolution(network, source, LOW_RESOLUTION_PRETRAINING, stop)
+        sound, small = stages_of(options.work, LOW_RESOLUTION_PRETRAINING, options.samples // FACES)
+        pretrain_audio_branch(network.audio_model, frames, AUDIO_PRETRAINING, stop, sound)
+        if not options.begin and not stop:
+            pretrain_low_resolution(network, source, LOW_RESOLUTION_PRETRAINING, stop, small)
         if stop:
             return
     train(network, source, options.samples, options.work, stop, trained=bool(options.begin))
