@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout  # the builtin one only since Python 3.11
+from contextlib import suppress
 from types import TracebackType
 from typing import TypeVar
 
@@ -58,7 +59,8 @@ class Client:
         self._timeout = timeout
         self._closed = False
         self._timeline: Timeline | None = None
-        self._grpc = Connection(url, token=token, headers=headers).connect()
+        self._connection = Connection(url, token=token, headers=headers)
+        self._grpc = self._connection.connect()
         # Requests are started in a thread of their own, where no signal handler runs: Ctrl-C at the wrong moment of a
         # start leaves gRPC with a call that nothing will ever end, and closing the connection then waits forever.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="lipsync-client")
@@ -144,8 +146,10 @@ class Client:
     def close(self) -> None:
         """End the connection. Requests in flight are cancelled."""
         self._closed = True
-        self._starter.shutdown()
-        self._grpc.close()
+        with suppress(LipsyncError):
+            self._connection.check_process()  # in a child of `os.fork` there is nothing to close
+            self._starter.shutdown()
+            self._grpc.close()
 
     def __enter__(self) -> Client:
         return self
@@ -199,6 +203,7 @@ class Client:
     def _check_open(self) -> None:
         if self._closed:
             raise LipsyncError("this client is closed")
+        self._connection.check_process()
 
 
 class _Call:

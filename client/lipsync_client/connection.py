@@ -115,6 +115,7 @@ class Connection:
 
     def __init__(self, url: str, *, token: str | None = None, headers: Mapping[str, str] | None = None) -> None:
         self.endpoint = Endpoint(url)
+        self._process = os.getpid()
         self._headers = _checked_headers(headers or {})
         if token is not None:
             if not SECRET.fullmatch(token):
@@ -126,6 +127,14 @@ class Connection:
             raise LipsyncError(
                 f"A token is never sent unencrypted to another machine: use grpcs://{self.endpoint.target}, or a"
                 " tunnel to a port of this machine."
+            )
+
+    def check_process(self) -> None:
+        """Raise LipsyncError in a child of `os.fork`: gRPC's threads, and ours, are not there."""
+        if os.getpid() != self._process:
+            raise LipsyncError(
+                "This client was made before os.fork (multiprocessing's start method fork does that too) and does not"
+                " work in the child process: make one there, or use the start method spawn."
             )
 
     def connect(self, channel_args: ChannelArgs = CHANNEL_ARGS) -> InferenceServerClient:
@@ -149,6 +158,7 @@ class Connection:
         import grpc
         from tritonclient.utils import InferenceServerException
 
+        self.check_process()
         options = self._options(CHANNEL_ARGS)
         target, arguments = self.endpoint.target, options["channel_args"]
         secure = options["creds"] and grpc.secure_channel(target, options["creds"], arguments)
@@ -167,6 +177,7 @@ class Connection:
         return {"creds": _credentials() if self.endpoint.secure else None, "channel_args": arguments}
 
     def _add_headers(self, request: Any) -> None:
+        self.check_process()  # every call comes by here
         request.headers = {**self._headers, **(request.headers or {})}
 
 
