@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 from lipsync_mel.timeline import SAMPLES_PER_FRAME
 from lipsync_server.repository.source import Picture, SourceError
 from lipsync_studio.prepare.dataset import Box, is_dataset, read_dataset
-from lipsync_studio.prepare.video import colours_finding, even, frame_estimate, frames_of, refuse_picture, sound_of
+from lipsync_studio.prepare.video import (
+    colours_finding,
+    even,
+    frame_estimate,
+    frames_of,
+    refuse_picture,
+    sound_of,
+    track_finding,
+)
 
 
 class Video:
@@ -35,8 +43,8 @@ class Video:
 
     def findings(self) -> list[str]:
         """Sentences on what is wrong with the file itself."""
-        colours = colours_finding(self.path)
-        return [f"{self.path.name}: {colours}"] if colours else []
+        found = (track_finding(self.path), colours_finding(self.path))
+        return [f"{self.path.name}: {sentence}" for sentence in found if sentence]
 
 
 class Folder:

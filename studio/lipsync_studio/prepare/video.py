@@ -11,11 +11,12 @@ import av
 import cv2
 import numpy as np
 from av.sidedata.sidedata import Type
+from av.stream import Disposition
 from numpy.typing import NDArray
 
 from lipsync_client.errors import AudioError
 from lipsync_client.media.audio import read_audio
-from lipsync_client.media.input_file import ffmpeg_name
+from lipsync_client.media.input_file import ffmpeg_name, main_track
 from lipsync_mel.timeline import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from lipsync_server.repository.source import Picture, SourceError
 from lipsync_studio.prepare.colours import colour_finding, picture_of
@@ -41,6 +42,27 @@ def open_video(path: Path) -> Any:
     return container
 
 
+def is_film(track: Any) -> bool:
+    """Whether a track of pictures is no cover or thumbnail."""
+    return not track.disposition & (Disposition.attached_pic | Disposition.timed_thumbnails)
+
+
+def picture_track(container: Any) -> Any:
+    """The track of pictures that players show: the default one of those that are films, else the first."""
+    tracks = container.streams.video
+    return main_track([track for track in tracks if is_film(track)] or tracks)
+
+
+def track_finding(path: Path) -> str | None:
+    """Which track is read, if a video has several, as the end of a sentence that begins with the file's name."""
+    with open_video(path) as container:
+        films = [track for track in container.streams.video if is_film(track)]
+        if len(films) < 2:
+            return None
+        at = films.index(picture_track(container)) + 1
+        return f"it has {len(films)} tracks of pictures; track {at} is used, as players do"
+
+
 def refuse_picture(path: Path) -> None:
     """Raises SourceError if a file is a single picture, or no video at all."""
     with open_video(path) as container:
@@ -62,7 +84,7 @@ def frames_of(path: Path) -> Iterator[Picture]:
     """
     number, last, last_time, step = 0, None, 0.0, 1 / FPS
     with open_video(path) as container:
-        stream, start = container.streams.video[0], None
+        stream, start = picture_track(container), None
         pixel = float(stream.sample_aspect_ratio or 1)
         for index, frame in enumerate(_decoded(container, path)):
             time = frame.time if frame.time is not None else index / float(stream.average_rate or FPS)
@@ -86,16 +108,17 @@ def frames_of(path: Path) -> Iterator[Picture]:
 def frame_estimate(path: Path) -> int | None:
     """About how many frames `frames_of` gives; None if the file does not state its duration."""
     with open_video(path) as container:
-        stream = container.streams.video[0]
+        stream = picture_track(container)
         if stream.duration and stream.time_base:
             return round(float(stream.duration * stream.time_base) * FPS)
         return round(container.duration / av.time_base * FPS) if container.duration else None
 
 
 def _decoded(container: Any, path: Path) -> Iterator[Any]:
-    container.streams.video[0].thread_type = "AUTO"
+    stream = picture_track(container)
+    stream.thread_type = "AUTO"
     try:
-        yield from container.decode(video=0)
+        yield from container.decode(stream)
     except av.FFmpegError as error:
         raise SourceError(f"{path} cannot be read to its end ({error})") from None
 
@@ -153,7 +176,7 @@ def sound_of(path: Path, frames: int, late: float = 0.0) -> NDArray[np.float32]:
     try:
         sound = read_audio(path)
         with av.open(ffmpeg_name(path)) as container:
-            has_picture = bool(container.streams.video)
+            has_picture = any(map(is_film, container.streams.video))
     except (AudioError, av.FFmpegError):
         return np.zeros(frames * SAMPLES_PER_FRAME, np.float32)
     begins = _first_time(path, "audio") - _first_time(path, "video") if has_picture else 0.0
@@ -166,7 +189,8 @@ def sound_of(path: Path, frames: int, late: float = 0.0) -> NDArray[np.float32]:
 def _first_time(path: Path, kind: str) -> float:
     """Presentation time of a track's first frame, seconds."""
     with open_video(path) as container:
-        for frame in container.decode(**{kind: 0}):
+        track = picture_track(container) if kind == "video" else main_track(container.streams.audio)
+        for frame in container.decode(track):
             if frame.time is not None:
                 return float(frame.time)
     return 0.0
