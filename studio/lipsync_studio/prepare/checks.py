@@ -11,12 +11,15 @@ from lipsync_mel.timeline import FPS, frame_total
 from lipsync_studio.evaluation.metrics import QUIET, best_lag, envelope, level
 from lipsync_studio.faces.landmarks import CORNERS, EYES, INNER_LIPS
 from lipsync_studio.prepare.frame_ranges import frame_ranges
+from lipsync_studio.prepare.idle_loop import Loop
 from lipsync_studio.prepare.training_folder import Frames
 
 SMALL, TOO_SMALL = 160, 64  # pixels of the crop box: looks blurred in sharp footage; too small for training
 LITTLE, WANTED = 20.0, 120.0  # seconds of speech
 MEASURABLE = 15.0  # seconds of speech from which an offset can be measured
 MAX_OFFSET = 25  # frames that are searched
+MOVED = 0.015  # of the eyes' distance: lips that moved from their rest; the landmarks of still lips differ by 0.005
+FEW = 5  # frames of a moving mouth that nobody notices
 REPORTED, RELIABLE = 1.5, 0.25  # frames of offset that are reported, correlation from which it is reliable
 
 
@@ -168,3 +171,36 @@ def offset_findings(offset: Offset | None, late: float = 0.0) -> list[str]:
         f"sound and picture are out of sync: the sound is about {size} (correlation {offset.r:.2f}). Run the same "
         f"command with --sound-offset {late + still:.2f} --replace"
     ]
+
+
+def loop_findings(name: str, loop: Loop, shapes: Shapes, speech: NDArray[np.bool_]) -> list[str]:
+    """Findings on the idle loop: a mouth that moves in it, and a jump of the lips where it begins again.
+
+    Args:
+        name: of its clip.
+        loop: in that clip's frames.
+        shapes: of all the clip's frames.
+        speech: frames of the clip with speech, see `speech_frames`.
+    """
+    part = slice(loop.first, loop.first + loop.frames)
+    opening, width = shapes.opening[part], shapes.width[part]
+    known = np.isfinite(opening) & np.isfinite(width)
+    if not known.any():
+        return []
+    rest = np.percentile(opening[known], 10), np.median(width[known])
+    moved = np.maximum(np.abs(opening - rest[0]), np.abs(width - rest[1]) / 2)
+    moving = np.flatnonzero(known & ((moved > MOVED) | (speech[part] & (moved > MOVED / 2)))) + loop.first
+    where = f"{name}: the idle loop, frames {loop.first}-{loop.first + loop.frames - 1}"
+    found = []
+    if len(moving) >= FEW:
+        found.append(
+            f"{where}, has a moving mouth in {frame_ranges(moving.tolist())}: the face will not rest while nobody "
+            "speaks. Film some 5 s in which the person is silent, with the lips closed"
+        )
+    ends = np.abs(np.array([opening[-1] - opening[0], (width[-1] - width[0]) / 2]))
+    if loop.kind == "forward" and ends.max() > MOVED:  # NaN is not
+        found.append(
+            f"{where}, ends with other lips than it begins with: frames {loop.first + loop.frames - 1} and "
+            f"{loop.first} follow each other, and the mouth jumps there. Film a longer silence"
+        )
+    return found

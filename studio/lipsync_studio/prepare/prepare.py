@@ -35,6 +35,7 @@ from lipsync_studio.prepare.avatar_folder import (
     write_footage,
 )
 from lipsync_studio.prepare.checks import (
+    loop_findings,
     offset_findings,
     offset_of,
     picture_findings,
@@ -90,6 +91,8 @@ def prepare_avatar(
     if not any(clip.frames.usable.any() for clip in clips):
         raise SourceError("no frame can be used:\n" + "\n".join(findings))
     at, loop = _choose(clips)
+    shown = clips[at]
+    findings += loop_findings(shown.name, loop, shapes_of(shown.frames.points), speech_frames(shown.sound))
     if not cv2.imwrite(str(work / "preview.png"), preview(inputs, clips, at, loop)):
         raise SourceError(f"{work / 'preview.png'} cannot be written")
     _write_source(target, inputs[at], clips[at], loop, stated, replace)  # last, so that the same command can continue
