@@ -13,7 +13,7 @@ import typer
 from lipsync_client.console import note
 from lipsync_server import home, open_files
 from lipsync_server.serving import ServerConfig, ServingError, Supervisor
-from lipsync_server.serving.environment import check_installed
+from lipsync_server.serving.environment import check_installed, shared_memory_trouble
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -79,6 +79,8 @@ def announce(supervisor: Supervisor) -> None:
         note(server.gpu_advice)
     if not server.key_hidden:
         note("other users of this machine can read the control key in the process list.")
+    if trouble := shared_memory_trouble():
+        note(trouble)
     served = ", ".join(name for name in server.config.load if name not in server.failures)
     host = "127.0.0.1" if supervisor.config.bind == "0.0.0.0" else supervisor.config.bind  # noqa: S104
     http, rest = f"http://{host}:{ports.http}", f"metrics {server.metrics_url}"

@@ -21,6 +21,7 @@ from lipsync_server.gateway import checks
 from lipsync_server.gateway.avatars import Avatars
 from lipsync_server.gateway.callers import Callers
 from lipsync_server.gateway.contract import Contract
+from lipsync_server.gateway.long_speech import is_long, shortened
 from lipsync_server.gateway.messages import encoded, frames_in
 from lipsync_server.gateway.metrics import Metrics
 from lipsync_server.gateway.observer import Observer, observed
@@ -226,6 +227,8 @@ class Gateway:
         checks.check(request, await self.contract(request.model_name, call.deadline))
         if request.model_name == COMPOSITE_MODEL:  # plain footage needs no network
             return await self.upstreams.send("ModelInfer", data, call.deadline)
+        if is_long(request):
+            data = (await asyncio.to_thread(shortened, request)).SerializeToString()
         with self.avatars.serving(request.model_name):
             return await self.upstreams.send("ModelInfer", data, call.deadline, talking=request.model_name)
 

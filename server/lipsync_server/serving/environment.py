@@ -19,10 +19,13 @@ from pathlib import Path
 from lipsync_client.folders import cache_folder
 from lipsync_server import home
 from lipsync_server.serving.errors import ServingError
+from lipsync_server.serving.leftovers import SHARED_MEMORY
 from lipsync_server.serving.server_settings import ServerConfig
 
 GPU_CHECK_S = 25
 NO_GPU_BUILD = "this onnxruntime has no"  # as `gpu_libraries.problem` says it
+SHARED_A_REQUEST = 20 << 20  # bytes: 32 mouths, given by one stage and taken by the next
+SHARED_WANTED = 256 << 20
 PYTHONS = ((3, 10), (3, 11), (3, 12))
 
 
@@ -67,6 +70,22 @@ def check_installed() -> None:
     """Refuse an environment that cannot run the server, before work is done for it. Raises ServingError."""
     find_wheel()
     check_numpy()
+
+
+def shared_memory_trouble(folder: Path = SHARED_MEMORY) -> str | None:
+    """A sentence if the shared memory in which Triton hands tensors to its Python stages is small; None if not."""
+    try:
+        state = os.statvfs(folder)
+    except OSError:
+        return f"{folder} is missing: Triton's Python stages need shared memory there."
+    size = state.f_frsize * state.f_blocks
+    if size >= SHARED_WANTED:
+        return None
+    return (
+        f"{folder} has {size >> 20} MiB of shared memory, and each request of 32 frames takes some "
+        f"{SHARED_A_REQUEST >> 20} MiB of it while it runs: with many at once, requests fail. Give the container "
+        f"{SHARED_WANTED >> 20} MiB or more (docker run --shm-size=1g)."
+    )
 
 
 def python_version() -> tuple[int, int]:
