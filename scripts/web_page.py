@@ -57,7 +57,7 @@ WATCH = """async () => {
     const { at } = player.queue.at(-1);
     if (frame.sound.length) sounds.push([Math.round(at * player.soundRate), frame.sound]);
   };
-  await player.context.audioWorklet.addModule("/recorder.js");
+  await player.context.audioWorklet.addModule("/element/recorder.js");
   const options = { numberOfOutputs: 0, channelCount: 1, channelCountMode: "explicit" };
   const recorder = new AudioWorkletNode(player.context, "recorder", options);
   recorder.port.onmessage = ({ data: { at, samples } }) => {

@@ -16,6 +16,7 @@ from lipsync_client.live.footage import looped
 from lipsync_client.wire import avatar_from_parameters
 
 FRAME = TIMELINE.samples_per_frame
+JPEG_HEADER = b"\xff\xd8\xff\xda\x00\x02"  # of patches; what follows is no scan
 
 
 class LiveFake(FakeServer):
@@ -51,6 +52,8 @@ class LiveFake(FakeServer):
         answer.raw_output_contents[0] = serialize_byte_tensor(np.array(placed, dtype=object)).item()
         if "PATCHES" in values:
             assert self.patches
+            placed = [JPEG_HEADER + picture for picture in placed]
+            answer.raw_output_contents[0] = serialize_byte_tensor(np.array(placed, dtype=object)).item()
             answer.outputs[0].name = "PATCH"
             boxes = np.array([patch_box(start + offset) for offset in range(count)], np.int32)
             answer.outputs.add(name="PATCH_BOX", datatype="INT32", shape=boxes.shape)

@@ -14,6 +14,7 @@ import pytest
 from client_fake import TIMELINE, WAIT_S, picture, running
 from live_fake import (
     FRAME,
+    JPEG_HEADER,
     LiveFake,
     check_speech,
     check_steady,
@@ -90,7 +91,7 @@ def check_patches(talking: list[LiveFrame], speech: np.ndarray) -> None:
         at = frame.footage_position
         assert frame.jpeg == idle_picture(at % 10)
         assert frame.patch is not None
-        assert frame.patch.jpeg == talking_picture(picture(speech, frame.speech_frame), at)
+        assert frame.patch.jpeg == JPEG_HEADER + talking_picture(picture(speech, frame.speech_frame), at)
         assert frame.patch.box == patch_box(at)
 
 

@@ -197,7 +197,7 @@ def test_whoever_misbehaves_is_ended_with_a_sentence_and_nobody_else_notices(fak
 
 
 HELLOS = [
-    ({"type": "hello", "version": 2}, "version 1"),
+    ({"type": "hello", "version": 3}, "versions 1 and 2"),
     ({"type": "hello", "version": 1, "sound_rate": 1_000}, "sound_rate"),
     ({"type": "hello", "version": 1, "sound_rate": 8_001}, "multiple of 25"),
     ({"type": "hello", "version": 1, "sound_rate": "8000"}, "sound_rate"),

@@ -22,6 +22,7 @@ from lipsync_client.web.faces import Faces
 from lipsync_client.web.settings import Settings
 from live_clock import TestClock
 
+PATCH, WHOLE, LEFT_OUT, PLAIN = 4, 8, 16, 32  # flags of a frame in version 2
 WAIT_S = 30.0  # nothing may hang
 RATE = 8000  # of the sound both ways
 
@@ -46,14 +47,23 @@ class Shown:
     speech: int
     speech_frame: int
     sound: bytes
-    jpeg: bytes
+    jpeg: bytes  # in version 2, what the message carries
+    flags: int = 0  # those of version 2 alone
+    footage: int = -1
+    box: tuple[int, ...] = ()
 
     @classmethod
     def parse(cls, message: bytes) -> Shown:
         kind, flags, zeros, index, speech, speech_frame, size = struct.unpack_from("<BBHIIiI", message)
-        assert kind == 1 and zeros == 0 and flags < 4
-        sound = message[20 : 20 + size]
-        return cls(bool(flags & 1), bool(flags & 2), index, speech, speech_frame, sound, message[20 + size :])
+        facts = bool(flags & 1), bool(flags & 2), index, speech, speech_frame
+        assert zeros == 0
+        if kind == 1:
+            assert flags < 4
+            return cls(*facts, message[20 : 20 + size], message[20 + size :])
+        assert kind == 3
+        (footage,), sound, rest = struct.unpack_from("<I", message, 20), message[24 : 24 + size], message[24 + size :]
+        box = struct.unpack_from("<4H", rest) if flags & PATCH else ()
+        return cls(*facts, sound, rest[8:] if box else rest, flags & ~3, footage, box)
 
 
 class Browser:

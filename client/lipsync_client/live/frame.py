@@ -52,6 +52,7 @@ class LiveFrame:
         last: the speech ends with this frame.
         footage_position: position in the avatar's footage, not looped; from frame to frame it changes by 1 at most.
         tag: what `push` was given with the frame's first sample; None where there is no sound.
+        footage_key: key of the avatar whose plain footage `jpeg` is; None where it is a whole talking frame.
         patch: what the mouth changes of `jpeg`, in a session with patches; None where that is nothing.
         marks: values of the marks that are reached: all sound before them has been shown with this frame.
     """
@@ -66,6 +67,7 @@ class LiveFrame:
     audio_span: tuple[int, int] | None
     last: bool
     footage_position: int
+    footage_key: int | None = None
     patch: Patch | None = None
     tag: Any = None
     marks: tuple[Any, ...] = ()

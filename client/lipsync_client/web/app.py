@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import PlainTextResponse
-from starlette.routing import Mount, WebSocketRoute
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -22,6 +22,7 @@ from lipsync_client.voices.voices import Voices
 from lipsync_client.web.api import Api
 from lipsync_client.web.connection import Connection
 from lipsync_client.web.faces import Faces
+from lipsync_client.web.footage import FootageFiles
 from lipsync_client.web.protocol import Close, Refused
 from lipsync_client.web.settings import Settings
 from lipsync_client.web.whep import Whep
@@ -30,11 +31,12 @@ from lipsync_client.web.words import for_visitors
 __all__ = ["create_app"]
 
 PAGE = Path(__file__).with_name("page")
+ELEMENT = Path(__file__).with_name("element")
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 HEADERS = {
-    # Everything comes from here: no inline script or style, no other host, nobody's frame.
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    # Everything comes from here: no inline script or style, no other host. `blob:` is a picture that the page made.
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors {ancestors}",
     "Permissions-Policy": "microphone=(self), camera=(), geolocation=()",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
@@ -74,8 +76,16 @@ def create_app(
             finally:
                 await whep.close()
 
-    page = Mount("/", StaticFiles(directory=PAGE, html=True))
-    routes = [WebSocketRoute("/live", site.connect), *api.routes, *whep.routes, page]
+    footage = FootageFiles(client, faces, site.settings)
+    routes = [
+        WebSocketRoute("/live", site.connect),
+        Route("/footage/{avatar}/{key}/{first:int}-{last:int}", footage.serve),
+        Route("/poster", footage.serve_poster),
+        *api.routes,
+        *whep.routes,
+        Mount("/element", StaticFiles(directory=ELEMENT)),
+        Mount("/", StaticFiles(directory=PAGE, html=True)),
+    ]
     return Guard(Starlette(routes=routes, lifespan=lifespan), site.settings)
 
 
@@ -112,11 +122,13 @@ class Site:
 
 
 class Guard:
-    """Keeps other sites' pages out, and adds the security headers."""
+    """Keeps other sites' pages out, but those that are allowed, and adds the security headers."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
         self._settings = settings
+        ancestors = " ".join(settings.allow_origins) or "'none'"
+        self._headers = {name: value.replace("{ancestors}", ancestors) for name, value in HEADERS.items()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -124,16 +136,31 @@ class Guard:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(HEADERS)
+                self._add_headers(MutableHeaders(scope=message), headers.get("origin"))
             await send(message)
 
         works = scope["type"] == "websocket" or scope.get("method") not in ("GET", "HEAD")
-        refusal = self._refusal(Headers(scope=scope), works)
+        refusal = self._refusal(headers, works)
+        if refusal is None and scope.get("method") == "OPTIONS":  # may a page of another origin send its token?
+            return await Response(status_code=204)(scope, receive, send_with_headers)
         if refusal is None:
             return await self._app(scope, receive, send_with_headers)
         if scope["type"] == "websocket":  # before it is accepted: the answer is 403
             return await send({"type": "websocket.close", "code": 1008})
         return await PlainTextResponse(refusal, 403)(scope, receive, send_with_headers)
+
+    def _add_headers(self, headers: MutableHeaders, origin: str | None) -> None:
+        for name, value in self._headers.items():
+            headers.setdefault(name, value)
+        if not self._settings.allow_origins:
+            return
+        headers.add_vary_header("Origin")
+        if origin in self._settings.allow_origins:
+            headers["Access-Control-Allow-Origin"] = origin
+            headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type"
+            headers["Access-Control-Allow-Methods"] = "GET, POST, PATCH, DELETE"
+            headers["Access-Control-Max-Age"] = "600"
+            headers["Cross-Origin-Resource-Policy"] = "cross-origin"
 
     def _refusal(self, headers: Headers, works: bool) -> str | None:
         host, origin = headers.get("host", ""), headers.get("origin")

@@ -11,19 +11,23 @@ from typing import Any
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from lipsync_client.aio import AsyncClient
+from lipsync_client.answers import Avatar
 from lipsync_client.errors import LipsyncError
-from lipsync_client.live.frame import Clock
+from lipsync_client.live.footage import looped
+from lipsync_client.live.frame import Clock, LiveFrame
 from lipsync_client.live.session import LiveSession
 from lipsync_client.voices.voices import Voices
 from lipsync_client.web.faces import Faces
+from lipsync_client.web.footage import footage_of
 from lipsync_client.web.protocol import (
     RATES,
-    VERSION,
     Close,
     Hello,
     Refused,
     number_of,
+    numbers_of,
     pack_frame,
+    pack_patch,
     parse_control,
     parse_hello,
     parse_sound,
@@ -39,6 +43,7 @@ __all__ = ["Connection"]
 SILENT_S = 2.0  # a failure that goes on is reported this often
 LOAD_S = 600.0  # seconds that a load may take: a GPU may compile the network first
 LOADING_S = 5.0  # between two signs of life before the welcome; the page waits 25 s for one
+SLACK = 8  # frames more on their way than ever were when they went best: pictures are left out until they have arrived
 BUFFER_S = 5.0  # seconds of sound in the session; the rest waits where an interruption finds it at once
 
 
@@ -62,6 +67,8 @@ class Connection:
         self._used = clock.now()  # when somebody last did something
         self._second, self._messages = 0, 0
         self._sent = self._taken = -1  # frames' numbers
+        self._fewest = settings.window  # frames that were on their way when one was taken
+        self._footage, self._has = 0, set[int]()  # footage frames: how many there are, and which the browser has
         self._room = asyncio.Event()
         self._speaker: Speaker | None = None  # once there is a session
 
@@ -105,6 +112,7 @@ class Connection:
         session = LiveSession(
             client,
             avatar=avatar,
+            pictures="frames" if hello.version == 1 else "patches",
             sound_rate=hello.sound_rate,
             buffer_s=BUFFER_S,
             patience=self._settings.patience_s,
@@ -113,10 +121,11 @@ class Connection:
         await client.avatar(avatar, timeout=LOAD_S)  # a gateway loads it if necessary
         async with session:
             timeline = session.timeline
+            self._footage = session.avatar.footage_frames
             self._speaker = speaker = Speaker(session, voices, self._settings, self._fail)
             await self._tell(
                 "welcome",
-                version=VERSION,
+                version=hello.version,
                 avatar=avatar,
                 avatars=names,
                 width=session.avatar.frame_width,
@@ -128,8 +137,9 @@ class Connection:
                 voices=voices.offered if voices else [],
                 text_chars=self._settings.text_chars,
                 waiting_s=self._settings.waiting_s,
+                **({} if hello.version == 1 else {"footage": footage_of(session.avatar)}),
             )
-            await first_to_end(speaker.run(), self._show(session, speaker))
+            await first_to_end(speaker.run(), self._show(session, speaker, hello.version))
 
     async def _send_heartbeats(self) -> None:
         while True:
@@ -161,7 +171,9 @@ class Connection:
             index = number_of(message, "index")
             if not self._taken < index <= self._sent:
                 raise Refused("bad_message", f"Frame {index} cannot be taken now.", Close.BAD_MESSAGE)
+            self._fewest = min(self._fewest, self._sent - index)
             self._taken = index
+            self._has.update(numbers_of(message, "have", self._footage))
             self._room.set()
             return
         self._note_use()
@@ -176,8 +188,8 @@ class Connection:
         else:
             raise Refused("bad_message", f"There is no message of type {kind[:40]!r}.", Close.BAD_MESSAGE)
 
-    async def _show(self, session: LiveSession, speaker: Speaker) -> None:
-        told = -SILENT_S
+    async def _show(self, session: LiveSession, speaker: Speaker, version: int) -> None:
+        told, avatar = -SILENT_S, session.avatar
         while True:
             # Before the frame is taken from the session: an interruption meanwhile must find it there.
             await self._wait_for_room()
@@ -193,8 +205,17 @@ class Connection:
                 self._used = self._clock.now()
             elif self._clock.now() - self._used > self._settings.idle_s:
                 raise Refused("idle", f"Nobody has used this page for {self._settings.idle_s:g} s.", Close.IDLE)
+            if version > 1 and frame.footage_key not in (None, avatar.key):  # it was replaced: its footage is another
+                avatar = session.avatar
+                self._footage, self._has = avatar.footage_frames, set()
+                await self._tell("footage", **footage_of(avatar))
             self._sent = frame.index
-            await self._send(pack_frame(frame))
+            await self._send(pack_frame(frame) if version == 1 else self._packed(frame, avatar))
+
+    def _packed(self, frame: LiveFrame, avatar: Avatar) -> bytes:
+        late = self._sent - self._taken > self._fewest + SLACK
+        index = looped(frame.footage_position, avatar)
+        return pack_patch(frame, index, has=index in self._has, leave_out=late)
 
     async def _wait_for_room(self) -> None:
         while self._sent - self._taken >= self._settings.window:

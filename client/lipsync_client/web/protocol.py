@@ -1,4 +1,4 @@
-"""The messages of the WebSocket, version 1; docs/web.md describes them. Pure functions."""
+"""The messages of the WebSocket, versions 1 and 2; docs/web.md describes them. Pure functions."""
 
 from __future__ import annotations
 
@@ -11,26 +11,31 @@ from typing import Any
 import numpy as np
 
 from lipsync_client.live.frame import LiveFrame
+from lipsync_composite.segments import scan_of
 
 __all__ = [
     "RATES",
-    "VERSION",
+    "VERSIONS",
     "Close",
     "Hello",
     "Refused",
     "number_of",
+    "numbers_of",
     "pack_frame",
+    "pack_patch",
     "parse_control",
     "parse_hello",
     "parse_sound",
     "text_of",
 ]
 
-VERSION = 1
+VERSIONS = (1, 2)  # 1: whole frames; 2: the footage once, then patches
 RATES = (3_000, 768_000)  # samples a second that are taken and given: all that browsers have
-FRAME, SOUND = 1, 2  # first byte of a binary message
-SPEAKING, LAST = 1, 2  # flags of a frame
+FRAME, SOUND, PATCHED = 1, 2, 3  # first byte of a binary message
+SPEAKING, LAST, PATCH, WHOLE, LEFT_OUT, PLAIN = 1, 2, 4, 8, 16, 32  # flags of a frame
 FRAME_HEADER = struct.Struct("<BBxxIIiI")  # kind, flags, index, speech, speech frame, bytes of sound
+FOOTAGE = struct.Struct("<I")  # index of the footage frame, after the header in version 2
+BOX = struct.Struct("<4H")  # x, y, width, height
 SOUND_HEADER = struct.Struct("<BxxxI")  # kind, rate
 
 
@@ -60,22 +65,53 @@ class Hello:
     token: str
     avatar: str | None
     sound_rate: int
+    version: int
 
 
 def pack_frame(frame: LiveFrame) -> bytes:
-    """A frame as a binary message."""
+    """A frame as a binary message of version 1."""
+    header, sound = _head(FRAME, frame, 0)
+    return header + sound + frame.jpeg
+
+
+def pack_patch(frame: LiveFrame, footage_index: int, *, has: bool, leave_out: bool) -> bytes:
+    """A frame as a binary message of version 2.
+
+    Args:
+        footage_index: which footage frame it shows, or is to be pasted on.
+        has: the browser has that footage frame.
+        leave_out: send no picture, because they do not get through in time; the sound goes all the same.
+    """
+    flag, picture = 0, b""
+    if frame.patch and has:
+        flag, picture = PATCH, BOX.pack(*frame.patch.box) + scan_of(frame.patch.jpeg)
+    elif frame.patch or frame.footage_key is None:
+        try:
+            flag, picture = WHOLE, frame.jpeg if leave_out else frame.whole()
+        except ValueError:  # the avatar was replaced between its footage and its mouth
+            flag, leave_out = WHOLE, True
+    elif not has:
+        flag, picture = WHOLE | PLAIN, frame.jpeg
+    if flag and leave_out:
+        flag, picture = LEFT_OUT, b""
+    header, sound = _head(PATCHED, frame, flag)
+    return header + FOOTAGE.pack(footage_index) + sound + picture
+
+
+def _head(kind: int, frame: LiveFrame, flags: int) -> tuple[bytes, bytes]:
+    """The header of a frame, and its sound."""
     sound = b""
     if frame.audio_span is not None:
         sound = np.clip(np.rint(frame.audio * 32768.0), -32768, 32767).astype("<i2").tobytes()
     header = FRAME_HEADER.pack(
-        FRAME,
-        (SPEAKING if frame.state == "speaking" else 0) | (LAST if frame.last else 0),
+        kind,
+        flags | (SPEAKING if frame.state == "speaking" else 0) | (LAST if frame.last else 0),
         frame.index % 2**32,
         frame.speech_id or 0,
         -1 if frame.speech_frame is None else frame.speech_frame,
         len(sound),
     )
-    return header + sound + frame.jpeg
+    return header, sound
 
 
 def parse_sound(message: bytes) -> tuple[int, bytes]:
@@ -97,12 +133,14 @@ def parse_hello(message: str | bytes) -> Hello:
     values = parse_control(message) if isinstance(message, str) else {"type": "sound"}
     if values["type"] != "hello":
         raise _bad(f"The first message is {values['type'][:40]!r}; it must be 'hello'.")
-    if values.get("version") != VERSION:
-        raise _bad(f"This server speaks version {VERSION} of the protocol, not {values.get('version')!r}: reload.")
+    version = values.get("version")
+    if type(version) is not int or version not in VERSIONS:
+        spoken = " and ".join(map(str, VERSIONS))
+        raise _bad(f"This server speaks versions {spoken} of the protocol, not {version!r}: reload.")
     rate = _rate("sound_rate", values.get("sound_rate", 16_000))
     if rate % 25:
         raise _bad(f"sound_rate is {rate}; it must be a multiple of 25, the frames a second.")
-    return Hello(text_of(values, "token", ""), text_of(values, "avatar", "") or None, rate)
+    return Hello(text_of(values, "token", ""), text_of(values, "avatar", "") or None, rate, version)
 
 
 def parse_control(message: str) -> Mapping[str, Any]:
@@ -130,6 +168,14 @@ def number_of(values: Mapping[str, Any], key: str) -> int:
     if type(value) is not int:
         raise _bad(f"{key} of {values['type']!r} must be a whole number.")
     return value
+
+
+def numbers_of(values: Mapping[str, Any], key: str, stop: int) -> list[int]:
+    """A list of whole numbers below `stop`, which may be missing. Raises Refused."""
+    found = values.get(key, [])
+    if not isinstance(found, list) or not all(type(one) is int and 0 <= one < stop for one in found):
+        raise _bad(f"{key} of {values['type']!r} must be a list of whole numbers below {stop}.")
+    return found
 
 
 def _rate(name: str, rate: Any) -> int:

@@ -97,6 +97,11 @@ def _scan_start(jpeg: Bytes) -> int:
     return start + 2 + (header[start + 2] << 8 | header[start + 3])
 
 
+def scan_of(jpeg: bytes) -> bytes:
+    """The entropy-coded data of a JPEG, without its header, which a patch has in common with its frame."""
+    return jpeg[_scan_start(np.frombuffer(jpeg, np.uint8)) :]
+
+
 def segment_bounds(jpeg: Bytes, count: int) -> NDArray[np.int64]:
     """Offsets of the `count` segments of a JPEG, shape = (count + 1,). Segment k, with the two-byte marker that ends it
     (RST, or EOI for the last), is `jpeg[bounds[k]:bounds[k + 1]]`.

@@ -1,33 +1,47 @@
 // The WebSocket: messages in and out, and a new connection when it is lost. docs/web.md describes the messages.
 
-const VERSION = 1;
-const FRAME = 1, SOUND = 2, SPEAKING = 1, LAST = 2, FRAME_HEADER = 20, SOUND_HEADER = 8;
+const VERSION = 2;
+const SOUND = 2, FRAME = 3; // first byte of a binary message
+const SPEAKING = 1, LAST = 2, PATCH = 4, WHOLE = 8, LEFT_OUT = 16, PLAIN = 32; // flags of a frame
+const FRAME_HEADER = 24, BOX = 8, SOUND_HEADER = 8;
 const FIRST_WAIT_S = 0.5, LONGEST_WAIT_S = 10; // between two tries
 const SILENCE_S = 8; // a connection that is silent for so long is lost: frames come 25 times a second
 const OPENING_S = 25;
-const TAKEN_EVERY = 5; // frames
+const TAKEN_EVERY = 5, TALKING_TAKEN_EVERY = 2; // frames; the server learns early that pictures do not get through
 const FINAL = ["token", "idle", "bad_message", "too_much"]; // trying again would not help
 
 export class Link {
   /**
+   * @param {string} server the address of `lipsync web`
    * @param {number} soundRate samples a second of the frames' sound
-   * @param {{welcome, frame, onMessage, down}} on called with the server's welcome; each frame; each other message; and
+   * @param {{welcome, frame, have, onMessage, down}} on called with the server's welcome; each frame; for the numbers of the
+   *     footage frames that are here and were not told yet; with each other message; and
    *     with {reason, text, wait} when the connection is lost: `wait` is the seconds until the next try, or null
    */
-  constructor(soundRate, on) {
+  constructor(server, soundRate, on) {
+    this.server = server;
     this.soundRate = soundRate;
     this.on = on;
     this.token = "";
     this.avatar = null;
     this.tries = 0;
-    window.addEventListener("online", () => this.retry());
+    this.online = () => this.retry();
+  }
+
+  /** End the connection, for good or until the next `open`. */
+  close() {
+    window.removeEventListener("online", this.online);
+    this.#forget();
+    this.welcomed = false;
   }
 
   /** Connect, in place of a connection that there is. */
   open() {
     this.#forget();
-    const scheme = location.protocol === "https:" ? "wss:" : "ws:";
-    const socket = new WebSocket(`${scheme}//${location.host}${new URL("live", location.href).pathname}`);
+    window.addEventListener("online", this.online);
+    const address = new URL("live", this.server);
+    address.protocol = address.protocol === "https:" ? "wss:" : "ws:";
+    const socket = new WebSocket(address);
     socket.binaryType = "arraybuffer";
     this.socket = socket;
     this.welcomed = false;
@@ -44,7 +58,7 @@ export class Link {
   }
 
   get ready() {
-    return this.welcomed && this.socket.readyState === WebSocket.OPEN;
+    return Boolean(this.welcomed && this.socket.readyState === WebSocket.OPEN);
   }
 
   /** Send a control message; nothing while there is no connection. */
@@ -73,6 +87,7 @@ export class Link {
     if (message.type === "welcome") {
       this.welcomed = true;
       this.avatar = message.avatar;
+      this.welcome = message;
       this.on.welcome(message);
     } else {
       if (message.type === "error") this.error = message;
@@ -84,16 +99,26 @@ export class Link {
     const header = new DataView(data);
     if (header.getUint8(0) !== FRAME) return;
     const index = header.getUint32(4, true), soundBytes = header.getUint32(16, true);
-    if (index % TAKEN_EVERY === 0) this.tell("taken", { index });
+    const flags = header.getUint8(1), picture = FRAME_HEADER + soundBytes;
+    if (index % (flags & SPEAKING ? TALKING_TAKEN_EVERY : TAKEN_EVERY) === 0) this.tell("taken", { index, have: this.on.have() });
     if (index === 50) this.tries = 0; // a connection that lasts
+    const patch = flags & PATCH && {
+      box: [0, 2, 4, 6].map((at) => header.getUint16(picture + at, true)),
+      scan: new Uint8Array(data, picture + BOX),
+    };
     this.on.frame({
       index,
-      speaking: Boolean(header.getUint8(1) & SPEAKING),
-      last: Boolean(header.getUint8(1) & LAST),
+      bytes: data.byteLength,
+      speaking: Boolean(flags & SPEAKING),
+      last: Boolean(flags & LAST),
+      plain: Boolean(flags & PLAIN), // `whole` is the footage's own frame
+      leftOut: Boolean(flags & LEFT_OUT), // its picture did not get through in time
+      footage: header.getUint32(20, true),
+      patch: patch || null,
+      whole: flags & WHOLE ? new Uint8Array(data, picture) : null,
       speech: header.getUint32(8, true),
       speechFrame: header.getInt32(12, true),
       sound: new Int16Array(data, FRAME_HEADER, soundBytes / 2),
-      jpeg: new Uint8Array(data, FRAME_HEADER + soundBytes),
     });
   }
 

@@ -14,11 +14,11 @@ export function toInt16(values) {
 }
 
 /**
- * Start the microphone. Gives a function that stops it. `onPiece(samples, age)` is called with 40 ms at
- * a time, and how long ago they began, s.
+ * Start the microphone. Gives a function that stops it. `onPiece(rate, samples, age)` is called with 40 ms
+ * at a time, and how long ago they began, s.
  */
-export async function openMicrophone(context, onPiece) {
-  if (!navigator.mediaDevices || !context.audioWorklet)
+export async function openMicrophone(onPiece) {
+  if (!navigator.mediaDevices || !globalThis.AudioWorkletNode)
     throw new SourceError(
       "Browsers give the microphone only to pages from https or from localhost. On the server's own machine open " +
         `http://localhost:${location.port || 80}/, or reach it through an SSH tunnel or a proxy with TLS.`,
@@ -35,33 +35,47 @@ export async function openMicrophone(context, onPiece) {
       }[error.name] ?? `The microphone cannot be opened (${error.message}).`,
     );
   }
+  return record(stream, onPiece);
+}
+
+/** Listen to a stream of sound: as `openMicrophone`. */
+export async function record(stream, onPiece) {
+  const context = new AudioContext(); // at the microphone's own rate
+  const close = () => {
+    stream.getTracks().forEach((track) => track.stop());
+    context.close();
+  };
   try {
-    await context.audioWorklet.addModule("recorder.js");
+    await context.audioWorklet.addModule(new URL("recorder.js", import.meta.url));
     const source = new MediaStreamAudioSourceNode(context, { mediaStream: stream });
     const recorder = new AudioWorkletNode(context, "recorder", { numberOfOutputs: 0, channelCount: 1, channelCountMode: "explicit" });
-    recorder.port.onmessage = ({ data: { at, samples } }) => onPiece(toInt16(samples), context.currentTime - at / context.sampleRate);
+    recorder.port.onmessage = ({ data: { at, samples } }) => onPiece(context.sampleRate, toInt16(samples), context.currentTime - at / context.sampleRate);
     source.connect(recorder);
     return () => {
       source.disconnect();
       recorder.port.onmessage = null;
       recorder.port.postMessage("stop");
-      stream.getTracks().forEach((track) => track.stop());
+      close();
     };
   } catch (error) {
-    stream.getTracks().forEach((track) => track.stop());
+    close();
     throw new SourceError(`The microphone cannot be read (${error.message}).`);
   }
 }
 
-/** Read a sound file as mono samples at the context's rate. */
+/** Read a sound file, a Blob or an ArrayBuffer, as mono samples at the context's rate. */
 export async function readFile(context, file, mostBytes = 200e6) {
-  if (file.size > mostBytes) throw new SourceError(`${file.name} has ${Math.round(file.size / 1e6)} MB; ${mostBytes / 1e6} MB are allowed here. \`lipsync render\` takes files of any size.`);
-  let sound;
+  const name = file.name ?? "This sound", size = file.size ?? file.byteLength;
+  if (size > mostBytes) throw new SourceError(`${name} has ${Math.round(size / 1e6)} MB; ${mostBytes / 1e6} MB are allowed here. \`lipsync render\` takes files of any size.`);
   try {
-    sound = await context.decodeAudioData(await file.arrayBuffer());
+    return samplesOf(await context.decodeAudioData(await new Blob([file]).arrayBuffer()));
   } catch {
-    throw new SourceError(`${file.name} has no sound that this browser can read. WAV, MP3, M4A, OGG and FLAC work everywhere.`);
+    throw new SourceError(`${name} has no sound that this browser can read. WAV, MP3, M4A, OGG and FLAC work everywhere.`);
   }
+}
+
+/** An AudioBuffer as mono samples. */
+export function samplesOf(sound) {
   const mono = sound.getChannelData(0).slice();
   for (let channel = 1; channel < sound.numberOfChannels; channel++) {
     const values = sound.getChannelData(channel);

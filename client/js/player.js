@@ -1,5 +1,8 @@
 // Sound and pictures on one clock: the audio clock. A picture is drawn when the sound that came with it is heard.
 
+import { splice } from "./splice.js";
+
+const SOUND_RATE = 16000; // a second: what the server hears, and a third of the bytes of 48000
 const FIRST_AHEAD_S = 0.1, MOST_AHEAD_S = 0.5; // how long a frame waits here, to even out its journey
 const STEP_S = 0.04;
 const SCHEDULE_S = 0.01; // sound must be handed over so long before it begins
@@ -7,26 +10,45 @@ const EARLY_S = 0.008; // half a refresh of the screen: a picture is drawn at th
 const LATE_S = 0.04; // a talking picture that is later than this is left out
 const CALM_FRAMES = 250; // so many frames without a late one, and the wait may shrink
 
+function newContext() {
+  try {
+    return new AudioContext({ latencyHint: "interactive", sampleRate: SOUND_RATE });
+  } catch {
+    return new AudioContext({ latencyHint: "interactive" }); // older browsers have the device's own rate only
+  }
+}
+
 export class Player {
   /**
    * @param {HTMLCanvasElement} canvas
+   * @param {import("./footage.js").Footage} footage what idle frames show, and patches are pasted on
    * @param {(drawn: {frame, offset, ahead, skipped}) => void} onDrawn after each picture: how long after its sound began
    *     to be heard (s; null if sound is not running), how long frames wait here (s), and talking pictures left out
    *     since the last connection
    */
-  constructor(canvas, onDrawn) {
+  constructor(canvas, footage, onDrawn) {
     this.canvas = canvas;
+    this.footage = footage;
     this.picture = canvas.getContext("2d", { alpha: false });
     this.onDrawn = onDrawn;
-    this.context = new AudioContext({ latencyHint: "interactive" });
+    this.context = newContext();
     this.volume = new GainNode(this.context);
     this.volume.connect(this.context.destination);
     this.context.onstatechange = () => this.restart();
-    this.soundRate = this.context.sampleRate <= 96000 && this.context.sampleRate % 25 === 0 ? this.context.sampleRate : 48000;
+    const { sampleRate } = this.context;
+    this.soundRate = sampleRate <= 96000 && sampleRate % 25 === 0 ? sampleRate : 48000;
     this.ahead = FIRST_AHEAD_S;
     this.fps = 25;
     this.restart();
-    requestAnimationFrame(() => this.#draw());
+    this.drawing = requestAnimationFrame(() => this.#draw());
+  }
+
+  /** End: the sound device is given back. */
+  close() {
+    cancelAnimationFrame(this.drawing);
+    this.restart();
+    this.context.onstatechange = null;
+    this.context.close();
   }
 
   /** Let sound begin; browsers want a click or a key before. */
@@ -70,10 +92,17 @@ export class Player {
     if (document.hidden) return; // nothing is drawn there
     const item = { frame, at, bitmap: null };
     this.queue.push(item);
-    createImageBitmap(new Blob([frame.jpeg], { type: "image/jpeg" })).then(
-      (bitmap) => (this.queue.includes(item) ? (item.bitmap = bitmap) : bitmap.close()),
+    if (frame.leftOut) return;
+    this.#decode(frame).then(
+      (bitmap) => (this.queue.includes(item) ? (item.bitmap = bitmap) : bitmap?.close()),
       () => {}, // a broken picture: the one before stays
     );
+  }
+
+  /** The browser decodes beside the main thread. */
+  async #decode({ footage, patch, whole }) {
+    const plain = whole ?? this.footage.get(footage);
+    return createImageBitmap(new Blob([patch ? splice(plain, patch.scan, patch.box) : plain], { type: "image/jpeg" }));
   }
 
   /** Talking frames that were not drawn yet. */
@@ -142,7 +171,7 @@ export class Player {
   }
 
   #draw() {
-    requestAnimationFrame(() => this.#draw());
+    this.drawing = requestAnimationFrame(() => this.#draw());
     const now = this.heard();
     let due = -1;
     for (let i = 0; i < this.queue.length && this.queue[i].at <= now + EARLY_S; i++) if (this.queue[i].bitmap) due = i;
