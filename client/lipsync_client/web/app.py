@@ -139,6 +139,7 @@ class Guard:
                 self._add_headers(MutableHeaders(scope=message), headers.get("origin"))
             await send(message)
 
+        headers = Headers(scope=scope)
         works = scope["type"] == "websocket" or scope.get("method") not in ("GET", "HEAD")
         refusal = self._refusal(headers, works)
         if refusal is None and scope.get("method") == "OPTIONS":  # may a page of another origin send its token?
