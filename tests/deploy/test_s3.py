@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import time
 
-import boto3
 import pytest
 from deployment import entry_point, free_ports
-from moto.server import ThreadedMotoServer
 
 from lipsync_client import Client
 from lipsync_client.errors import LipsyncError
@@ -20,6 +18,9 @@ SECONDS = 120
 
 @pytest.mark.timeout(280)
 def test_a_repository_on_s3_gives_the_same_frames(server, repository, tmp_path, monkeypatch):
+    import boto3  # only `make deploy-check` installs them
+    from moto.server import ThreadedMotoServer
+
     (port,) = free_ports(1)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
