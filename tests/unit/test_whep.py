@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -249,3 +250,31 @@ def test_viewers_need_the_token_and_learn_the_ice_servers(fake: RestingFake) -> 
             assert answer.headers["link"] == '<stun:127.0.0.1:9>; rel="ice-server"'
 
     run(main, fake, token="secret", ice_servers=("stun:127.0.0.1:9",))
+
+
+def test_a_slow_encoder_leaves_out_pictures_and_holds_up_no_sound(
+    fake: RestingFake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stuck = threading.Event()
+    encode = viewer_module._Encoder.encode
+
+    def slow(encoder: Any, frame: Any, number: int) -> Any:
+        if number == 10:
+            stuck.wait(WAIT_S)
+        return encode(encoder, frame, number)
+
+    monkeypatch.setattr(viewer_module._Encoder, "encode", slow)
+
+    async def main(server: Any) -> None:
+        player = Player()
+        await player.watch(server)
+        first = (await player.frame("audio")).pts
+        while (await player.frame("audio")).pts < first + 3 * viewer_module.SOUND_RATE:
+            pass
+        stuck.set()
+        times = [float((frame := await player.frame("video")).pts * frame.time_base) for _ in range(16)]
+        gaps = np.diff(times)
+        assert gaps.max() > 2  # of what was not encoded
+        await player.peer.close()
+
+    run(main, fake)

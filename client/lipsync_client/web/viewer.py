@@ -39,7 +39,7 @@ SILENT_S = 3.5  # a viewer whose reports stop for so long is lost; they come eve
 LOOK_S = 0.5
 KEYFRAME_S = 2  # a viewer that lost packets for good sees the picture again within that
 LARGEST = 1280 * 720  # pixels of H.264 level 3.1, which every browser decodes
-BACKLOG = 3  # pictures that wait to be sent; more are left out, and their sound goes on
+BACKLOG = 3  # pictures that wait to be encoded; more are left out, and their sound goes on
 
 
 class Viewer:
@@ -58,6 +58,7 @@ class Viewer:
         self._peer = RTCPeerConnection(RTCConfiguration([RTCIceServer(urls=url) for url in ice_servers]))
         self._video, self._sound = _Track("video"), _Track("audio")
         self._encoder = _Encoder(session.timeline.fps)
+        self._pictures: asyncio.Queue[tuple[LiveFrame, int]] = asyncio.Queue(BACKLOG)
         self._connected = asyncio.Event()
         self._ended = asyncio.Event()
         self._peer.on("connectionstatechange", self._note_state)
@@ -87,7 +88,7 @@ class Viewer:
                 await asyncio.wait_for(self._connected.wait(), CONNECT_S)
             except asyncio.TimeoutError:
                 raise LipsyncError(f"The viewer did not connect within {CONNECT_S:.0f} s.") from None
-            await first_to_end(self.speaker.run(), self._show(), self._watch(), self._until_ended())
+            await first_to_end(self.speaker.run(), self._show(), self._encode(), self._watch(), self._until_ended())
         finally:
             await self.close()
 
@@ -113,12 +114,17 @@ class Viewer:
             except LipsyncError:  # it goes on, idle
                 self.speaker.forget()
                 continue
-            if self._video.waiting < BACKLOG:
-                for packet in await asyncio.to_thread(self._encoder.encode, frame, number):
-                    self._video.put(packet)
+            if not self._pictures.full():
+                self._pictures.put_nowait((frame, number))
             for block in _sound_of(frame, number):
                 self._sound.put(block)
             number += 1
+
+    async def _encode(self) -> None:
+        """Beside the session, whose pace and sound a slow encoder must not hold up."""
+        while True:
+            for packet in await asyncio.to_thread(self._encoder.encode, *await self._pictures.get()):
+                self._video.put(packet)
 
     async def _watch(self) -> None:
         """Return when nothing comes from the viewer any more."""
@@ -149,10 +155,6 @@ class _Track(MediaStreamTrack):
         self.kind = kind
         super().__init__()
         self._queue: asyncio.Queue[Any] = asyncio.Queue()
-
-    @property
-    def waiting(self) -> int:
-        return self._queue.qsize()
 
     def put(self, data: Any) -> None:
         self._queue.put_nowait(data)
