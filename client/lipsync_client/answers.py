@@ -26,10 +26,12 @@ class Patch:
     Attributes:
         jpeg: a JPEG file of that rectangle.
         box: x, y, width, height of it in the frame, in pixels.
+        key: `Avatar.key` of the avatar whose footage it belongs to.
     """
 
     jpeg: bytes
     box: tuple[int, int, int, int]
+    key: int
 
     def __len__(self) -> int:
         return len(self.jpeg)

@@ -150,14 +150,21 @@ def _inputs(values: dict[str, NDArray[Any]]) -> list[InferInput]:
 
 def result_from(answer: InferResult) -> Result:
     """The answer of an ensemble, or of the composite stage."""
-    patches, boxes = answer.as_numpy("PATCH"), answer.as_numpy("PATCH_BOX")
-    if patches is None or boxes is None:  # of a server that knows none
-        patches, boxes = np.zeros(0, object), np.zeros((0, 4), np.int32)
     return Result(
-        patches=tuple(Patch(jpeg, tuple(box)) for jpeg, box in zip(patches.tolist(), boxes.tolist(), strict=True)),
+        patches=_patches_of(answer),
         frames=tuple(answer.as_numpy("JPEG").tolist()),
         frame_index=tuple(answer.as_numpy("FRAME_INDEX").tolist()),
         timings_ms=Timings(*answer.as_numpy("TIMINGS_MS").tolist()),
+    )
+
+
+def _patches_of(answer: InferResult) -> tuple[Patch, ...]:
+    patches, boxes, keys = (answer.as_numpy(name) for name in ("PATCH", "PATCH_BOX", "PATCH_KEY"))
+    if patches is None or boxes is None or keys is None:  # of a server that knows none
+        return ()
+    return tuple(
+        Patch(jpeg, tuple(box), key)
+        for jpeg, box, key in zip(patches.tolist(), boxes.tolist(), keys.tolist(), strict=True)
     )
 
 

@@ -32,6 +32,7 @@ def test_pasted_patches_are_the_frames_of_the_speech(request, server, avatar: st
                 plain = await client.footage(facts.key, part.footage_start, len(answer.patches), name)
                 pasted += [patch.paste(jpeg) for patch, jpeg in zip(answer.patches, plain.frames, strict=True)]
                 sizes += map(len, answer.patches)
+                assert {patch.key for patch in answer.patches} == {facts.key}
                 assert answer.frames == plain.patches == ()
         assert pasted == whole
         assert sum(sizes) < sum(map(len, whole)) / 4
@@ -58,3 +59,4 @@ def test_without_asking_no_patch_comes(call) -> None:
     assert len(answer.JPEG) == 2
     assert len(answer.PATCH) == 0
     assert answer.PATCH_BOX.shape == (0, 4)
+    assert answer.PATCH_KEY.shape == (0,)

@@ -58,6 +58,8 @@ class LiveFake(FakeServer):
             boxes = np.array([patch_box(start + offset) for offset in range(count)], np.int32)
             answer.outputs.add(name="PATCH_BOX", datatype="INT32", shape=boxes.shape)
             answer.raw_output_contents.append(boxes.tobytes())
+            answer.outputs.add(name="PATCH_KEY", datatype="INT64", shape=[count])
+            answer.raw_output_contents.append(np.full(count, int(self.facts["avatar_key"])).tobytes())
             answer.outputs.add(name="JPEG", datatype="BYTES", shape=[0])
             answer.raw_output_contents.append(b"")
         return answer

@@ -109,8 +109,10 @@ def test_patches_come_where_a_request_asks_and_give_its_frames(repository: Path,
     for answer in (refused, whole):
         assert len(answer.tensors["PATCH"]) == 0
         assert answer.tensors["PATCH_BOX"].shape == (0, 4)
+        assert answer.tensors["PATCH_KEY"].shape == (0,)
     assert len(asked.tensors["JPEG"]) == 0
     assert asked.tensors["PATCH_BOX"].dtype == np.int32
+    assert asked.tensors["PATCH_KEY"].tolist() == [7, -9, 7]
     pasted = [
         paste_patch(frame, patch, tuple(box))
         for frame, patch, box in zip(
@@ -262,7 +264,9 @@ def test_config_declares_what_the_stage_reads_and_gives() -> None:
     config = text_format.Parse((STAGE / "config.pbtxt").read_text(), ModelConfig())
     assert [i.name for i in config.input if i.optional] == ["mouth", "frame_index", "clock", "patches"]
     assert [i.name for i in config.input if not i.optional] == ["avatar_key", "footage_position"]
-    assert [o.name for o in config.output] == ["JPEG", "PATCH", "PATCH_BOX", "FRAME_INDEX", "TIMINGS_MS"]
+    assert [o.name for o in config.output] == [
+        *("JPEG", "PATCH", "PATCH_BOX", "PATCH_KEY", "FRAME_INDEX", "TIMINGS_MS")
+    ]
     assert int(config.parameters["max_frames"].string_value) > 0
 
 

@@ -95,6 +95,30 @@ def check_patches(talking: list[LiveFrame], speech: np.ndarray) -> None:
         assert frame.patch.box == patch_box(at)
 
 
+@pytest.mark.parametrize("speeches", [1, 2])
+def test_a_patch_never_lands_on_another_avatars_footage(fake: LiveFake, clock: TestClock, speeches: int) -> None:
+    """The avatar is replaced within a speech, or while patches of the old one wait and the next speech notices it."""
+    speech = np.tile(SPEECH, 3 // speeches)
+
+    async def main() -> None:
+        async with LiveSession(fake.url, clock=clock, pictures="patches", **OPTIONS) as session:
+            await say(session, speech)
+            frames = await take(session, 12)
+            fake.facts["avatar_key"] = "78"
+            for _ in range(speeches - 1):
+                await say(session, speech)
+            for _ in range(speeches):
+                frames += await until_last(session)
+            assert session.avatar.key == 78
+        pasted = [(frame.jpeg, frame.patch.key, frame.footage_position) for frame in frames if frame.patch]
+        assert [jpeg for jpeg, _, _ in pasted] == [idle_picture(at % 10, key) for _, key, at in pasted]
+        assert {key for _, key, _ in pasted} == {77, 78}
+        heard = [frame.speech_frame for frame in frames if frame.speech_frame is not None]
+        assert heard == speeches * list(range(TIMELINE.frame_count(len(speech))))
+
+    run(main, clock)
+
+
 def test_an_avatar_without_patches_gives_whole_frames(fake: LiveFake, clock: TestClock) -> None:
     fake.patches = False
 

@@ -82,13 +82,17 @@ class Footage:
         """The plain frame at a position of the loop, if it is here."""
         return self._plain.get(looped(position, self.avatar))
 
+    def fits(self, picture: bytes | Patch) -> bool:
+        """The picture is whole, or a patch of this footage: a mouth must never land on another face."""
+        return not isinstance(picture, Patch) or picture.key == self.avatar.key
+
     def silent(self, position: int) -> bytes | Patch | None:
         """The talking frame of silence at a position of the loop, if it is here."""
         return self._silent.get(looped(position, self.avatar))
 
     def keep_silent(self, avatar: Avatar, position: int, picture: bytes | Patch) -> None:
         """Keep a talking frame of silence, unless the avatar that it was asked of was replaced meanwhile."""
-        if avatar == self.avatar:
+        if avatar == self.avatar and self.fits(picture):
             self._silent.keep(looped(position, avatar), picture)
 
     def prefetch(self, position: int) -> None:

@@ -218,6 +218,8 @@ class FrameScheduler:
         sent, avatar = self._clock.now(), self._footage.avatar
         try:
             pictures = wire.pictures_of(await self._servers.render(request), request)
+            if not all(self._footage.fits(picture) for picture in pictures):
+                await self._footage.refresh()  # the avatar was replaced
         except Exception as failure:  # whatever it is, the consumer must learn of it
             self._calls.discard(call)
             self.drop(failure)

@@ -75,7 +75,8 @@ class FrameSelector:
         if not isinstance(slot.picture, Patch):
             return Picture(slot.picture, slot.position, None) if slot.picture else None
         jpeg = self._footage.get(slot.position)
-        return Picture(jpeg, slot.position, self._footage.avatar.key, slot.picture) if jpeg else None
+        patch = slot.picture if self._footage.fits(slot.picture) else None  # the avatar was replaced: sound alone
+        return Picture(jpeg, slot.position, self._footage.avatar.key, patch) if jpeg else None
 
     def _talking(self, slot: Slot, picture: Picture) -> LiveFrame:
         self._speaking = slot.speech

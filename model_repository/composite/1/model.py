@@ -76,6 +76,7 @@ def _pictures(made: list[bytes] | list[Patch]) -> list[pb_utils.Tensor]:
         pb_utils.Tensor("JPEG", np.array(frames, dtype=object)),
         pb_utils.Tensor("PATCH", np.array([patch.jpeg for patch in patches], dtype=object)),
         pb_utils.Tensor("PATCH_BOX", np.array([patch.box for patch in patches], np.int32).reshape(-1, 4)),
+        pb_utils.Tensor("PATCH_KEY", np.array([patch.key for patch in patches], np.int64)),
     ]
 
 

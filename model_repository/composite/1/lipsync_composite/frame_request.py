@@ -74,10 +74,11 @@ class Avatars:
 
 
 class Patch(NamedTuple):
-    """What a mouth changes of a footage frame: where, in pixels, and the JPEG of it."""
+    """What a mouth changes of a footage frame: where, in pixels, the JPEG of it, and the avatar's key."""
 
     box: Rect
     jpeg: bytes
+    key: int
 
 
 def compose(
@@ -121,8 +122,8 @@ def compose_patches(
         raise FrameRequestError("patches is true, but mouth is missing: plain footage has no patches")
     with _opened(avatars, keys, positions, mouths, max_frames) as places:
         return [
-            Patch(*avatar.render_patch(position, mouth))
-            for (avatar, position), mouth in zip(places, mouths, strict=True)
+            Patch(*avatar.render_patch(position, mouth), key)
+            for (avatar, position), mouth, key in zip(places, mouths, keys.ravel().tolist(), strict=True)
         ]
 
 
