@@ -41,6 +41,8 @@ export class LipsyncFace extends HTMLElement {
   readonly state: State;
   /** Null without a connection. */
   readonly server: Welcome | null;
+  /** How much of the avatar's footage is here, 0 to 1: once it is 1, only mouths travel. */
+  readonly footageThere: number;
   /** Speak a text, in place of what is spoken. */
   speak(text: string): Promise<null>;
   /**

@@ -101,6 +101,11 @@ export class LipsyncFace extends HTMLElement {
     return this.#state;
   }
 
+  /** How much of the avatar's footage is here, 0 to 1. */
+  get footageThere() {
+    return this.#footage?.frames ? this.#footage.kept.size / this.#footage.frames : 0;
+  }
+
   /** Speak a text, in place of what is spoken. */
   speak(text) {
     return this.#begin("text", async () => ({ start: () => this.link.tell("say", { text }) }));

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -245,3 +246,35 @@ def test_everything_can_be_reached_and_nothing_sticks_out(web, browser, size) ->
             page.keyboard.press("Tab")
             reached.add(page.evaluate("document.activeElement.id"))
         assert {"avatar", "text", "microphone", "file", "sound"} <= reached
+
+
+def test_what_is_said_is_captioned_and_what_is_seen_recorded(web, context, quick, tmp_path) -> None:
+    page = opened(context, web.url, quick)
+    page.click("#record")
+    if not page.is_disabled("#speak"):
+        page.click("#examples button")
+        assert page.inner_text("#state") in ("Starting", "Speaking")
+        until(page, "document.querySelector('#caption').textContent === document.querySelector('#text').value")
+        until_idle(page)
+        assert page.inner_text("#caption") == ""
+    page.wait_for_timeout(1000)
+    with page.expect_download() as download:
+        page.click("#record")
+    download.value.save_as(tmp_path / "recording")
+    with av.open(str(tmp_path / "recording")) as recording:
+        assert {stream.type for stream in recording.streams} == {"video", "audio"}
+        assert sum(1 for _ in recording.decode(video=0)) > 5
+
+
+def test_a_second_visit_finds_the_footage_in_the_browser_and_idle_costs_next_to_nothing(web, context) -> None:
+    page, there = opened(context, web.url), "document.querySelector('#face').footageThere === 1"
+    until(page, there)
+    asked, received = [], []
+    page.on("websocket", lambda socket: socket.on("framereceived", lambda data: received.append(len(data))))
+    page.on("response", lambda answer: asked.append(answer.request.sizes()["responseBodySize"]))
+    page.reload()
+    until(page, there)
+    received.clear()
+    page.wait_for_timeout(2000)
+    assert received and max(received) == 24  # bytes of an idle frame
+    assert sum(asked) < 1e6

@@ -37,6 +37,12 @@ def test_frames_are_counted_and_an_answer_fits_into_a_stream(frames: list[bytes]
     assert outputs["TIMINGS_MS"].tolist() == [0, 1, 2, 3]
 
 
+def test_patches_are_counted_as_frames() -> None:
+    made = ModelInferResponse.FromString(answer([]))
+    made.outputs.add(name="PATCH", datatype="BYTES", shape=[3])
+    assert frames_in(encoded(made)) == 3
+
+
 def test_an_answer_without_frames_has_none() -> None:
     assert frames_in(b"") == 0
     assert frames_in(encoded(ModelInferResponse(model_name="anna"))) == 0

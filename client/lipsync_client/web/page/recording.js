@@ -10,6 +10,7 @@ export class Recording {
   /** Begin to record a face. */
   constructor(face) {
     const { player } = face;
+    player.resume(); // without sound's clock nothing is recorded
     this.sound = new MediaStreamAudioDestinationNode(player.context);
     this.source = player.volume;
     this.source.connect(this.sound);
