@@ -9,6 +9,8 @@ export interface Welcome {
   look_ahead_s: number;
   /** The speech synthesiser, or null: then `speak` fails. */
   voice: string | null;
+  /** What there is to choose from; `languages` is null where any is spoken. */
+  voices: { name: string; languages: string[] | null }[];
   /** Longest text that is spoken at once. */
   text_chars: number;
 }
@@ -34,7 +36,8 @@ export type State = "idle" | "starting" | "speaking" | "listening";
 
 /**
  * A talking face. Attributes: `src` (address of `lipsync web`; by default where this module came from), `avatar`, `token`,
- * `muted`, `poster` (a picture until the face is there). Parts: `face`, `poster`, `message`.
+ * `muted`, `poster` (a picture until the face is there), `label` (words in a corner, such as "Made by AI"). Parts: `face`,
+ * `poster`, `label`, `message`.
  */
 export class LipsyncFace extends HTMLElement {
   muted: boolean;
@@ -43,8 +46,8 @@ export class LipsyncFace extends HTMLElement {
   readonly server: Welcome | null;
   /** How much of the avatar's footage is here, 0 to 1: once it is 1, only mouths travel. */
   readonly footageThere: number;
-  /** Speak a text, in place of what is spoken. */
-  speak(text: string): Promise<null>;
+  /** Speak a text, in place of what is spoken. Without a choice the server takes a voice that suits the text. */
+  speak(text: string, choice?: { voice?: string; language?: string }): Promise<null>;
   /**
    * Speak a sound, in place of what is spoken. A MediaStream is listened to until `stop`. Gives the seconds that it
    * lasts; null for a stream, or if another call came first.

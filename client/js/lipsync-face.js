@@ -9,17 +9,20 @@ const STYLE = `
   :host { display: block; position: relative; aspect-ratio: var(--lipsync-ratio, 16 / 9); background: #12161d; overflow: hidden; }
   :host([hidden]) { display: none; }
   canvas, img { position: absolute; inset: 0; width: 100%; height: 100%; object-fit: contain; }
-  p { position: absolute; inset: auto 0 0; margin: 0; padding: .5em 1em; font: .85rem/1.4 system-ui, sans-serif; color: #fff; background: rgb(0 0 0 / 65%); }
+  p { position: absolute; margin: 0; padding: .5em 1em; font: .85rem/1.4 system-ui, sans-serif; color: #fff; background: rgb(0 0 0 / 65%); }
+  [part=message] { inset: auto 0 0; }
+  [part=label] { top: 0; right: 0; padding: .15em .7em; border-bottom-left-radius: .6em; font-size: .75rem; }
   p:empty, img[hidden] { display: none; }
 `;
 const PATIENCE_MS = 1500; // a connection that is back by then is not worth a word
 
 export class LipsyncFace extends HTMLElement {
-  static observedAttributes = ["src", "avatar", "token", "muted", "poster"];
+  static observedAttributes = ["src", "avatar", "token", "muted", "poster", "label"];
 
   #canvas = document.createElement("canvas");
   #poster = document.createElement("img");
   #message = document.createElement("p");
+  #label = document.createElement("p");
   #footage = null;
   #source = null; // what speaks: {kind, stop?, sender?}; one at a time
   #speaking = false; // a talking frame was drawn last
@@ -39,8 +42,9 @@ export class LipsyncFace extends HTMLElement {
     Object.assign(this.#canvas, { width: 1280, height: 720, part: "face" });
     Object.assign(this.#poster, { alt: "", hidden: true, part: "poster" });
     Object.assign(this.#message, { part: "message" });
+    Object.assign(this.#label, { part: "label" });
     this.#message.setAttribute("role", "status");
-    root.append(this.#canvas, this.#poster, this.#message, document.createElement("slot"));
+    root.append(this.#canvas, this.#poster, this.#label, this.#message, document.createElement("slot"));
   }
 
   connectedCallback() {
@@ -73,7 +77,8 @@ export class LipsyncFace extends HTMLElement {
   }
 
   attributeChangedCallback(name, before, now) {
-    if (!this.link || before === now) return;
+    if (name === "label") this.#label.textContent = now;
+    if (name === "label" || !this.link || before === now) return;
     if (name === "muted") this.player.muted = this.muted;
     else if (name === "poster") this.#showPoster();
     else {
@@ -106,9 +111,9 @@ export class LipsyncFace extends HTMLElement {
     return this.#footage?.frames ? this.#footage.kept.size / this.#footage.frames : 0;
   }
 
-  /** Speak a text, in place of what is spoken. */
-  speak(text) {
-    return this.#begin("text", async () => ({ start: () => this.link.tell("say", { text }) }));
+  /** Speak a text, in place of what is spoken. `choice`: {voice, language}, of those that the server offers. */
+  speak(text, { voice = "", language = "" } = {}) {
+    return this.#begin("text", async () => ({ start: () => this.link.tell("say", { text, voice, language }) }));
   }
 
   /**

@@ -10,7 +10,8 @@ const face = document.createElement("lipsync-face");
 const meters = new Meters();
 const notice = new Notice(() => face.connect(), (token) => {
   location.hash = new URLSearchParams({ token });
-  face.setAttribute("token", token);
+  face.setAttribute("label", "Made by AI");
+face.setAttribute("token", token);
 });
 
 face.id = "face";
@@ -31,6 +32,8 @@ face.addEventListener("ready", ({ detail: message }) => {
   $("avatar").replaceChildren(...message.avatars.map((name) => new Option(name, name, false, name === message.avatar)));
   $("avatars").hidden = message.avatars.length < 2;
   $("text").maxLength = message.text_chars;
+  offer($("voice"), message.voices.map(({ name }) => name));
+  offerLanguages();
   $("no-voice").hidden = Boolean(message.voice);
   enable(true);
   for (const button of [$("speak"), ...$("examples").children]) button.disabled = !message.voice;
@@ -55,6 +58,20 @@ face.addEventListener("picture", ({ detail: drawn }) => {
   meters.drawn(drawn, player.fps);
 });
 face.addEventListener("state", show);
+
+function offer(select, values) {
+  const chosen = values.includes(select.value) ? select.value : "";
+  select.replaceChildren(new Option("Automatic", ""), ...values.map((value) => new Option(value, value)));
+  select.value = chosen;
+  select.parentElement.hidden = values.length < 2;
+}
+
+/** Those of the voice that is chosen, or of all. */
+function offerLanguages() {
+  const voices = face.server.voices.filter(({ name }) => ["", name].includes($("voice").value));
+  offer($("language"), [...new Set(voices.flatMap(({ languages }) => languages ?? []))].sort());
+  $("choice").hidden = $("voice").parentElement.hidden && $("language").parentElement.hidden;
+}
 
 function hear(on) {
   face.muted = !on;
@@ -83,7 +100,7 @@ function startText(text) {
   if (!soundChosen) hear(true);
   say("");
   said = text;
-  face.speak(text);
+  face.speak(text, { voice: $("voice").value, language: $("language").value });
 }
 
 function interrupt() {
@@ -140,6 +157,7 @@ $("text").onkeydown = (event) => {
   event.preventDefault();
   $("say").requestSubmit();
 };
+$("voice").onchange = offerLanguages;
 $("examples").onclick = ({ target }) => {
   if (target.tagName !== "BUTTON") return;
   $("text").value = target.textContent;
