@@ -18,6 +18,7 @@ from lipsync_client.cli import web as command
 from lipsync_client.cli.main import app
 from lipsync_client.control.states import AvatarState
 from lipsync_client.web.faces import Faces
+from lipsync_client.web.words import OTHERWISE
 from live_clock import TestClock, run
 
 PAGE = Path(web.__file__).with_name("page")
@@ -168,16 +169,17 @@ def test_a_page_that_waits_for_its_avatar_hears_that_it_is_loaded(monkeypatch) -
     loading(scenario, fake)
 
 
-def test_an_avatar_that_cannot_be_loaded_is_explained() -> None:
+def test_why_an_avatar_cannot_be_loaded_is_for_the_log_alone(caplog) -> None:
     fake = Loading()
     fake.broken = "[load_failed] The server could not load 'demo': no memory."
 
     async def scenario(server) -> None:
         async with server.open() as browser:
             await browser.tell("hello", version=1, sound_rate=8000)
-            assert await browser.until_closed() == (1013, "The server could not load 'demo': no memory.")
+            assert await browser.until_closed() == (1013, OTHERWISE)
 
     loading(scenario, fake)
+    assert "The server could not load 'demo': no memory." in caplog.text
 
 
 def test_a_port_that_is_taken_is_named_with_what_to_do(capfd) -> None:

@@ -28,7 +28,7 @@ def test_other_rates_are_refused(rate: int) -> None:
 
 
 def test_the_pages_pieces_fit_a_message_at_every_rate() -> None:
-    page = (ROOT / "client/lipsync_client/web/page/sources.js").read_text()
+    page = (ROOT / "client/js/sources.js").read_text()
     seconds = float(re.findall(r"PIECE_S = ([\d.]+)", page)[0])
     assert 8 + 2 * max(DEVICES) * max(seconds, 1 / 25) <= LIMIT
     assert f"ws_max_size={LIMIT >> 10} << 10" in (ROOT / "client/lipsync_client/cli/web.py").read_text()

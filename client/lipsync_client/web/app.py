@@ -160,6 +160,7 @@ class Guard:
             headers["Access-Control-Allow-Origin"] = origin
             headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type"
             headers["Access-Control-Allow-Methods"] = "GET, POST, PATCH, DELETE"
+            headers["Access-Control-Expose-Headers"] = "Location, Link, Lipsync-Frames"
             headers["Access-Control-Max-Age"] = "600"
             headers["Cross-Origin-Resource-Policy"] = "cross-origin"
 
