@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from io import StringIO
 from pathlib import Path
@@ -136,7 +137,7 @@ def test_training_stops_continues_and_leaves_an_avatar(prepared, monkeypatch):
         measured.append(arguments)
 
     monkeypatch.setattr(training, "measure", measure)
-    training.train_avatar(work, samples=2, hold_out=1, device="cpu", avatars=avatars)
+    training.train_avatar(work, samples=2, scratch=True, hold_out=1, device="cpu", avatars=avatars)
     first = torch.load(work / "unet.pt", weights_only=True)
     assert first["step"] == 2
     monkeypatch.setattr(training, "pretrain_low_resolution", lambda *_: pytest.fail("began again"))
@@ -162,6 +163,24 @@ def test_training_stops_continues_and_leaves_an_avatar(prepared, monkeypatch):
 
     with pytest.raises(SourceError, match="does not have full width: give the other --width, or remove"):
         training.train_avatar(work, width="full", samples=4, device="cpu", hold_out=1, avatars=avatars)
+
+
+def test_half_width_begins_with_the_demos_network_and_continues(prepared, tmp_path, monkeypatch):
+    work, avatars = tmp_path / "work", prepared[1]
+    shutil.copytree(prepared[0], work, ignore=shutil.ignore_patterns("*.pt"))
+    monkeypatch.setitem(training.FACES, "cpu", 1)
+    monkeypatch.setattr(training, "measure", lambda *_: None)
+    for phase in ("pretrain_audio_branch", "pretrain_low_resolution"):
+        monkeypatch.setattr(training, phase, lambda *_: pytest.fail("the demo's network knows it already"))
+    demo, states = training.read_unet(training.DEMO).state_dict(), []
+    for samples in (1, 2):
+        training.train_avatar(work, samples=samples, hold_out=1, device="cpu", avatars=avatars)
+        states.append(torch.load(work / "unet.pt", weights_only=True))
+    first, second = (state["state_dict"] for state in states)
+    assert [state["step"] for state in states] == [1, 2] and first.keys() == demo.keys()
+    moved = max((first[name] - weight).abs().max().item() for name, weight in demo.items())
+    assert 0 < moved < 1e-3, "one small step away from the demo's"
+    assert any((second[name] != weight).any() for name, weight in first.items())
 
 
 def test_held_out_frames_are_not_the_other_frame_of_trained_ones(source):
@@ -202,12 +221,12 @@ def test_ctrl_c_again_and_again_loses_nothing_of_the_pretraining(source, tmp_pat
     for _ in range(len(stops) + 1):
         torch.manual_seed(0)
         with training.Stop() as stop:
-            training.train_network(source, "half", 8, tmp_path / "stopped", device, stop)
+            training.train_network(source, "half", 8, tmp_path / "stopped", device, stop, scratch=True)
         assert signal.getsignal(signal.SIGINT) is handler  # so that Ctrl-C ends what comes after the training
     assert len(done) == 5 and shown.file.getvalue().count("The same command continues.") == len(stops)
     torch.manual_seed(0)
     with training.Stop() as stop:
-        training.train_network(source, "half", 8, tmp_path / "whole", device, stop)
+        training.train_network(source, "half", 8, tmp_path / "whole", device, stop, scratch=True)
     assert len(done) == 10
     continued, whole = ended
     assert all(torch.equal(continued[name], value) for name, value in whole.items())

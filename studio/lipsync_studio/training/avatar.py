@@ -1,6 +1,6 @@
 """Trains the U-Net of a prepared avatar with the shipped audio encoder, and evaluates it at the end.
 
-    lipsync avatars train work/anna [--width half] [--samples 60000] [--device cuda]
+    lipsync avatars train work/anna [--quick] [--width full] [--samples 60000] [--device cuda]
 
 The same command continues an interrupted training. Ctrl-C saves first.
 WORK/sheet_*.png shows held-out frames: the video above, the network's pictures below. To end early, give --samples the
@@ -13,6 +13,7 @@ from __future__ import annotations
 import shutil
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -40,10 +41,19 @@ from lipsync_studio.training.low_resolution_pretraining import pretrain_low_reso
 from lipsync_studio.training.runs import Stop, load_checkpoint
 from lipsync_studio.training.shipped_encoder import FOLDER as ENCODER
 from lipsync_studio.training.shipped_encoder import read_encoder
-from lipsync_studio.training.stages import PRETRAINING, stages_of
-from lipsync_studio.training.unet_training import AUDIO_PRETRAINING, LOW_RESOLUTION_PRETRAINING, train
+from lipsync_studio.training.shipped_unet import plain_unet, read_unet
+from lipsync_studio.training.stages import LAST_STAGE, PRETRAINING, stages_of
+from lipsync_studio.training.unet_training import (
+    ANOTHER_FACE,
+    AUDIO_PRETRAINING,
+    LOW_RESOLUTION_PRETRAINING,
+    NEW,
+    train,
+)
 from lipsync_studio.training.video_source import VideoSource
 
+DEMO = home.AVATARS / "demo" / "unet.onnx"
+SAMPLES, SAMPLES_FROM_DEMO = 60_000, 20_000
 FACES = {"cpu": 4, "cuda": 16}  # examples in a step
 SHEET = 8  # frames on a contact sheet
 WINDOWS = 512  # encoded at once
@@ -74,20 +84,52 @@ def encode_clips(clips: list[Clip], work: Path) -> list[NDArray[np.float16]]:
         return [stored[f"arr_{i}"] for i in range(len(clips))]
 
 
+def begins_with_demo(work: Path, width: str, state: dict[str, Any] | None, scratch: bool) -> bool:
+    """Whether a training begins, or began, with the demo's network.
+
+    Args:
+        work: its folder.
+        width: of its network.
+        state: its checkpoint, which then says it.
+        scratch: it is to begin with random weights.
+    """
+    if state:
+        return not any("running_mean" in name for name in state["state_dict"])  # see `plain_unet`
+    if scratch or width != "half" or (work / PRETRAINING).exists():
+        return False
+    return (work / "encoder.onnx").read_bytes() == (ENCODER / "encoder.onnx").read_bytes()  # it hears no other
+
+
 def train_network(
-    source: VideoSource, width: str, samples: int, work: Path, device: torch.device, stop: Stop
+    source: VideoSource,
+    width: str,
+    samples: int | None,
+    work: Path,
+    device: torch.device,
+    stop: Stop,
+    *,
+    scratch: bool = False,
 ) -> UNet | None:
     """Train the U-Net with `samples` samples. Returns it, or None if the training was stopped before.
+
+    A network of half width begins with the demo's: it knows faces, and which mouth belongs to which sound.
+
+    Args:
+        scratch: it begins with random weights.
 
     Raises:
         SourceError: WORK holds a network of another width.
     """
-    network = UNet(width)
-    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     state = load_checkpoint(work / "unet.pt")
-    if state and state["state_dict"]["outc.conv.weight"].shape != network.outc.conv.weight.shape:
+    if state and len(state["state_dict"]["outc.conv.weight"][0]) != WIDTHS[width][0] // 2:
         raise SourceError(f"{work / 'unet.pt'} does not have {width} width: give the other --width, or remove the file")
-    if not state:
+    from_demo = begins_with_demo(work, width, state, scratch)
+    samples = samples or (SAMPLES_FROM_DEMO if from_demo else SAMPLES)
+    network = UNet(width)
+    if from_demo:
+        network = plain_unet(width) if state else read_unet(DEMO)
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if not state and not from_demo:
         sound, small = stages_of(work, LOW_RESOLUTION_PRETRAINING, samples // FACES[device.type])
         pretrain_audio_branch(network.audio_model, source.spoken, AUDIO_PRETRAINING, stop, sound)
         if not stop:
@@ -100,7 +142,8 @@ def train_network(
         source.held_out[np.linspace(0, len(source.held_out) - 1, SHEET).astype(int)] if len(source.held_out) else []
     )
     sheet = [source.example_of(int(frame), rng) for frame in chosen]
-    train(network, source, samples, work, stop, faces=FACES[device.type], sheet=sheet)
+    peaks, title = (ANOTHER_FACE, "from the demo's network") if from_demo else (NEW, LAST_STAGE)
+    train(network, source, samples, work, stop, faces=FACES[device.type], sheet=sheet, peaks=peaks, title=title)
     (work / PRETRAINING).unlink(missing_ok=True)  # unet.pt holds more
     if stop:
         notes.print(f"Saved in {work / 'unet.pt'}. The same command continues.")
@@ -133,7 +176,8 @@ def train_avatar(
     work: Path,
     *,
     width: str = "half",
-    samples: int = 60_000,
+    samples: int | None = None,
+    scratch: bool = False,
     hold_out: float = 20.0,
     device: str = "auto",
     avatars: Path = Path("avatars"),
@@ -142,7 +186,8 @@ def train_avatar(
 
     Args:
         width: of the U-Net, a name of `networks.WIDTHS`.
-        samples: training samples in all, each one frame with its speech.
+        samples: training samples in all, each one frame with its speech; by default `SAMPLES`, or `SAMPLES_FROM_DEMO`.
+        scratch: begin with random weights also where it could begin with the demo's network.
         hold_out: seconds at the end of the footage that only the evaluation uses.
         device: `cpu`, `cuda` or `auto`.
         avatars: the folder that holds the avatar's source folder.
@@ -162,7 +207,7 @@ def train_avatar(
     torch.manual_seed(0)
     source = VideoSource(clips, encode_clips(clips, work), hold_out)
     with Stop() as stop:  # during the evaluation after it, Ctrl-C ends the command at once
-        network = train_network(source, width, samples, work, _chosen(device), stop)
+        network = train_network(source, width, samples, work, _chosen(device), stop, scratch=scratch)
     if network is None:
         return None
     onnx.save(store_half(export_unet(network.cpu().float())), target / "unet.onnx")

@@ -12,6 +12,7 @@ import argparse
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -55,6 +56,17 @@ LOW_RESOLUTION_PRETRAINING = 300  # steps
 EVERY = 100  # steps between contact sheets
 REFINING = 0.75  # the last part of the run, see `freeze_face`
 FINE_TUNING = 0.5  # of the rate, for a network that knows the face already
+
+
+class Peaks(NamedTuple):
+    """Of the learning rate: of the audio branch, and of all else."""
+
+    sound: float
+    pictures: float
+
+
+NEW = Peaks(PEAK, PEAK)
+ANOTHER_FACE = Peaks(1.4e-4, 7e-4)  # for a network that knows another face: how sound moves a mouth changes little
 
 
 def _enlarge(x: Tensor, parts: Window, window: Window) -> Tensor:
@@ -131,13 +143,18 @@ class UNetTraining:
 
     Args:
         trained: the network knows the face from an earlier training, so only speech is refined.
+        peaks: of the learning rate.
     """
 
-    def __init__(self, network: UNet, work: Path, trained: bool) -> None:
+    def __init__(self, network: UNet, work: Path, trained: bool, peaks: Peaks = NEW) -> None:
         self.network, self.trained, self.step = network, trained, 0
+        self._peaks = (peaks.pictures,) if peaks.sound == peaks.pictures else (peaks.pictures, peaks.sound)
         self.device = device_of(network)
         self._path, self._saved = work / "unet.pt", time.monotonic()
-        self._optimizer = torch.optim.AdamW(network.parameters(), lr=PEAK, weight_decay=0.01)
+        sound = [*network.audio_model.parameters()] if len(self._peaks) > 1 else []
+        known = {id(parameter) for parameter in sound}
+        groups = [{"params": [one for one in network.parameters() if id(one) not in known]}, {"params": sound}]
+        self._optimizer = torch.optim.AdamW(groups[: len(self._peaks)], lr=PEAK, weight_decay=0.01)
         if state := load_checkpoint(self._path):
             network.load_state_dict(state["state_dict"])
             self._optimizer.load_state_dict(state["optimizer"])
@@ -163,8 +180,8 @@ class UNetTraining:
         with mixed_precision(self.device):
             output = forward_window(self.network, picture, audio, window)
         loss = picture_loss(output.float(), target[:, :, window[0], window[1]], weights[window])
-        rate = learning_rate(self.step, steps, PEAK * (FINE_TUNING if self.trained else 1))
-        optimize(self._optimizer, loss, [rate])
+        scale = FINE_TUNING if self.trained else 1
+        optimize(self._optimizer, loss, [learning_rate(self.step, steps, peak * scale) for peak in self._peaks])
         self.step += 1
         return loss.item()
 
@@ -179,22 +196,25 @@ def train(
     faces: int = FACES,
     sheet: Sequence[Example] | None = None,
     trained: bool = False,
+    peaks: Peaks = NEW,
+    title: str = LAST_STAGE,
 ) -> None:
     """Train, or continue from WORK/unet.pt.
 
     Args:
         faces: number of faces in a step, each with as many frames of speech as the source gives it.
         sheet: examples for the contact sheets; by default some of the source's.
-        trained: see `UNetTraining`.
+        trained, peaks: see `UNetTraining`.
+        title: for the progress bar.
     """
-    training = UNetTraining(network, work, trained)
+    training = UNetTraining(network, work, trained, peaks)
     rng = np.random.default_rng(1)
     sheet = sheet or [source.example(rng) for _ in range(4)]
     steps = samples // (faces * len(sheet[0].audio))
     regions, weights = source.regions, source.regions.weights().to(training.device)
     first, shown = training.step, {"loss": 0.0}
     network.train()
-    for step in steps_with_progress(first, steps, shown, stop, LAST_STAGE):
+    for step in steps_with_progress(first, steps, shown, stop, title):
         rng = np.random.default_rng([3, step])
         examples = [source.example(rng) for _ in range(faces)]
         loss = training.train_step(examples, regions, regions.schedule[step % len(regions.schedule)], weights, steps)
