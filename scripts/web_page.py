@@ -216,6 +216,7 @@ def measure(seconds: float) -> None:
             page.wait_for_timeout(seconds * 1000)
             offsets, match = offsets_of(page), page.evaluate("watch.compare()")
             silenced = page.evaluate(INTERRUPT)
+            page.click("summary")
             for name in ("fps", "delay", "offset"):
                 print(f"{name}: {page.inner_text(f'#{name}')} ({page.inner_text(f'#{name}-note')})")
     print(

@@ -169,12 +169,23 @@ def test_blocks_of_footage_come_in_any_order_and_are_kept_for_ever(fake, clock) 
     run(main, clock)
 
 
+def test_the_poster_is_the_first_frame_of_the_first_avatar(fake, clock) -> None:
+    async def main() -> None:
+        async with serving(fake, clock) as server:
+            status, headers, body = await get(server.host, "/poster", server.host)
+            assert "200" in status and headers["content-type"] == "image/jpeg"
+            assert body.encode() == idle_picture(0)
+
+    run(main, clock)
+
+
 def test_without_the_token_there_is_no_footage(fake, clock) -> None:
     async def main() -> None:
         async with serving(fake, clock, token="secret", faces=Faces(["demo"])) as server:
-            for path in (f"/footage/demo/{KEY}/0-1", "/poster"):
-                assert "401" in (await block(server, path))[0]
-                assert "401" in (await block(server, path, "Authorization: Bearer wrong\r\n"))[0]
+            path = f"/footage/demo/{KEY}/0-1"
+            assert "401" in (await block(server, path))[0]
+            assert "401" in (await block(server, path, "Authorization: Bearer wrong\r\n"))[0]
+            assert "204" in (await block(server, "/poster"))[0]
             right = await block(server, f"/footage/demo/{KEY}/0-1", "Authorization: Bearer secret\r\n")
             assert right[2] == [idle_picture(0), idle_picture(1)]
 

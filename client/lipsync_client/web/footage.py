@@ -18,6 +18,7 @@ from lipsync_client.errors import LipsyncError
 from lipsync_client.live.footage import Pictures
 from lipsync_client.web.faces import Faces
 from lipsync_client.web.settings import Settings
+from lipsync_client.web.words import for_visitors
 
 __all__ = ["FootageFiles", "footage_of"]
 
@@ -61,14 +62,15 @@ class FootageFiles:
         return await self._answer(request, block, "application/octet-stream", FOR_EVER)
 
     async def serve_poster(self, request: Request) -> Response:
-        """The first frame of the avatar that a page shows first, as JPEG; for pages that need no token."""
+        """The first frame of the avatar that a page shows first, as JPEG; 204 where a page must do without."""
 
         async def first() -> bytes | None:
             name = (await self._faces.names())[0]
             frames = await self._frames(name, _hex((await self._client.avatar(name)).key), 0, 0)
             return frames[0] if frames else None
 
-        return await self._answer(request, first, "image/jpeg", "private, max-age=60")
+        answer = await self._answer(request, first, "image/jpeg", "private, max-age=60")
+        return answer if answer.status_code == 200 else Response(status_code=204)  # no error in a browser's console
 
     async def _answer(
         self, request: Request, content: Callable[[], Awaitable[bytes | None]], kind: str, cache: str
@@ -80,7 +82,7 @@ class FootageFiles:
         try:
             found = await content()
         except LipsyncError as failure:
-            return PlainTextResponse(f"{failure}\n", 503)
+            return PlainTextResponse(f"{for_visitors(failure)}\n", 503)
         if found is None:
             return PlainTextResponse("There is no such footage.\n", 404)
         return Response(found, media_type=kind, headers={"Cache-Control": cache})
