@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from checkout import ROOT
-from lipsync_server.reliability import PARTS
+from lipsync_server.reliability import PARTS, soak
 from lipsync_server.reliability.attacker import Answers
 from lipsync_server.reliability.bounds import bounds
 from lipsync_server.reliability.good import FRAMES, GoodCallers
@@ -87,3 +87,13 @@ def test_the_report_in_the_docs_is_made_from_the_results_beside_it(tmp_path) -> 
     assert set(found) <= set(PARTS)
     write_report(found, tmp_path / "reliability.md", "reliability.json")
     assert (tmp_path / "reliability.md").read_text() == (ROOT / "docs/reliability.md").read_text()
+
+
+@pytest.mark.parametrize(("drift", "expected"), [(0.0, 0.0), (0.3, 0.3 * 3 / 8 / (1 + 0.3 * 5 / 8))])
+def test_growth_is_of_what_is_held_between_the_attacks(drift: float, expected: float) -> None:
+    levels = Levels()
+    for second in range(3200):
+        peak = 700.0 if second % 10 < (2 if second < 2400 else 5) else 0.0  # later they last longer
+        levels.append(Level(float(second), 1000 * (1 + drift * second / 3200) + peak, 80, 150.0))
+    assert soak.growth(levels)["memory_mb"] == pytest.approx(expected, abs=0.01)
+    assert soak.growth(levels)["descriptors"] == 0
