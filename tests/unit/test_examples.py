@@ -20,7 +20,7 @@ SAMPLE = str(ROOT / "samples/speech.wav")
 PIPECAT = ["pipecat/to_file.py", SAMPLE, "--server", NOBODY]
 
 # What bot.py needs beyond the extra is not installed for tests everywhere.
-BOT = "No lip-sync server answers" if importlib.util.find_spec("aiortc") else "Install what it needs: pip install"
+BOT = "No lip-sync server answers" if importlib.util.find_spec("fastapi") else "Install what it needs: pip install"
 
 
 @pytest.mark.parametrize(
