@@ -22,7 +22,7 @@ from lipsync_client.avatar_file.install import encoder_mismatch
 from lipsync_client.console import note
 from lipsync_client.errors import LipsyncError
 from lipsync_client.locks import locked
-from lipsync_composite import assets, avatar, geometry, loop, paste, segments, splice
+from lipsync_composite import assets, avatar, geometry, loop, mark, paste, segments, splice
 from lipsync_mel import mel, timeline
 from lipsync_server import home
 from lipsync_server.networks import constants, graphs, head, quantize, resident, unet_graphs, window
@@ -46,7 +46,7 @@ INT8_ENCODER_CODE = (*ENCODER_CODE, quantize, model_folders, source, avatar_fact
 AVATAR_CODE = (
     *(*INT8_ENCODER_CODE, constants, head, resident, unet_graphs, window),
     *(avatar_int8, engine_trial, package, presets, trial, visual_half),
-    *(assets, avatar, loop, paste, segments, splice),
+    *(assets, avatar, loop, mark, paste, segments, splice),
 )
 STAMPS = ".build.json"
 

@@ -73,11 +73,11 @@ class ServerConfig:
         default="all", description="none, all or a list of device numbers such as [0, 1]"
     )
     gpu_configs: GpuConfigs | None = Field(default=None, description="cuda, tensorrt or null")
-    control_key_env: Text = Field(default="LIPSYNC_CONTROL_KEY", description="the name of an environment variable")
-    control_key_file: Text | None = Field(default=None, description="a path, or null for the user's cache folder")
     mark_synthetic: StrictBool = Field(
         default=True, description="true, or false: pictures do not say that AI made them"
     )
+    control_key_env: Text = Field(default="LIPSYNC_CONTROL_KEY", description="the name of an environment variable")
+    control_key_file: Text | None = Field(default=None, description="a path, or null for the user's cache folder")
     log: Literal["error", "warning", "info", "verbose"] = Field(
         default="warning", description="one of error, warning, info, verbose"
     )
