@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +12,8 @@ import pytest
 from tritonclient.grpc.service_pb2 import ModelInferRequest
 
 from lipsync_mel import mel, speech_request, timeline
+from lipsync_server.gateway import checks
+from lipsync_server.gateway.gateway import Gateway
 from lipsync_server.gateway.long_speech import LONG, is_long, shortened
 from lipsync_server.gateway.refusal import Refused
 from lipsync_server.gateway.tensors import request_of
@@ -113,3 +117,27 @@ def test_small_shared_memory_is_said_at_the_start(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("os.statvfs", lambda folder: state)
     trouble = environment.shared_memory_trouble()
     assert trouble is None if says is None else says in (trouble or "")
+
+
+def test_the_gateway_sends_the_shorter_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = []
+
+    async def contract(*_: object) -> None: ...
+
+    async def send(method: str, data: bytes, *_: object, **__: object) -> bytes:
+        sent.append(data)
+        return b""
+
+    monkeypatch.setattr(checks, "check", lambda *_: None)
+    stub: Any = SimpleNamespace(
+        contract=contract,
+        avatars=SimpleNamespace(serving=lambda model: nullcontext()),
+        upstreams=SimpleNamespace(send=send),
+    )
+    for audio in (SPEECH, SPEECH[:LONG]):
+        request = asked(audio, FIRST_FRAME=50)
+        call: Any = SimpleNamespace(deadline=1.0)
+        asyncio.run(Gateway._checked(stub, request, request.SerializeToString(), call))
+        wanted = shortened(request) if audio is SPEECH else request
+        assert ModelInferRequest.FromString(sent[-1]) == wanted
+    assert len(sent[0]) < 200_000
