@@ -21,12 +21,12 @@ from lipsync_server.gateway import checks
 from lipsync_server.gateway.avatars import Avatars
 from lipsync_server.gateway.callers import Callers
 from lipsync_server.gateway.contract import Contract
-from lipsync_server.gateway.long_speech import is_long, shortened
+from lipsync_server.gateway.long_speech import is_long, shortened_or_why
 from lipsync_server.gateway.messages import encoded, frames_in
 from lipsync_server.gateway.metrics import Metrics
 from lipsync_server.gateway.observer import Observer, observed
 from lipsync_server.gateway.reading import Reading
-from lipsync_server.gateway.refusal import Refused, is_missing, load_failed, overloaded
+from lipsync_server.gateway.refusal import Refused, invalid, is_missing, load_failed, overloaded
 from lipsync_server.gateway.settings import GatewaySettings
 from lipsync_server.gateway.tokens import Tokens, default_file
 from lipsync_server.gateway.upstream import Upstream
@@ -228,7 +228,10 @@ class Gateway:
         if request.model_name == COMPOSITE_MODEL:  # plain footage needs no network
             return await self.upstreams.send("ModelInfer", data, call.deadline)
         if is_long(request):
-            data = (await asyncio.to_thread(shortened, request)).SerializeToString()
+            shorter = await asyncio.to_thread(shortened_or_why, request)
+            if isinstance(shorter, str):
+                raise invalid(shorter, "speech")
+            data = shorter.SerializeToString()
         with self.avatars.serving(request.model_name):
             return await self.upstreams.send("ModelInfer", data, call.deadline, talking=request.model_name)
 

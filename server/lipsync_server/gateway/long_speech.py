@@ -14,9 +14,9 @@ from tritonclient.grpc.service_pb2 import ModelInferRequest
 from tritonclient.utils import triton_to_np_dtype
 
 from lipsync_mel import speech_request, timeline
-from lipsync_server.gateway.refusal import invalid
+from lipsync_server.gateway.refusal import Refused, invalid
 
-__all__ = ["LONG", "is_long", "shortened"]
+__all__ = ["LONG", "is_long", "shortened", "shortened_or_why"]
 
 LONG = 10 * timeline.SAMPLE_RATE  # samples; the frames of one request need some 35,000
 FROM_END = 2 * timeline.SAMPLE_RATE  # samples: so near, the rules for the end of a speech may matter
@@ -58,6 +58,18 @@ def shortened(request: ModelInferRequest) -> ModelInferRequest:
     inputs["AUDIO_END"] = np.array([at_end])
     inputs["FRAME_COUNT"] = np.array([wanted.frame_count], np.int32)
     return _with_inputs(request, inputs)
+
+
+def shortened_or_why(request: ModelInferRequest) -> ModelInferRequest | str:
+    """As `shortened`, for a thread of its own: the sentence of a refusal in its place.
+
+    An exception that leaves a thread stays in a circle of futures, and with it the speech, until the garbage collector
+    finds them.
+    """
+    try:
+        return shortened(request)
+    except Refused as refused:
+        return refused.sentence
 
 
 def _values(tensor: Any, raw: bytes | None) -> NDArray[Any]:
