@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -35,6 +37,8 @@ OPEN_METHODS = (
 )
 STATUSES = {status.value[0]: status.name for status in grpc.StatusCode}  # some versions of gRPC give numbers
 SIZE_DIGITS = 19
+LARGE = 16 << 20  # bytes of a message that is not to wait for the garbage collector's own time
+COLLECT_S = 1.0
 OPEN_PATHS = ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")
 
 
@@ -72,6 +76,8 @@ class GrpcDoor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # grpc has no 
                 try:
                     result = await handler.unary_unary(_parsed(handler, data), context)
                 finally:
+                    if len(data) > LARGE:  # a refusal may leave a circle with the message in it
+                        asyncio.get_running_loop().call_later(COLLECT_S, gc.collect)
                     # gRPC's context keeps the exception of `abort`, which has this frame, until the garbage collector
                     # finds the circle: so many refused requests of 120 MB would still be in memory.
                     del data

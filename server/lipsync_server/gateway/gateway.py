@@ -228,7 +228,7 @@ class Gateway:
         if request.model_name == COMPOSITE_MODEL:  # plain footage needs no network
             return await self.upstreams.send("ModelInfer", data, call.deadline)
         if is_long(request):
-            shorter = await asyncio.to_thread(shortened_or_why, request)
+            shorter = shortened_or_why(request)
             if isinstance(shorter, str):
                 raise invalid(shorter, "speech")
             data = shorter.SerializeToString()

@@ -61,11 +61,7 @@ def shortened(request: ModelInferRequest) -> ModelInferRequest:
 
 
 def shortened_or_why(request: ModelInferRequest) -> ModelInferRequest | str:
-    """As `shortened`, for a thread of its own: the sentence of a refusal in its place.
-
-    An exception that leaves a thread stays in a circle of futures, and with it the speech, until the garbage collector
-    finds them.
-    """
+    """As `shortened`, with the sentence of a refusal in its place: so no exception keeps frames with the speech."""
     try:
         return shortened(request)
     except Refused as refused:
