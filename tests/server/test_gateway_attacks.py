@@ -257,7 +257,7 @@ def test_large_requests_that_are_refused_leave_no_memory(unharmed, server, front
         for _ in range(3):
             refused(front, request)
     deadline = time.monotonic() + SECONDS
-    while (now := private_mb())["gateway"] > before["gateway"] + 100:
+    while (now := private_mb())["gateway"] > before["gateway"] + 150:  # the last one, 110 MB, may stay until the next
         assert time.monotonic() < deadline, (before, now)
         time.sleep(0.1)
     assert now["triton"] < before["triton"] + 200, (before, now)
